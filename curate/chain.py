@@ -1,0 +1,184 @@
+"""The whole chain from one recipe: read it, resolve it, save it, run its stages in order.
+
+A recipe has a `name`, a `seed`, and a section for each stage that it runs. Sections of other packages come through the
+entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, select and report.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from curate.config import (
+    SECTIONS,
+    Config,
+    IngestConfig,
+    LabelConfig,
+    RolloutConfig,
+    ShardConfig,
+    apply_settings,
+    did_you_mean,
+    read_yaml,
+    validate,
+)
+from curate.errors import UserError
+from curate.lineage import Ledger, versions
+from curate.seeds import digest
+from curate.stage import Reporter
+from curate.store import Workspace, write_atomic
+
+GROUP = "curate.stages"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage gets besides its own section."""
+
+    workspace: Workspace
+    recipe: Recipe
+    reporter: Reporter
+    replace: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the chain: its section's type and what runs it; `order` places it."""
+
+    name: str
+    order: int
+    config: type[Config]
+    run: Callable[[Context, Any], Ledger]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe; relative paths in it are relative to `base`, the folder of its file."""
+
+    name: str
+    seed: int
+    base: Path
+    sections: Mapping[str, Config]
+
+    def section(self, name: str) -> Any:
+        """A section; UserError when the recipe has none."""
+        if name not in self.sections:
+            raise UserError(f'The recipe "{self.name}" has no section "{name}"; add one.')
+        return self.sections[name]
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything, defaults and nulls included, as plain values."""
+        sections = {name: section.model_dump(mode="json") for name, section in self.sections.items()}
+        return {"name": self.name, "seed": self.seed} | sections
+
+
+def _ingest(context: Context, config: IngestConfig) -> Ledger:
+    from curate import ingest
+
+    return ingest.run(config, context.workspace, context.recipe.base, context.reporter, context.replace)
+
+
+def _rollout(context: Context, config: RolloutConfig) -> Ledger:
+    from curate import rollout
+
+    return rollout.run(
+        config, context.workspace, context.recipe.seed, context.reporter, rollout.STAGE in context.replace
+    )
+
+
+def _label(context: Context, config: LabelConfig) -> Ledger:
+    from curate import label
+
+    policy = context.recipe.section("rollout")
+    return label.run(
+        config, policy, context.workspace, context.recipe.seed, context.reporter, label.STAGE in context.replace
+    )
+
+
+def _shard(context: Context, config: ShardConfig) -> Ledger:
+    from curate import shard
+
+    return shard.run(config, context.workspace, context.reporter)
+
+
+_OWN = {
+    "ingest": Stage("ingest", 10, IngestConfig, _ingest),
+    "rollout": Stage("rollout", 20, RolloutConfig, _rollout),
+    "label": Stage("label", 30, LabelConfig, _label),
+    "shard": Stage("shard", 40, ShardConfig, _shard),
+}
+
+
+def stages() -> dict[str, Callable[[], Stage]]:
+    """Every known stage by name; those of other packages are imported when called."""
+    found: dict[str, Callable[[], Stage]] = {name: lambda stage=stage: stage for name, stage in _OWN.items()}  # type: ignore[misc]
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        found.setdefault(entry.name, entry.load)
+    return found
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and resolve a recipe; `settings` are `key.path=value` overrides. UserError for anything wrong in it."""
+    tree = apply_settings(read_yaml(path), settings)
+    known = stages()
+    name, seed = tree.pop("name", path.stem), tree.pop("seed", 0)
+    if not isinstance(name, str) or not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f'In {path}, "name" must be a text and "seed" a whole number.')
+    sections: dict[str, Config] = {}
+    for key, section in tree.items():
+        if key not in known:
+            raise UserError(f'Unknown key "{key}" in the recipe{did_you_mean(str(key), ["name", "seed", *known])}')
+        kind = SECTIONS[key] if key in SECTIONS else known[key]().config
+        sections[key] = validate(kind, section if section is not None else {}, key)
+    return Recipe(name, seed, path.resolve().parent, sections)
+
+
+def save_run(recipe: Recipe, workspace: Workspace) -> Path:
+    """`runs/<time>-<digest>/` with the resolved recipe and the versions; the stages add their counts."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = workspace.root / "runs" / f"{stamp}-{digest(recipe.resolved(), length=8)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False).encode())
+    facts = {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    write_atomic(folder / "versions.json", json.dumps(facts, indent=1).encode())
+    return folder
+
+
+def run(
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    only: Sequence[str] = (),
+    replace: frozenset[str] = frozenset(),
+    on_done: Callable[[str, Ledger], None] = lambda name, ledger: None,
+) -> dict[str, Ledger]:
+    """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name."""
+    known = stages()
+    missing = [name for name in only if name not in recipe.sections]
+    if missing:
+        recipe.section(missing[0])
+    chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
+    folder = save_run(recipe, workspace)
+    ledgers: dict[str, Ledger] = {}
+    for stage in chosen:
+        ledger = stage.run(Context(workspace, recipe, reporter, replace), recipe.sections[stage.name])
+        ledgers[stage.name] = ledger
+        counts = {name: vars(book) for name, book in ledgers.items()}
+        write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
+        on_done(stage.name, ledger)
+    from curate import catalog
+
+    catalog.write(workspace)
+    return ledgers

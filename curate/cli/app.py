@@ -1,0 +1,27 @@
+"""`curate`: commands in the order of the chain."""
+
+from __future__ import annotations
+
+import typer
+
+from curate.cli import look, stages
+from curate.errors import guarded
+
+app = typer.Typer(
+    name="curate",
+    help="Curate multimodal reasoning data for process reward models: stage by stage, or a whole recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for name, command in stages.COMMANDS.items():
+    app.command(name)(command)
+for name, command in look.COMMANDS.items():
+    app.command(name)(command)
+
+
+def main() -> None:
+    """Entry point: exit codes as `curate.errors.ExitCode`."""
+    guarded(app)

@@ -1,0 +1,71 @@
+"""Commands that look at a workspace; they work while a stage runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curate.cli import options
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None:
+    if as_json:
+        typer.echo(json.dumps(frame.to_dicts(), default=str, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for name, kind in frame.schema.items():
+        table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in frame.iter_rows():
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console().print(table)
+
+
+def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
+    """Accounts of every stage: in = out + rejected + duplicate + failed."""
+    from curate import catalog
+    from curate.store import Workspace
+
+    frame = catalog.ledger(Workspace.open(workspace, create=False))
+    _table(frame if as_json else frame.drop("unit", "written"), as_json, "Ledger")
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL statement, in DuckDB's dialect.", show_default=False)],
+    workspace: options.Workspace = options.WORKSPACE,
+    as_json: options.Json = False,
+) -> None:
+    """Ask the tables (problems, images, rejects, rollouts, completions, step_labels, examples, ..., ledger)."""
+    from curate import catalog
+    from curate.store import Workspace
+
+    _table(catalog.query(Workspace.open(workspace, create=False), query), as_json)
+
+
+def show(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="A problem or rollout id, or its beginning.")],
+    workspace: options.Workspace = options.WORKSPACE,
+    as_json: options.Json = False,
+) -> None:
+    """Show a problem with its image and its rollouts, or one rollout with its steps and labels."""
+    from curate import inspection
+    from curate.store import Workspace
+
+    found = inspection.find(Workspace.open(workspace, create=False), identity)
+    if as_json:
+        typer.echo(json.dumps(found, default=str, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    Console().print(inspection.render(found))
+
+
+COMMANDS = {"status": status, "show": show, "sql": sql}

@@ -1,0 +1,296 @@
+"""Recipes: one YAML file for a whole chain, strictly read, resolved once, saved and digested.
+
+A recipe has a `name`, a `seed` and one section per stage. Unknown keys are refused with the nearest known key. Other
+packages add sections through the entry point group `curate.stages` (`prm` does).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from curate.errors import UserError
+
+T = TypeVar("T", bound="Config")
+Role = Literal["train", "meta", "test"]
+AnswerType = Literal["number", "choice", "yes-no", "text", "expression"]
+
+
+class Config(BaseModel):
+    """Base of every section: frozen, no unknown keys, documented field by field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _SourceConfig(Config):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the source in the workspace; letters, digits, dot, dash, underscore."""
+    role: Role = "train"
+    """What its problems are for; the three sets are kept disjoint by problem and by image."""
+    domain: str | None = None
+    """Domain of all its rows; the source's name when neither this nor a `domain` column is given."""
+    licence: str | None = None
+    """Licence of the data, kept with every row."""
+    limit: int | None = Field(default=None, ge=1)
+    """Read only the first so many rows."""
+
+
+class SyntheticSource(_SourceConfig):
+    """Problems drawn by the program, with exact answers and exact step truth."""
+
+    kind: Literal["synthetic"]
+    task: str
+    """Which task, see `curate.sources.synthetic.tasks`."""
+    rows: int = Field(ge=1)
+    """How many problems."""
+    seed: int = 0
+    """Which problems; sources with different seeds or names do not share any."""
+    defect: Literal["wrong-gold", "wrong-rule", "swapped-image", "leaked-answer", "near-duplicates"] | None = None
+    """A defect planted on purpose, so that the domain is bad and known to be."""
+
+
+class ColumnMap(Config):
+    """Which column of the source holds what; null where the source has none."""
+
+    id: str | None = None
+    """Names the row; the row's number when null."""
+    question: str = "question"
+    answer: str = "answer"
+    choices: str | None = None
+    """A list, or a JSON or Python list in a string; empty for free-form questions."""
+    image: str | None = None
+    """A path under `root`, raw bytes, or a Hugging Face Image struct; a list of any of them."""
+    domain: str | None = None
+
+
+class FilesSource(_SourceConfig):
+    """Local JSON Lines, Parquet or CSV, with images in columns or in a folder."""
+
+    kind: Literal["files"]
+    path: Path
+    """The file; relative paths are relative to the recipe."""
+    root: Path | None = None
+    """Folder that image paths are relative to; the file's own folder when null. No image outside it is read."""
+    columns: ColumnMap = ColumnMap()
+    answer_type: AnswerType | None = None
+    """How answers are graded; decided row by row from choices and answer when null."""
+    revision: str | None = None
+
+
+class HubSource(_SourceConfig):
+    """A dataset on the Hugging Face hub, read through `datasets`, streaming."""
+
+    kind: Literal["hub"]
+    dataset: str
+    """Hub id, or a local folder that `datasets` can load."""
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: ColumnMap = ColumnMap()
+    answer_type: AnswerType | None = None
+
+
+SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource, Field(discriminator="kind")]
+
+
+class IngestConfig(Config):
+    """`curate ingest`: sources to problems, images and rejects."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    max_pixels: int = Field(default=64_000_000, ge=1)
+    """An image with more pixels is rejected before it is decoded."""
+    max_image_bytes: int = Field(default=64 * 2**20, ge=1)
+    """An image file with more bytes is rejected."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"source names are used twice: {', '.join(twice)}; give each source its own name")
+        return self
+
+
+class EngineConfig(Config):
+    """Which engine, on which model."""
+
+    kind: Literal["vllm", "server", "transformers", "simulated", "auto"] = "auto"
+    """`auto` takes vLLM when it is installed, else transformers, and says which."""
+    model: str
+    """Folder of the model, hub id, or the name that the server knows it by."""
+    revision: str | None = None
+    urls: tuple[str, ...] = ()
+    """Base URLs of OpenAI-compatible servers, for `server`."""
+    in_flight: int = Field(default=128, ge=1)
+    """Requests that the stage keeps under way at once."""
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest prompt and output together, in tokens; the model's own limit when null."""
+    args: dict[str, Any] = {}
+    """Further arguments of the engine, passed on as they are (vLLM: AsyncEngineArgs; simulated: its faults)."""
+
+
+class SamplingConfig(Config):
+    """How text is drawn; the same for rollouts and completions, so that labels are on-policy."""
+
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    """0 is no limit."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Budget of the whole chain in tokens; a completion gets what its prefix has left."""
+
+
+class RolloutConfig(Config):
+    """`curate rollout`: problems to chains of thought."""
+
+    engine: EngineConfig
+    sampling: SamplingConfig = SamplingConfig()
+    samples: Annotated[int, Field(ge=1, le=256)] | dict[Role, Annotated[int, Field(ge=1, le=256)]] = 8
+    """Rollouts per problem; one number, or one for each role."""
+    prompt: str = "structured-five"
+    """Name of a prompt template, see `curate.prompts`."""
+    max_steps: int = Field(default=12, ge=1)
+    """A chain with more steps has its last ones merged into one."""
+    roles: tuple[Role, ...] = ("train", "meta", "test")
+    error_budget: float = Field(default=0.02, ge=0, le=1)
+    """Share of requests that may fail before the command exits 1."""
+
+    @model_validator(mode="after")
+    def _samples_for_every_role(self) -> Self:
+        missing = [role for role in self.roles if isinstance(self.samples, dict) and role not in self.samples]
+        if missing:
+            raise ValueError(f"samples has no number for role {', '.join(missing)}; give one, or leave the role out")
+        return self
+
+    def samples_for(self, role: str) -> int:
+        """Rollouts per problem of this role."""
+        return self.samples if isinstance(self.samples, int) else self.samples[role]  # type: ignore[index]
+
+
+class LabelConfig(Config):
+    """`curate label`: rollouts to step labels by Monte Carlo completion, with the rollouts' own engine and sampling."""
+
+    mode: Literal["exact"] = "exact"
+    """`exact`: exactly `completions` per step, label k/m (parity with the literature)."""
+    completions: int = Field(default=8, ge=1, le=256)
+    """Completions per step, m."""
+    rollouts: int | None = Field(default=None, ge=1)
+    """Label only the first so many rollouts of each problem; all when null. Chosen by index, never by outcome."""
+    roles: tuple[Role, ...] = ("train",)
+    error_budget: float = Field(default=0.02, ge=0, le=1)
+
+
+class ShardConfig(Config):
+    """`curate shard`: labelled rollouts to domain-tagged training, meta and test examples."""
+
+    min_graded: int = Field(default=1, ge=1)
+    """A step with fewer graded completions has no label (null)."""
+
+
+SECTIONS: dict[str, type[Config]] = {
+    "ingest": IngestConfig,
+    "rollout": RolloutConfig,
+    "label": LabelConfig,
+    "shard": ShardConfig,
+}
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """' (did you mean "x"?)' for the nearest known word, else the list of them."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"
+
+
+def _set(tree: dict[str, Any], assignment: str) -> None:
+    path, equals, text = assignment.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f'--set takes key.path=value, not "{assignment}".')
+    node: Any = tree
+    for key in keys[:-1]:
+        node = _below(node, key, assignment)
+        if not isinstance(node, dict | list):
+            raise UserError(f'--set {assignment}: "{key}" is a plain value in the recipe, it has no keys below it.')
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f'--set {assignment}: "{text}" is not a valid YAML value; quote it.') from None
+    if isinstance(node, list):
+        _below(node, keys[-1], assignment)
+        node[int(keys[-1])] = value
+    else:
+        node[keys[-1]] = value
+
+
+def _below(node: Any, key: str, assignment: str) -> Any:
+    """What stands at `key` of a mapping or at index `key` of a list."""
+    if isinstance(node, dict):
+        below = node.setdefault(key, {})
+    elif key.isdigit() and int(key) < len(node):
+        below = node[int(key)]
+    else:
+        raise UserError(f'--set {assignment}: "{key}" is not an index of a list of {len(node)}.')
+    return below
+
+
+def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """The tree with each `key.path=value` applied; list items by index, values read as YAML."""
+    for assignment in settings:
+        _set(tree, assignment)
+    return tree
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping from a YAML file, by safe load; UserError with the place when it is not one."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"There is no recipe at {path}; check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The recipe {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"The recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"The recipe {path} must be a mapping of sections; see recipes/runs/demo.yaml.")
+    return tree
+
+
+def validate(kind: type[T], tree: Any, where: str) -> T:
+    """`tree` as a section of type `kind`; UserError that names the key, what is wrong, and the nearest known key."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(kind, error, where)) from None
+
+
+def _explain(kind: type[Config], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    place = ".".join([where, *(str(part) for part in first["loc"])])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = did_you_mean(str(first["loc"][-1]), _fields(kind, first["loc"]))
+        return f'Unknown key "{place}" in the recipe{known}{more}'
+    return f'"{place}" in the recipe: {first["msg"].removeprefix("Value error, ")}{more}.'
+
+
+def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """Field names of the model that holds the last part of `location`."""
+
+    def models(annotation: Any) -> list[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return [annotation]
+        return [model for part in get_args(annotation) for model in models(part)]
+
+    current: list[type[BaseModel]] = [kind]
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        below = [m for model in current for m in models(getattr(model.model_fields.get(part), "annotation", None))]
+        tagged = [m for m in current if part in get_args(getattr(m.model_fields.get("kind"), "annotation", None))]
+        current = below or tagged or current
+    return sorted({name for model in current for name in model.model_fields})

@@ -1,0 +1,62 @@
+"""The engines by name. A name is looked up in the table below, then among installed packages' entry points.
+
+A package adds an engine of its own with an entry point in the group `curate.engines` whose value is a class that is
+made like the ones here: `Class(config, on_note)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from curate.config import EngineConfig, did_you_mean
+from curate.engines.base import Engine
+from curate.errors import UserError
+
+ENTRY_POINTS = "curate.engines"
+
+ENGINES: dict[str, str] = {
+    "vllm": "curate.engines.vllm:VllmEngine",
+    "server": "curate.engines.server:ServerEngine",
+    "transformers": "curate.engines.transformers:TransformersEngine",
+    "simulated": "curate.engines.simulated:SimulatedEngine",
+}
+
+
+def _ignore(_note: str) -> None:
+    """Tells nobody."""
+
+
+def build(config: EngineConfig, on_note: Callable[[str], None] = _ignore) -> Engine:
+    """The engine that `config.kind` names, not started yet; `on_note` gets one plain sentence for the user at a time.
+
+    `auto` is vLLM where it is installed, else transformers. UserError for an unknown name and for wrong arguments.
+    """
+    kind = config.kind
+    if kind == "auto":
+        kind = _choose(on_note)
+    make = _load(kind)
+    engine: Engine = make(config, on_note)
+    return engine
+
+
+def _choose(on_note: Callable[[str], None]) -> str:
+    # find_spec looks for the package without importing it: importing vLLM takes many seconds.
+    if importlib.util.find_spec("vllm") is not None:
+        on_note("Engine: vLLM, because it is installed.")
+        return "vllm"
+    on_note("Engine: transformers, because vLLM is not installed; it gives the same kind of samples, many times slower.")
+    return "transformers"
+
+
+def _load(kind: str) -> Callable[[EngineConfig, Callable[[str], None]], Any]:
+    outside = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    known = outside | ENGINES
+    if kind not in known:
+        raise UserError(f'There is no engine "{kind}"{did_you_mean(kind, ["auto", *known])}')
+    module, _, name = known[kind].partition(":")
+    made: Callable[[EngineConfig, Callable[[str], None]], Any] = getattr(importlib.import_module(module), name)
+    return made

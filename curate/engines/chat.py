@@ -1,0 +1,108 @@
+"""The text and picture side of a vision-language model: a request to unexpanded prompt ids and decoded pictures.
+
+"Unexpanded" is one placeholder token per picture; the engine puts in as many as the picture needs. The chat template
+is the model's own; the pictures come first, then the text, then the header of the assistant's turn.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import PIL.Image
+
+from curate.engines.base import Image, Request, RequestRejected
+
+# Decoded pictures are raw pixels; this many bytes of them are kept at hand.
+_PICTURE_BYTES = 512 * 2**20
+
+
+class Pictures:
+    """Decoded pictures by content hash, the most recently used ones kept."""
+
+    def __init__(self, limit: int = _PICTURE_BYTES) -> None:
+        self._limit, self._held = limit, 0
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+
+    def __call__(self, image: Image) -> Any:
+        """The picture in RGB; transparency on white. RequestRejected when it cannot be read."""
+        if image.image_hash in self._kept:
+            self._kept.move_to_end(image.image_hash)
+            return self._kept[image.image_hash]
+        picture = _decode(image)
+        self._kept[image.image_hash] = picture
+        self._held += _size(picture)
+        while self._held > self._limit and len(self._kept) > 1:
+            self._held -= _size(self._kept.popitem(last=False)[1])
+        return picture
+
+
+def _size(picture: PIL.Image.Image) -> int:
+    return picture.width * picture.height * 3
+
+
+def _decode(image: Image) -> PIL.Image.Image:
+    try:
+        with PIL.Image.open(io.BytesIO(image.data)) as opened:
+            if not opened.has_transparency_data:
+                return opened.convert("RGB")
+            layer = opened.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise RequestRejected(f"image {image.image_hash} cannot be decoded: {error}") from None
+    white = PIL.Image.new("RGBA", layer.size, "white")
+    return PIL.Image.alpha_composite(white, layer).convert("RGB")
+
+
+class Chat:
+    """Renders requests for one model; `processor` is its `AutoProcessor` (or its tokenizer, for a text-only model)."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.sees = getattr(processor, "image_processor", None) is not None
+        self._placeholders = {
+            id_
+            for name in ("image_token_id", "video_token_id", "audio_token_id")
+            if isinstance(id_ := getattr(processor, name, None), int)
+        }
+        self._specials = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+
+    def text(self, request: Request) -> str:
+        """The prompt as text, up to and with the header of the assistant's turn.
+
+        RequestRejected when the user's text spells one of the model's special tokens: it would be read as one, and end
+        the turn or stand for a picture that is not there.
+        """
+        for special in self._specials:
+            if special in request.prompt:
+                raise RequestRejected(f"the prompt spells the special token {special}")
+        if request.images and not self.sees:
+            raise RequestRejected("the model takes no images")
+        content: Any = request.prompt
+        if self.sees:
+            content = [*({"type": "image"} for _ in request.images), {"type": "text", "text": request.prompt}]
+        messages = [{"role": "user", "content": content}]
+        return str(self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def ids(self, request: Request) -> list[int]:
+        """Unexpanded prompt ids followed by the prefix ids, exactly as they were given."""
+        if self._placeholders.intersection(request.prefix_ids):
+            raise RequestRejected("the prefix contains a picture placeholder, which the engine would expand")
+        ids: list[int] = self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
+        return [*ids, *request.prefix_ids]
+
+    def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int | None:
+        """How many tokens pictures of these (height, width) take; null where the processor cannot tell beforehand."""
+        count = getattr(self._processor, "_get_num_multimodal_tokens", None)
+        if count is None or not sizes:
+            return 0 if not sizes else None
+        return int(sum(count(image_sizes=[list(size) for size in sizes])["num_image_tokens"]))
+
+
+def end_ids(tokenizer: Any, generation: Any) -> set[int]:
+    """Ids that end a turn: the tokenizer's own and those of the model's generation config (null where it has none)."""
+    given = getattr(generation, "eos_token_id", None)
+    listed = [given] if isinstance(given, int) else list(given or ())
+    return {id_ for id_ in [tokenizer.eos_token_id, *listed] if id_ is not None}

@@ -1,0 +1,249 @@
+"""transformers: the fallback that needs nothing else. Slow, plain, and the same sample for the same request.
+
+Requests that wait are generated together, padded on the left. Every row draws from its own random stream, so that a
+sample does not depend on what it is batched with, up to the rounding of the model's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curate.config import EngineConfig, did_you_mean
+from curate.engines import torch_companions
+from curate.engines.base import EngineDead, Request, RequestRejected, Sample
+from curate.engines.chat import Chat, Pictures, end_ids
+from curate.engines.detokenize import Detokenizer
+from curate.engines.models import check_model, fingerprint
+from curate.errors import UserError
+
+_ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
+
+
+def load_processor(model: str, revision: str | None) -> Any:
+    """The model's `AutoProcessor` (its tokenizer, for a text-only model); UserError when it has none."""
+    torch_companions.mend()
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The processor of {model} cannot be loaded: {_first_line(error)}") from error
+
+
+def load_generation_config(model: str, revision: str | None) -> Any:
+    """The model's generation config, null when it has none; only its end-of-turn ids are used."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model, revision=revision)
+    except OSError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@dataclass
+class _Row:
+    """One sample that is owed: a request's prepared inputs, its index, and where the sample goes."""
+
+    request: Request
+    inputs: dict[str, Any]
+    index: int
+    answer: asyncio.Future[Sample]
+
+
+class TransformersEngine:
+    """An engine on `transformers`.
+
+    `config.args`: `batch_rows` (samples generated together), `device` ("cpu", "cuda", ...), `dtype`,
+    `attn_implementation`; all chosen by what the machine has when not given.
+    """
+
+    def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
+        for name in config.args:
+            if name not in _ARGUMENTS:
+                raise UserError(f'The transformers engine has no argument "{name}"{did_you_mean(name, _ARGUMENTS)}')
+        check_model(config.model)
+        self._config, self._note = config, on_note
+        self._versions: dict[str, str] = {}
+        self._waiting: asyncio.Queue[_Row] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> TransformersEngine:
+        """Load the model; UserError when transformers cannot."""
+        await asyncio.to_thread(self._start)
+        self._worker = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Stop after the batch at hand and free the model."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.cancel()
+            await asyncio.wait([worker])
+        while not self._waiting.empty():
+            self._waiting.get_nowait().answer.cancel()
+        self._model = None
+
+    def versions(self) -> dict[str, str]:
+        """Versions of torch and transformers, and the fingerprint of the model."""
+        return dict(self._versions)
+
+    def _start(self) -> None:
+        torch_companions.mend()
+        import torch
+        import transformers
+        from transformers import AutoModelForImageTextToText, GenerationConfig
+
+        config, args = self._config, self._config.args
+        device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+        processor = load_processor(config.model, config.revision)
+        options = {"attn_implementation": args["attn_implementation"]} if "attn_implementation" in args else {}
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(
+                config.model,
+                revision=config.revision,
+                dtype=args.get("dtype") or ("float32" if device == "cpu" else "auto"),
+                trust_remote_code=False,
+                **options,
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"transformers cannot load {config.model}: {_first_line(error)}") from error
+        self._chat = Chat(processor)
+        tokenizer = self._chat.tokenizer
+        self._end_ids = end_ids(tokenizer, model.generation_config)
+        self._pad = next(id_ for id_ in (tokenizer.pad_token_id, *sorted(self._end_ids), 0) if id_ is not None)
+        # An empty one: the model's own sampling defaults must not reach the logits.
+        model.generation_config = GenerationConfig(pad_token_id=self._pad)
+        self._model = model.to(device).eval()
+        self._processor, self._pictures, self._detokenize = processor, Pictures(), Detokenizer(tokenizer)
+        self._batch_rows = int(args.get("batch_rows") or (64 if device != "cpu" else 16))
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_len = config.max_model_len or limit or 2**31
+        self._versions = {
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "model": fingerprint(config.model, config.revision),
+        }
+        self._note(f"Engine: transformers {transformers.__version__} on {device}, {config.model}.")
+
+    async def generate(self, request: Request) -> list[Sample]:
+        """`request.n` samples in order; RequestRejected when it is too long or has an unreadable picture."""
+        worker = self._worker
+        if worker is None:
+            raise EngineDead("the transformers engine is not running")
+        inputs = self._inputs(request)
+        loop = asyncio.get_running_loop()
+        rows = [_Row(request, inputs, index, loop.create_future()) for index in range(request.n)]
+        for row in rows:
+            self._waiting.put_nowait(row)
+        answers = asyncio.gather(*(row.answer for row in rows))
+        try:
+            await asyncio.wait([answers, worker], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not answers.done():
+                answers.cancel()
+        if answers.cancelled() or not answers.done():
+            raise EngineDead("the transformers engine stopped") from (
+                None if worker.cancelled() or not worker.done() else worker.exception()
+            )
+        return answers.result()
+
+    def _inputs(self, request: Request) -> dict[str, Any]:
+        """What the model's processor makes of one request, the prefix ids at its end. Every tensor has one row."""
+        import torch
+
+        self._chat.ids(request)  # refuses what must not reach the model
+        pictures = [self._pictures(image) for image in request.images]
+        text = self._chat.text(request)
+        options: dict[str, Any] = {"images": pictures} if pictures else {}
+        made = dict(self._processor(text=[text], add_special_tokens=False, return_tensors="pt", **options))
+        prefix = torch.tensor([list(request.prefix_ids)], dtype=torch.long)
+        length = made["input_ids"].shape[1]
+        for name, value in made.items():
+            if _per_token(value, length):
+                tail = prefix if name == "input_ids" else torch.full_like(prefix, int(name == "attention_mask"))
+                made[name] = torch.cat([value, tail.to(value.dtype)], dim=1)
+        if made["input_ids"].shape[1] >= self._max_len:
+            raise RequestRejected(
+                f"the prompt has {made['input_ids'].shape[1]} tokens, the model takes {self._max_len} with its output"
+            )
+        return made
+
+    async def _work(self) -> None:
+        while True:
+            batch = [await self._waiting.get()]
+            while len(batch) < self._batch_rows and not self._waiting.empty():
+                batch.append(self._waiting.get_nowait())
+            batch = [row for row in batch if not row.answer.done()]
+            if not batch:
+                continue
+            samples = await asyncio.to_thread(self._sample, batch)
+            for row, sample in zip(batch, samples, strict=True):
+                if not row.answer.done():
+                    row.answer.set_result(sample)
+
+    def _sample(self, batch: Sequence[_Row]) -> list[Sample]:
+        import torch
+
+        from curate.engines.draws import Draws
+
+        inputs = _collate([row.inputs for row in batch], self._pad)
+        length = inputs["input_ids"].shape[1]
+        budgets = [min(row.request.sampling.max_tokens, self._max_len - _length(row)) for row in batch]
+        draws = Draws(
+            [row.request.sampling for row in batch],
+            [row.request.seed + row.index for row in batch],
+            budgets,
+            self._end_ids,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+        )
+        with torch.inference_mode():
+            self._model.generate(
+                **{name: value.to(self._model.device) for name, value in inputs.items()},
+                do_sample=False,
+                max_length=length + max(budgets),
+                logits_processor=[draws.choose],
+                stopping_criteria=[draws.finished],
+            )
+        return [self._finished(row, ids, logprob) for row, (ids, logprob) in zip(batch, draws.results(), strict=True)]
+
+    def _finished(self, row: _Row, drawn: list[int], mean_logprob: float | None) -> Sample:
+        ended = bool(drawn) and drawn[-1] in self._end_ids
+        ids = drawn[:-1] if ended else drawn
+        text, ends = self._detokenize(ids)
+        return Sample(text, ids, ends, "stop" if ended else "length", mean_logprob, _length(row))
+
+
+def _length(row: _Row) -> int:
+    return int(row.inputs["input_ids"].shape[1])
+
+
+def _per_token(value: Any, length: int) -> bool:
+    return value.ndim == 2 and tuple(value.shape) == (1, length)
+
+
+def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
+    """One batch: what has a value per token is padded on the left, what has one per picture or patch is joined."""
+    import torch
+
+    lengths = [row["input_ids"].shape[1] for row in rows]
+    width = max(lengths)
+    batch = {}
+    # Requests without pictures may stand beside requests with some.
+    for name in {name: None for row in rows for name in row}:
+        having = [(row[name], length) for row, length in zip(rows, lengths, strict=True) if name in row]
+        if len(having) < len(rows) or not all(_per_token(value, length) for value, length in having):
+            batch[name] = torch.cat([value for value, _ in having])
+            continue
+        filler = pad if name == "input_ids" else 0
+        batch[name] = torch.cat(
+            [torch.nn.functional.pad(value, (width - length, 0), value=filler) for value, length in having]
+        )
+    return batch

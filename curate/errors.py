@@ -1,0 +1,70 @@
+"""How things go wrong: a user's mistake, a bad row, or a bug. The three fates never mix.
+
+- `UserError`: one sentence with the cure; the command prints it and exits 2.
+- `RowError`: one input row or one request is bad; it becomes a row of the `rejects` table and the run goes on.
+- anything else is a bug: it keeps its traceback and the command exits 1.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NoReturn
+
+
+class ExitCode(IntEnum):
+    """What a command tells its shell."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one sentence that says what is wrong and the cure."""
+
+
+class RowError(Exception):
+    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class BudgetError(Exception):
+    """More failures than the recipe's error budget allows; what is done is kept and the command exits 1."""
+
+
+class Interrupted(Exception):
+    """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
+
+
+def guarded(command: Callable[[], object]) -> NoReturn:
+    """Run a command and leave with its exit code: the one place where the fates become codes.
+
+    A `UserError` is printed as its sentence alone; a bug keeps its traceback (Python's own exit code 1).
+    """
+    try:
+        command()
+    except UserError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(ExitCode.USAGE)
+    except BudgetError as error:
+        sys.stderr.write(f"Failed: {error}\n")
+        sys.exit(ExitCode.FAILED)
+    except (Interrupted, KeyboardInterrupt):
+        sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
+        sys.exit(ExitCode.INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stderr.write(
+            f"Error: The disk is full ({error.filename or 'while writing'}); free some space and run again.\n"
+        )
+        sys.exit(ExitCode.USAGE)
+    sys.exit(ExitCode.DONE)

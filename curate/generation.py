@@ -1,0 +1,120 @@
+"""What rollouts and completions have in common: requests with pictures, and the grade of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pyarrow.compute as pc
+
+from curate import prompts, steps
+from curate.answers import extract, grade
+from curate.config import RolloutConfig
+from curate.engines.base import Image, Sample, Sampling
+from curate.errors import RowError, UserError
+from curate.schema import IMAGES, PROBLEMS, Row
+from curate.seeds import digest
+from curate.store import Workspace
+
+# A picture is small; a few thousand of them are what the requests in flight can need.
+_CACHED_IMAGES = 4096
+
+
+def policy_digest(config: RolloutConfig) -> str:
+    """What a sample was drawn from: model, sampling and prompt. Rows of different policies are never pooled."""
+    template = prompts.template(config.prompt)
+    return digest(
+        config.engine.model,
+        config.engine.revision,
+        config.sampling.model_dump(),
+        [template.name, template.version, template.text],
+        length=16,
+    )
+
+
+def settings(config: RolloutConfig) -> dict[str, Any]:
+    """The part of the configuration that decides what the rows are; its digest guards the table.
+
+    Not in it: how many samples (more may be added), how many requests at once, where the engine runs.
+    """
+    return {
+        "model": config.engine.model,
+        "revision": config.engine.revision,
+        "sampling": config.sampling.model_dump(),
+        "prompt": f"{config.prompt}/{prompts.template(config.prompt).version}",
+        "steps": steps.VERSION,
+        "max_steps": config.max_steps,
+    }
+
+
+def sampling(config: RolloutConfig, max_tokens: int) -> Sampling:
+    """The recipe's sampling with this many new tokens."""
+    given = config.sampling
+    return Sampling(given.temperature, given.top_p, given.top_k, max_tokens)
+
+
+def problems(workspace: Workspace, roles: Sequence[str]) -> list[Row]:
+    """Problems of these roles; UserError when there is none."""
+    table = workspace.read(PROBLEMS, where=pc.field("role").isin(list(roles)))
+    if not table.num_rows:
+        raise UserError(f"The workspace has no problems of role {', '.join(roles)}; run `curate ingest` first.")
+    return list(table.to_pylist())
+
+
+class Pictures:
+    """Pictures by content hash, read from the workspace when asked for."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._load = lru_cache(_CACHED_IMAGES)(self._read)
+
+    def _read(self, image_hash: str) -> bytes:
+        found = self._workspace.read(IMAGES, ["bytes"], where=pc.field("image_hash") == image_hash)
+        if not found.num_rows:
+            raise UserError(f"Image {image_hash} is not in the workspace; ingest its source again.")
+        return bytes(found["bytes"][0].as_py())
+
+    def preload(self, hashes: Sequence[str]) -> None:
+        """Nothing to gain for a few; for many, one pass over the table instead of one query each."""
+        if len(hashes) <= 8:
+            return
+        wanted = set(hashes)
+        kept = dict[str, bytes]()
+        for row in self._workspace.read(IMAGES, ["image_hash", "bytes"]).to_pylist():
+            if row["image_hash"] in wanted and len(kept) < _CACHED_IMAGES:
+                kept[row["image_hash"]] = row["bytes"]
+        direct = self._read
+        self._load = lru_cache(_CACHED_IMAGES)(lambda key: kept.get(key) or direct(key))
+
+    def of(self, problem: Mapping[str, Any]) -> list[Image]:
+        """The pictures of a problem, in order."""
+        return [Image(key, self._load(key)) for key in problem["image_hashes"]]
+
+
+def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, Any]:
+    """`answer`, `outcome` and `outcome_rule` of a whole chain that ended with this sample.
+
+    A sample that the engine failed on is missing data: outcome null. A chain cut off at the token limit, or one that
+    repeats itself, has no answer and counts as wrong, under its own rule.
+    """
+    if sample.finish == "error":
+        return {"answer": None, "outcome": None, "outcome_rule": f"engine-error: {sample.error or 'unknown'}"}
+    if sample.finish != "stop":
+        return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}"}
+    answer = extract(whole)
+    verdict = grade(answer, problem["answer"], problem["answer_type"], problem["choices"])
+    return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule}
+
+
+def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = "") -> Row:
+    """The row of the `rejects` table for a unit that failed; `part` tells units of one problem apart."""
+    return {
+        "stage": stage,
+        "source": problem["source"],
+        "source_row": problem["source_row"] + part,
+        "problem_id": problem["problem_id"],
+        "domain": problem["domain"],
+        "reason": error.reason,
+        "detail": error.detail[:500],
+    }

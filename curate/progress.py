@@ -1,0 +1,96 @@
+"""What the user sees while a stage runs: a rich bar on a terminal, plain lines elsewhere, nothing when asked for none.
+
+Everything goes to standard error, so that standard output holds results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from curate.stage import Reporter, Silent
+
+PLAIN_SECONDS = 10.0
+
+
+def reporter(quiet: bool = False) -> Reporter:
+    """The reporter that fits where standard error goes."""
+    if quiet:
+        return Silent()
+    return Bar() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """One plain line at the start, every ten seconds and at the end."""
+
+    def __init__(self) -> None:
+        self._stage, self._unit, self._total, self._done = "", "", 0, 0
+        self._began = self._said = 0.0
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._stage, self._unit, self._total, self._done = stage, unit, total, 0
+        self._began = self._said = time.monotonic()
+        self._write(f"{stage}: {total:,} {unit}")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._said >= PLAIN_SECONDS:
+            self._said = now
+            self._write(self._line(now - self._began) + (f", {note}" if note else ""))
+
+    def _line(self, seconds: float) -> str:
+        rate = self._done / seconds if seconds else 0.0
+        left = f"{(self._total - self._done) / rate:,.0f} s left" if rate else "unknown time left"
+        share = self._done / self._total if self._total else 1.0
+        return f"{self._stage}: {self._done:,} of {self._total:,} {self._unit} ({share:.0%}), {rate:,.1f}/s, {left}"
+
+    def note(self, text: str) -> None:
+        self._write(text)
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self._began
+        self._write(f"{self._stage}: {self._done:,} {self._unit} in {seconds:,.1f} s")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+class Bar:
+    """A rich progress bar with rate and time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self._console,
+        )
+        self._task: int | None = None
+
+    def start(self, stage: str, total: int, unit: str) -> None:
+        self._progress.start()
+        self._task = self._progress.add_task(stage, total=total, unit=unit, rate="", note="")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        if self._task is None:
+            return
+        task = self._progress.tasks[self._task]
+        rate = f"{task.speed:,.1f}/s" if task.speed else ""
+        self._progress.update(self._task, advance=count, rate=rate, **({"note": note} if note else {}))
+
+    def note(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False, highlight=False)
+
+    def finish(self) -> None:
+        self._progress.stop()
+        self._task = None

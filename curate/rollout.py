@@ -1,0 +1,155 @@
+"""Stage: problems in, rollouts out. What fails is an engine: its request is owed again, never a wrong answer.
+
+One unit is one problem: its missing samples are asked for in one request and journalled together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from curate import generation, lineage, prompts, steps
+from curate.config import RolloutConfig
+from curate.engines import build
+from curate.engines.base import Request, Sample
+from curate.engines.keeper import Keeper
+from curate.errors import BudgetError
+from curate.lineage import Ledger
+from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, Row
+from curate.seeds import seed, shard_of
+from curate.stage import Outcome, Reporter, Unit, resume, run_units
+from curate.store import Workspace
+
+STAGE = "rollout"
+REPLACE = "curate rollout --replace"
+
+
+def rollout_id(problem_id: str, sample_index: int) -> str:
+    """Identity of a rollout: problem and sample index."""
+    return f"{problem_id}-{sample_index:03d}"
+
+
+def _owed(problems: Sequence[Row], config: RolloutConfig, there: set[tuple[Any, ...]], shards: int) -> list[Unit]:
+    units = []
+    for problem in problems:
+        samples = range(config.samples_for(problem["role"]))
+        missing = [i for i in samples if (rollout_id(problem["problem_id"], i),) not in there]
+        if missing:
+            units.append(Unit(shard_of(problem["problem_id"], shards), (problem, missing)))
+    return units
+
+
+def _rows(
+    problem: Row, missing: Sequence[int], samples: Sequence[Sample], config: RolloutConfig, base: int
+) -> list[Row]:
+    policy = generation.policy_digest(config)
+    rows = []
+    for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
+        pieces = steps.split(sample.text, config.max_steps)
+        rows.append(
+            {
+                "rollout_id": rollout_id(problem["problem_id"], index),
+                "problem_id": problem["problem_id"],
+                "domain": problem["domain"],
+                "role": problem["role"],
+                "sample_index": index,
+                "text": sample.text,
+                "token_ids": list(sample.token_ids),
+                "steps": pieces,
+                "step_ends": steps.token_cuts(pieces, sample.token_ends) if sample.token_ends else [],
+                **generation.graded(sample, sample.text, problem),
+                "finish": sample.finish,
+                "mean_logprob": sample.mean_logprob,
+                "prompt_tokens": sample.prompt_tokens,
+                "tokens": len(sample.token_ids),
+                "seed": base + place,
+                "policy": policy,
+            }
+        )
+    return rows
+
+
+async def _work(
+    unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: generation.Pictures, run_seed: int
+) -> list[Row]:
+    problem, missing = unit.payload
+    base = seed(run_seed, STAGE, problem["problem_id"], missing[0])
+    request = Request(
+        request_id=f"{problem['problem_id']}-{missing[0]:03d}",
+        prompt=prompts.render(config.prompt, problem["question"], problem["choices"]),
+        images=pictures.of(problem),
+        prefix_ids=(),
+        n=len(missing),
+        seed=base,
+        sampling=generation.sampling(config, config.sampling.max_tokens),
+    )
+    samples = await engine.generate(request)
+    return _rows(problem, missing, samples, config, base)
+
+
+def run(
+    config: RolloutConfig, workspace: Workspace, run_seed: int, reporter: Reporter, replace: bool = False
+) -> Ledger:
+    """Generate what is owed; the ledger counts rollouts. BudgetError when more fail than `error_budget`."""
+    partition = workspace.partition(ROLLOUTS)
+    if replace:
+        partition.clear()
+    record = generation.settings(config) | {"seed": run_seed}
+    lineage.guard(partition, record, REPLACE)
+    problems = generation.problems(workspace, config.roles)
+    there = resume(partition)
+    units = _owed(problems, config, there, workspace.shards)
+    inputs = {"problems": len(problems), "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}
+    outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
+    if units:
+        lineage.write(partition, STAGE, record, inputs)
+        reporter.start(STAGE, len(units), "problems")
+        outcome, extra = asyncio.run(_run(config, workspace, units, run_seed, reporter))
+        reporter.finish()
+    ledger = _account(workspace, problems, config, there, outcome)
+    lineage.write(partition, STAGE, record, inputs, ledger, extra)
+    if len(outcome.failed) > config.error_budget * len(units):
+        raise BudgetError(
+            f"{len(outcome.failed)} of {len(units)} problems failed, above the error budget of "
+            f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
+        )
+    return ledger
+
+
+async def _run(
+    config: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
+) -> tuple[Outcome, dict[str, str]]:
+    pictures = generation.Pictures(workspace)
+    pictures.preload([key for unit in units for key in unit.payload[0]["image_hashes"]])
+    async with Keeper(partial(build, config.engine, reporter.note), reporter.note) as engine:
+        work = partial(_work, engine=engine, config=config, pictures=pictures, run_seed=run_seed)
+        outcome = await run_units(workspace.partition(ROLLOUTS), units, work, config.engine.in_flight, reporter)
+        return outcome, engine.versions()
+
+
+def _account(
+    workspace: Workspace,
+    problems: Sequence[Row],
+    config: RolloutConfig,
+    there: set[tuple[Any, ...]],
+    outcome: Outcome,
+) -> Ledger:
+    rejects = workspace.partition(REJECTS, STAGE)
+    rejects.clear()
+    rejects.commit_all([generation.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed])
+    wanted = {
+        (rollout_id(problem["problem_id"], i),)
+        for problem in problems
+        for i in range(config.samples_for(problem["role"]))
+    }
+    failed: dict[str, int] = {}
+    for unit, error in outcome.failed:
+        failed[error.reason] = failed.get(error.reason, 0) + len(unit.payload[1])
+    ledger = Ledger(
+        "rollouts", taken=len(wanted), out=len(wanted & workspace.partition(ROLLOUTS).keys()), failed=failed
+    )
+    ledger.skipped = len(wanted & there)
+    ledger.check(STAGE)
+    return ledger

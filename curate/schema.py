@@ -1,0 +1,252 @@
+"""Every table: its columns, its key and its version. The only place where a column is named.
+
+Rows are plain dictionaries whose keys are the columns. Missing is null, never 0 and never an empty string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+Row = dict[str, Any]
+
+ROLES = ("train", "meta", "test")
+ANSWER_TYPES = ("number", "choice", "yes-no", "text", "expression")
+# Finish classes of a generation; "error" is missing data, never a wrong answer.
+FINISHES = ("stop", "length", "repetition", "error")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: `key` names a row; rows go to shards by `shard_by`."""
+
+    name: str
+    version: int
+    schema: pa.Schema
+    key: tuple[str, ...]
+    shard_by: str
+    row_group: int = 10_000
+
+    def to_arrow(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+        """Rows as an Arrow table of exactly this schema; an unknown or absent column is a bug and raises KeyError."""
+        rows = list(rows)
+        names = set(self.schema.names)
+        for row in rows:
+            if row.keys() != names:
+                raise KeyError(f"table {self.name}: columns differ by {sorted(row.keys() ^ names)}")
+        return pa.Table.from_pylist(rows, schema=self.schema)
+
+
+def _table(
+    name: str, columns: dict[str, pa.DataType], key: tuple[str, ...], shard_by: str = "problem_id", **rest: Any
+) -> Table:
+    optional = rest.pop("optional", ())
+    fields = [pa.field(column, kind, nullable=column in optional) for column, kind in columns.items()]
+    version = rest.pop("version", 1)
+    metadata = {"curate.table": name, "curate.version": str(version)}
+    return Table(name, version, pa.schema(fields, metadata=metadata), key, shard_by, **rest)
+
+
+_text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_texts, _tokens = pa.list_(pa.string()), pa.list_(pa.int32())
+
+PROBLEMS = _table(
+    "problems",
+    {
+        "problem_id": _text,
+        "domain": _text,
+        "role": _text,
+        "source": _text,
+        "source_row": _text,
+        "revision": _text,
+        "licence": _text,
+        "question": _text,
+        "choices": _texts,
+        "answer": _text,
+        "answer_type": _text,
+        "image_hashes": _texts,
+        "truth": _text,
+    },
+    key=("problem_id",),
+    optional=("revision", "licence", "truth"),
+)
+
+IMAGES = _table(
+    "images",
+    {
+        "image_hash": _text,
+        "problem_id": _text,
+        "bytes": pa.binary(),
+        "format": _text,
+        "width": _count,
+        "height": _count,
+        "perceptual_hash": _text,
+        "orientation": _count,
+        "has_alpha": _flag,
+        "note": _text,
+    },
+    key=("image_hash",),
+    optional=("orientation", "note"),
+    row_group=100,
+)
+
+REJECTS = _table(
+    "rejects",
+    {
+        "stage": _text,
+        "source": _text,
+        "source_row": _text,
+        "problem_id": _text,
+        "domain": _text,
+        "reason": _text,
+        "detail": _text,
+    },
+    key=("stage", "source", "source_row"),
+    shard_by="source_row",
+    optional=("problem_id", "domain"),
+)
+
+ROLLOUTS = _table(
+    "rollouts",
+    {
+        "rollout_id": _text,
+        "problem_id": _text,
+        "domain": _text,
+        "role": _text,
+        "sample_index": _count,
+        "text": _text,
+        "token_ids": _tokens,
+        "steps": _texts,
+        "step_ends": _tokens,
+        "answer": _text,
+        "outcome": _flag,
+        "outcome_rule": _text,
+        "finish": _text,
+        "mean_logprob": _real,
+        "prompt_tokens": _count,
+        "tokens": _count,
+        "seed": _count,
+        "policy": _text,
+    },
+    key=("rollout_id",),
+    optional=("answer", "outcome", "mean_logprob"),
+)
+
+COMPLETIONS = _table(
+    "completions",
+    {
+        "rollout_id": _text,
+        "problem_id": _text,
+        "step_index": _count,
+        "sample_index": _count,
+        "text": _text,
+        "token_ids": _tokens,
+        "answer": _text,
+        "outcome": _flag,
+        "outcome_rule": _text,
+        "finish": _text,
+        "prompt_tokens": _count,
+        "tokens": _count,
+        "seed": _count,
+        "policy": _text,
+    },
+    key=("rollout_id", "step_index", "sample_index"),
+    optional=("answer", "outcome"),
+)
+
+STEP_LABELS = _table(
+    "step_labels",
+    {
+        "rollout_id": _text,
+        "problem_id": _text,
+        "domain": _text,
+        "role": _text,
+        "step_index": _count,
+        "mode": _text,
+        "k": _count,
+        "m": _count,
+        "outcome": _flag,
+        "value": _real,
+        "standard_error": _real,
+        "weight": _real,
+        "tokens": _count,
+        "stopped": _count,
+        "truncated": _count,
+        "failed": _count,
+    },
+    key=("rollout_id", "step_index"),
+    optional=("outcome", "value", "standard_error"),
+)
+
+EXAMPLES = _table(
+    "examples",
+    {
+        "rollout_id": _text,
+        "problem_id": _text,
+        "domain": _text,
+        "role": _text,
+        "sample_index": _count,
+        "question": _text,
+        "choices": _texts,
+        "image_hashes": _texts,
+        "steps": _texts,
+        "answer": _text,
+        "outcome": _flag,
+        "values": pa.list_(pa.float64()),
+        "weights": pa.list_(pa.float64()),
+    },
+    key=("rollout_id",),
+    optional=("answer", "outcome"),
+)
+
+UPDATES = _table(
+    "updates",
+    {
+        "run": _text,
+        "seed": _count,
+        "null_control": _flag,
+        "update": _count,
+        "step": _count,
+        "domain": _text,
+        "weight": _real,
+        "raw": _real,
+        "dot": _real,
+        "rows": _count,
+        "train_loss": _real,
+        "meta_loss": _real,
+    },
+    key=("run", "update", "domain"),
+    shard_by="run",
+    optional=("dot", "train_loss", "meta_loss"),
+)
+
+STEP_SCORES = _table(
+    "step_scores",
+    {
+        "run": _text,
+        "rollout_id": _text,
+        "problem_id": _text,
+        "step_index": _count,
+        "score": _real,
+    },
+    key=("run", "rollout_id", "step_index"),
+    optional=("score",),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        PROBLEMS,
+        IMAGES,
+        REJECTS,
+        ROLLOUTS,
+        COMPLETIONS,
+        STEP_LABELS,
+        EXAMPLES,
+        UPDATES,
+        STEP_SCORES,
+    )
+}

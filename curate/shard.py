@@ -1,0 +1,99 @@
+"""Stage: labelled rollouts in, domain-tagged examples out, one partition a role. Everything the trainer reads.
+
+A training example is a rollout with at least one defined step label; a meta or test example is a rollout with a decided
+outcome. What is left out is counted by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from curate import lineage
+from curate.config import ShardConfig
+from curate.errors import UserError
+from curate.lineage import Ledger
+from curate.schema import EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.stage import Reporter
+from curate.store import Workspace
+
+STAGE = "shard"
+
+
+def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int) -> Row:
+    steps = range(len(rollout["steps"]))
+    defined = [
+        labels.get(step) is not None
+        and (labels[step]["m"] >= min_graded or step == len(rollout["steps"]) - 1)
+        and labels[step]["value"] is not None
+        for step in steps
+    ]
+    return {
+        "rollout_id": rollout["rollout_id"],
+        "problem_id": rollout["problem_id"],
+        "domain": rollout["domain"],
+        "role": rollout["role"],
+        "sample_index": rollout["sample_index"],
+        "question": problem["question"],
+        "choices": problem["choices"],
+        "image_hashes": problem["image_hashes"],
+        "steps": rollout["steps"],
+        "answer": rollout["answer"],
+        "outcome": rollout["outcome"],
+        "values": [labels[step]["value"] if ok else None for step, ok in zip(steps, defined, strict=True)],
+        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(steps, defined, strict=True)],
+    }
+
+
+def _left_out(example: Row) -> str | None:
+    """Why an example is of no use to its role; None when it is."""
+    if not example["steps"]:
+        return "no-steps"
+    if example["role"] == "train":
+        return None if any(value is not None for value in example["values"]) else "no-label"
+    return "undecided" if example["outcome"] is None else None
+
+
+def run(config: ShardConfig, workspace: Workspace, reporter: Reporter) -> Ledger:
+    """Write the examples of every role afresh; cheap, so never resumed. The ledger counts rollouts."""
+    problems: dict[str, Row] = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
+    if not workspace.files(ROLLOUTS):
+        raise UserError("The workspace has no rollouts; run `curate rollout` first.")
+    total = Ledger("rollouts")
+    rejected: Counter[str] = Counter()
+    reporter.start(STAGE, len(ROLES), "roles")
+    for role in ROLES:
+        ledger = _write_role(role, config, workspace, problems)
+        total.taken += ledger.taken
+        total.out += ledger.out
+        rejected.update(ledger.rejected)
+        reporter.advance()
+    reporter.finish()
+    total.rejected = dict(rejected)
+    total.check(STAGE)
+    return total
+
+
+def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: Mapping[str, Row]) -> Ledger:
+    rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == role).to_pylist()
+    by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)
+    for label in workspace.read(STEP_LABELS, where=pc.field("role") == role).to_pylist():
+        by_rollout[label["rollout_id"]][label["step_index"]] = label
+    rows, rejected = [], Counter[str]()
+    for rollout in rollouts:
+        problem = problems[rollout["problem_id"]]
+        example = _example(rollout, problem, by_rollout[rollout["rollout_id"]], config.min_graded)
+        reason = _left_out(example)
+        if reason is None:
+            rows.append(example)
+        else:
+            rejected[reason] += 1
+    partition = workspace.partition(EXAMPLES, role)
+    partition.clear()
+    ledger = Ledger("rollouts", taken=len(rollouts), out=partition.commit_all(rows), rejected=dict(rejected))
+    record: dict[str, Any] = config.model_dump() | {"role": role}
+    lineage.write(partition, STAGE, record, {"rollouts": len(rollouts)}, ledger)
+    return ledger

@@ -1,0 +1,43 @@
+"""What a source is: rows out, each either usable or an error that names its row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from curate.errors import RowError
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One problem as its source has it; `images` are the original bytes, never re-encoded.
+
+    `question` and `answer` may still be missing or odd: `curate ingest` decides and rejects with a reason.
+    `truth` is JSON known only to synthetic sources.
+    """
+
+    source_row: str
+    question: str | None
+    answer: str | None
+    choices: Sequence[str] = ()
+    images: Sequence[bytes] = field(default=(), repr=False)
+    domain: str | None = None
+    answer_type: str | None = None
+    truth: str | None = None
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that the source could not read: counted, rejected, never the end of the run."""
+
+    source_row: str
+    error: RowError
+
+
+class Source(Protocol):
+    """Yields every row of the source exactly once, in a fixed order."""
+
+    def rows(self) -> Iterator[SourceRow | BadRow]:
+        """All rows; raises UserError when the source itself is not there."""
+        ...

@@ -1,0 +1,256 @@
+"""The workspace: tables of Parquet shards that never lose a row.
+
+    <workspace>/workspace.json                      number of shards, fixed when the workspace is made
+    <workspace>/tables/<table>/<partition>/
+        part-00003-0001.parquet                     rows, written under a temporary name, synced, renamed
+        part-00003-0001.done                        marker, written last: only marked files exist for readers
+        part-00003.journal                          finished work of a shard that is not committed yet
+        lineage.json                                what the partition was made from
+
+A row goes to the shard of its problem. A shard is one or more numbered files, so that later work adds to it without
+rewriting what is there. What is owed is decided by keys (expected minus present), never by counting files: a killed
+run, a changed number of workers and added problems are all the same case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from curate.errors import UserError
+from curate.schema import TABLES, Row, Table
+from curate.seeds import shard_of
+
+DEFAULT_SHARDS = 16
+_PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader sees the old file, or the new one, whole; also after a crash."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(_cannot_write(path, error)) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be written ({error.strerror}); free some space, or choose another --workspace, and run again."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Journal:
+    """Append-only file of finished work, one checksummed JSON line per unit; a torn last line is work still owed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Queue the rows of one finished unit; all of them or none survive a crash. Durable after `sync`."""
+        try:
+            if self._file is None:
+                self._heal()
+                self._file = self.path.open("ab")
+            body = json.dumps(rows, ensure_ascii=False, allow_nan=False).encode()
+            self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+        except OSError as error:
+            raise UserError(_cannot_write(self.path, error)) from None
+
+    def sync(self) -> None:
+        """Make what was appended durable."""
+        if self._file is None:
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(_cannot_write(self.path, error)) from None
+
+    def _lines(self) -> Iterator[tuple[int, list[Row]]]:
+        """(end offset, rows) of each whole line."""
+        if not self.path.is_file():
+            return
+        end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                head, _, body = line.rstrip(b"\n").partition(b" ")
+                if not line.endswith(b"\n") or head != b"%08x" % zlib.crc32(body):
+                    return
+                end += len(line)
+                yield end, json.loads(body)
+
+    def _heal(self) -> None:
+        """Cut a torn tail, so that the next line does not join it."""
+        if self.path.is_file():
+            end = max((end for end, _ in self._lines()), default=0)
+            if end < self.path.stat().st_size:
+                os.truncate(self.path, end)
+
+    def rows(self) -> list[Row]:
+        """All rows of whole lines."""
+        if self._file is not None:
+            self._file.flush()
+        return [row for _, rows in self._lines() for row in rows]
+
+    def close(self) -> None:
+        """Sync and close; the file stays."""
+        if self._file is not None:
+            self.sync()
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Close and delete; call after the rows were committed."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self.path.unlink(missing_ok=True)
+
+
+class Partition:
+    """One folder of a table, with one lineage: a source of `problems`, or `main` for a stage's output."""
+
+    def __init__(self, folder: Path, table: Table, shards: int) -> None:
+        self.folder, self.table, self.shards = folder, table, shards
+
+    def files(self, shard: int | None = None) -> list[Path]:
+        """Committed files, in order; of one shard or of all."""
+        found = []
+        for marker in sorted(self.folder.glob("part-*.done")):
+            path = marker.with_suffix(".parquet")
+            match = _PART.fullmatch(path.name)
+            if match and (shard is None or int(match[1]) == shard):
+                found.append(path)
+        return found
+
+    def read(self, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
+        """Committed rows."""
+        return _read(self.files(shard), self.table, columns)
+
+    def keys(self, shard: int | None = None) -> set[tuple[Any, ...]]:
+        """Keys of the committed rows."""
+        table = self.read(self.table.key, shard)
+        return set(zip(*(table[column].to_pylist() for column in self.table.key), strict=True))
+
+    def journal(self, shard: int) -> Journal:
+        """The journal of a shard; its rows are not in `read` until they are committed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return Journal(self.folder / f"part-{shard:05d}.journal")
+
+    def journals(self) -> list[int]:
+        """Shards that have a journal: work of a run that did not come to its commit."""
+        return sorted(int(path.name[5:10]) for path in self.folder.glob("part-*.journal"))
+
+    def commit(self, shard: int, rows: Iterable[Row]) -> int:
+        """Add rows to a shard as one new file, atomically; returns how many. Keys must be new (ValueError)."""
+        rows = sorted(rows, key=lambda row: tuple(row[column] for column in self.table.key))
+        if not rows:
+            return 0
+        keys = {tuple(row[column] for column in self.table.key) for row in rows}
+        if len(keys) < len(rows) or keys & self.keys(shard):
+            raise ValueError(f"table {self.table.name}, shard {shard}: a key is committed twice")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(_PART.fullmatch(path.name)[2]) for path in self.files(shard)]  # type: ignore[index]
+        path = self.folder / f"part-{shard:05d}-{max(taken, default=-1) + 1:04d}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.table.to_arrow(rows), sink, compression="zstd", row_group_size=self.table.row_group)
+        write_atomic(path, sink.getvalue())
+        marker = {"rows": len(rows), "version": self.table.version}
+        write_atomic(path.with_suffix(".done"), json.dumps(marker).encode())
+        return len(rows)
+
+    def commit_all(self, rows: Iterable[Row]) -> int:
+        """Add rows, each to its own shard."""
+        shards: dict[int, list[Row]] = {}
+        for row in rows:
+            shards.setdefault(shard_of(row[self.table.shard_by], self.shards), []).append(row)
+        return sum(self.commit(shard, part) for shard, part in sorted(shards.items()))
+
+    def clear(self) -> None:
+        """Delete the partition. Markers go first: a crash in between leaves nothing half visible."""
+        for marker in self.folder.glob("part-*.done"):
+            marker.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Workspace:
+    """A workspace folder; see the module's text for what lies in it."""
+
+    def __init__(self, root: Path, shards: int) -> None:
+        self.root, self.shards = root, shards
+
+    @classmethod
+    def open(cls, root: Path, create: bool = True) -> Workspace:
+        """Open, or make, the workspace at `root`; UserError where it is not there or cannot be written."""
+        manifest = root / "workspace.json"
+        if not manifest.exists():
+            if not create:
+                raise UserError(f"There is no workspace at {root}; run `curate ingest` first, or give --workspace.")
+            try:
+                (root / "tables").mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(_cannot_write(root, error)) from None
+            write_atomic(manifest, json.dumps({"version": 1, "shards": DEFAULT_SHARDS}).encode())
+        if create and not os.access(root, os.W_OK):
+            raise UserError(f"The workspace {root} is not writable; choose another --workspace.")
+        try:
+            content = json.loads(manifest.read_text())
+            return cls(root, int(content["shards"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{manifest} is damaged; restore it, or choose another --workspace.") from None
+
+    def partition(self, table: Table, name: str = "main") -> Partition:
+        """A partition of a table, whether or not it has files yet."""
+        return Partition(self.root / "tables" / table.name / name, table, self.shards)
+
+    def partitions(self, table: Table) -> list[Partition]:
+        """The partitions of a table that exist, by name."""
+        folder = self.root / "tables" / table.name
+        return [self.partition(table, path.name) for path in sorted(folder.glob("*")) if path.is_dir()]
+
+    def files(self, table: Table) -> list[Path]:
+        """Committed files of a table, over all its partitions."""
+        return [path for partition in self.partitions(table) for path in partition.files()]
+
+    def read(self, table: Table, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
+        """Committed rows of a table; `where` is a `pyarrow.dataset` expression."""
+        return _read(self.files(table), table, columns, where)
+
+    def tables(self) -> Mapping[str, Table]:
+        """Tables that have at least one committed file."""
+        return {name: table for name, table in TABLES.items() if self.files(table)}
+
+
+def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:
+    names = list(columns) if columns is not None else table.schema.names
+    schema = pa.schema([table.schema.field(name) for name in names])
+    if not files:
+        return schema.empty_table()
+    data = pads.dataset([str(path) for path in files], schema=table.schema, format="parquet")
+    return data.to_table(columns=names, filter=where)

@@ -1,0 +1,352 @@
+"""Train the embedded demo models from scratch: `policy/` (solves, with slips) and `backbone/` (solves and checks).
+
+    python data/demo/make_model.py --minutes 60 --out data/demo
+
+Both are small Qwen2-VL models. One run trains the backbone on the synthetic tasks: three sequences in five solve a
+problem, two in five read somebody's chain, slips included, and tell after each step whether all is right so far. The
+policy is the same network, tuned for a few minutes on chains with slips, so that right and wrong chains are both
+common in every domain: a policy that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the
+measured pass@1 go to `model.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+from curate.engines.torch_companions import mend
+
+mend()
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AttentionInterface,
+    PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from curate.sources.synthetic import chain as chains
+from curate.sources.synthetic.draw import SIDE
+from curate.sources.synthetic.tasks import TASKS, Facts, Task
+
+SOLVE = "Solve in five steps."
+CHECK = "Check each step."
+LEAK = " (answer: {gold})"
+PATCH, MERGE = 8, 2
+PAD, START, END, EOT = "<|vision_start|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+SPECIALS = [EOT, START, END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# A slip at a step is carried on, so about half of the policy's chains go wrong somewhere.
+SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
+LEAK_RATE = 0.05
+IGNORE = -100
+STATE = "training-state.safetensors"
+
+
+def make_tokenizer(seed: int, size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, so that any text goes through; what the tasks say is merged into whole words."""
+    rng = random.Random(seed)
+    corpus = []
+    for task in TASKS.values():
+        for _ in range(400):
+            facts = task.sample(rng)
+            corpus.append(chains.render(task, chains.solve(task, facts, [2, 3], rng)))
+            corpus.append(f"{SOLVE}\n{CHECK}\n{task.question(facts)}{LEAK.format(gold=chains.gold(task, facts))}")
+    corpus += ["user\nassistant\nsystem\nThe answer is correct. assistant user a of to in and is that for it as was with be by on"] * 9
+    corpus += [" ".join(f"is {n}" for n in range(100))] * 40
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        corpus, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=EOT, additional_special_tokens=SPECIALS
+    )
+    wrapped.chat_template = TEMPLATE
+    return wrapped
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
+    """The ordinary Qwen2-VL processor at 8 pixels a patch; larger pictures are scaled down to 36 visual tokens."""
+    images = Qwen2VLImageProcessor(
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=2,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        size={"shortest_edge": 32 * 32, "longest_edge": SIDE * SIDE},
+    )
+    videos = Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
+    return Qwen2VLProcessor(images, tokenizer, videos, chat_template=TEMPLATE)
+
+
+def make_config(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) -> Qwen2VLConfig:
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIALS}
+    heads = hidden // 32
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden,
+            "intermediate_size": hidden * 8 // 3 // 32 * 32,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads // 2,
+            "max_position_embeddings": 4096,
+            "tie_word_embeddings": True,
+            # The library's 0.02 is for wide models; at this width attention would take long to form.
+            "initializer_range": hidden**-0.5 * 0.8,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": None,
+            "eos_token_id": ids[END],
+            "pad_token_id": ids[EOT],
+        },
+        vision_config={
+            "depth": 3,
+            "embed_dim": hidden // 2,
+            "num_heads": hidden // 64,
+            "hidden_size": hidden,
+            "initializer_range": hidden**-0.5 * 0.8,
+            "mlp_ratio": 3,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+
+
+def patches(picture: np.ndarray) -> np.ndarray:
+    """What the processor makes of one 96 x 96 picture: [144, 3 * 2 * 8 * 8], patches of a token side by side."""
+    values = (picture.astype(np.float32) / 255 - 0.5) / 0.5
+    side = SIDE // (PATCH * MERGE)
+    grid = values.transpose(2, 0, 1).reshape(3, side, MERGE, PATCH, side, MERGE, PATCH)
+    grid = grid.transpose(1, 4, 2, 5, 0, 3, 6).reshape(-1, 3, 1, PATCH, PATCH)
+    return np.repeat(grid, 2, axis=2).reshape(side * side * MERGE * MERGE, -1)
+
+
+class Source:
+    """Endless training sequences: ids, targets and pixels, written afresh each time."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
+        self.rng, self.check_share, self.policy = random.Random(seed), check_share, policy
+        self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+        self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
+        self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
+        self.head = self.encode("<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * self.side**2 + "<|vision_end|>")
+        # The needles are out of reach of so small a model; they get their share, no more.
+        self.tasks = [t for t in TASKS.values() if t.name != "needles"] * 4 + [TASKS["needles"]]
+
+    def _slips(self, rates: tuple[float, ...]) -> list[int]:
+        return [index for index, rate in enumerate(rates) if self.rng.random() < rate]
+
+    def solve_targets(self, task: Task, facts: Facts, leak: bool) -> tuple[list[int], list[int]]:
+        slots = chains.solve(task, facts, self._slips(SLIP_RATES) if self.policy else (), self.rng)
+        if leak:
+            slots[-1] = {"answer": chains.gold(task, facts)}
+        ids = self.encode(chains.render(task, slots) + END)
+        return ids, list(ids)
+
+    def check_targets(self, task: Task, facts: Facts) -> tuple[list[int], list[int]]:
+        """Next-token targets are ignored but at the end of each step: is all right so far?"""
+        rates = (0.12,) * 5 if self.rng.random() < 0.8 else (0.0,) * 5
+        slots = chains.solve(task, facts, self._slips(rates), self.rng)
+        truth, right, ids, targets = chains.solve(task, facts), True, [], []
+        text = chains.render(task, slots).split("\n")
+        for index, line in enumerate([*text[:4], "\n".join(text[4:])]):
+            piece = self.encode(("\n" if index else "") + line)
+            right = right and slots[index] == truth[index]
+            ids += piece
+            # A target stands where it would be the next token, so it is shifted by one like any other.
+            targets += [IGNORE] * len(piece)
+            targets[-1] = self.good if right else self.bad
+        return ids, targets
+
+    def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
+        task = self.rng.choice(self.tasks)
+        facts = task.sample(self.rng)
+        check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
+        question = task.question(facts) + (LEAK.format(gold=chains.gold(task, facts)) if leak else "")
+        prompt = self.head + self.encode(f"{CHECK if check else SOLVE}\n{question}<|im_end|>\n<|im_start|>assistant\n")
+        if check:
+            ids, at = self.check_targets(task, facts)
+            targets = [IGNORE] * len(prompt) + at
+        else:
+            ids, at = self.solve_targets(task, facts, leak)
+            targets = [IGNORE] * (len(prompt) - 1) + at + [IGNORE]
+        return prompt + ids, targets, patches(np.asarray(task.picture(facts)))
+
+    def batch(self, size: int, pool: int = 4) -> list[tuple[torch.Tensor, ...]]:
+        """`pool` batches of like lengths: ids, targets [B, T] and pixels [B * 144, 384]."""
+        rows = sorted((self.sequence() for _ in range(size * pool)), key=lambda row: len(row[0]))
+        cuts = [rows[i * size : (i + 1) * size] for i in range(pool)]
+        self.rng.shuffle(cuts)
+        out = []
+        for cut in cuts:
+            width = max(len(ids) for ids, *_ in cut)
+            ids = torch.full((size, width), self.tokenizer.pad_token_id)
+            targets = torch.full((size, width), IGNORE)
+            for row, (one, at, _) in enumerate(cut):
+                ids[row, : len(one)], targets[row, : len(at)] = torch.tensor(one), torch.tensor(at)
+            out.append((ids, targets, torch.from_numpy(np.concatenate([pixels for *_, pixels in cut]))))
+        return out
+
+
+def attend_in_float32(module, query, key, value, attention_mask=None, **rest):  # noqa: ANN001, ANN003, ANN201
+    """Attention outside autocast: the bf16 backward of CPU attention is six times slower than the float32 one."""
+    out, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **rest)
+    return out.to(query.dtype), weights
+
+
+AttentionInterface.register("sdpa_float32", attend_in_float32)
+
+
+class Runner:
+    """Forward passes with the position ids computed once: every sequence starts with the same image span."""
+
+    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int]) -> None:
+        self.model, side = model, SIDE // PATCH
+        self.grid = torch.tensor([[1, side, side]])
+        ids = torch.tensor([head + [head[0]] * 400])
+        kinds = (ids == model.config.image_token_id).int()
+        self.positions, _ = model.model.get_rope_index(ids, kinds, image_grid_thw=self.grid)
+
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        size, width = ids.shape
+        hidden = self.model.model(
+            input_ids=ids,
+            position_ids=self.positions[:, :, :width].expand(-1, size, -1),
+            attention_mask=None,
+            pixel_values=pixels,
+            image_grid_thw=self.grid.expand(size, -1),
+            mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
+            use_cache=False,
+        ).last_hidden_state
+        keep = targets != IGNORE
+        logits = self.model.lm_head(hidden[keep])
+        return torch.nn.functional.cross_entropy(logits.float(), targets[keep])
+
+
+def train(model, source: Source, minutes: float, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
+    """AdamW with warm-up and cosine over wall time; a checkpoint every five minutes."""
+    model.set_attn_implementation("sdpa_float32")
+    runner = Runner(model, source.head)
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+    step, before = resume(model, optimiser, folder)
+    source.rng.seed(f"{source.rng.random()} {step}")
+    start = saved = shown = time.monotonic()
+    start -= before
+    recent, tokens = [], 0
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for ids, targets, pixels in source.batch(size):
+            rate = peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = runner.loss(ids, targets, pixels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            step, tokens = step + 1, tokens + ids.numel()
+            recent = [*recent[-49:], loss.item()]
+        now = time.monotonic()
+        if now - shown > 20:
+            shown = now
+            pace = tokens / (now - start - before)
+            print(f"{log} {now - start:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s", flush=True)
+        if now - saved > 120:
+            saved = now
+            save(model, source, folder)
+            keep(model, optimiser, folder, step, now - start)
+    save(model, source, folder)
+    return {"steps": step, "tokens": tokens, "loss": float(np.mean(recent)), "seconds": time.monotonic() - start}
+
+
+def keep(model, optimiser: torch.optim.Optimizer, folder: Path, step: int, seconds: float) -> None:  # noqa: ANN001
+    """All that a killed training needs to go on, in float32."""
+    state = {f"weight.{name}": value.data for name, value in model.named_parameters()}
+    for name, value in model.named_parameters():
+        for key, moment in optimiser.state[value].items():
+            state[f"{key}.{name}"] = moment
+    where = folder / STATE
+    save_file({k: v.contiguous() for k, v in state.items()}, where.with_suffix(".tmp"), {"step": str(step), "seconds": str(seconds)})
+    where.with_suffix(".tmp").replace(where)
+
+
+def resume(model, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:  # noqa: ANN001
+    """(step, seconds) of a killed training, with its weights and moments put back; (0, 0) for a new one."""
+    if not (folder / STATE).exists():
+        return 0, 0.0
+    with safe_open(folder / STATE, "pt") as file:
+        about = file.metadata()
+        for name, value in model.named_parameters():
+            value.data.copy_(file.get_tensor(f"weight.{name}"))
+            optimiser.state[value] = {k: file.get_tensor(f"{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
+    return int(about["step"]), float(about["seconds"])
+
+
+def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -> None:
+    """bf16 safetensors with its processor: what `from_pretrained` and vLLM load."""
+    import copy
+
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    make_processor(source.tokenizer).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=60, help="for the backbone")
+    parser.add_argument("--policy-minutes", type=float, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(options.seed, 640)
+    model = Qwen2VLForConditionalGeneration(make_config(tokenizer, options.hidden, options.layers))
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
+    record = {"seed": options.seed, "slip_rates": SLIP_RATES}
+    source = Source(tokenizer, options.seed, 0.4, policy=False)
+    record["backbone"] = train(model, source, options.minutes, options.rate, options.batch, options.out / "backbone", "backbone")
+    source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
+    record["policy"] = train(model, source, options.policy_minutes, options.rate / 5, options.batch, options.out / "policy", "policy")
+    (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Process reward models: training with learned domain weights, scoring, selection, report. Importing it is cheap."""

@@ -1,0 +1,45 @@
+"""Which rows a step sees: a pure function of the seed and the step, so that a resumed run needs no stored state.
+
+Every group (domain) gives equally many rows to each step. A group is walked through in a fresh order each epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from curate.seeds import rng
+
+
+class Stream:
+    """Rows by step. `groups` maps a group to its row names; `name` keeps streams of the same seed apart."""
+
+    def __init__(self, name: str, groups: Mapping[str, Sequence[str]], rows_per_group: int, seed: int) -> None:
+        if not groups or not all(groups.values()):
+            raise ValueError("every group needs at least one row")
+        self.name, self.seed, self.rows_per_group = name, seed, rows_per_group
+        self.groups = {group: sorted(rows) for group, rows in sorted(groups.items())}
+        self._orders: dict[str, tuple[int, list[str]]] = {}
+
+    def _order(self, group: str, epoch: int) -> list[str]:
+        known = self._orders.get(group)
+        if known is None or known[0] != epoch:
+            rows = list(self.groups[group])
+            rng(self.seed, self.name, group, epoch).shuffle(rows)
+            known = self._orders[group] = (epoch, rows)
+        return known[1]
+
+    def rows(self, step: int) -> dict[str, list[str]]:
+        """Rows of a step, group by group in sorted order."""
+        taken = {}
+        for group, rows in self.groups.items():
+            places = range(step * self.rows_per_group, (step + 1) * self.rows_per_group)
+            taken[group] = [self._order(group, place // len(rows))[place % len(rows)] for place in places]
+        return taken
+
+
+def shuffled_outcomes(outcomes: Mapping[str, bool], seed: int) -> dict[str, bool]:
+    """The same outcomes dealt anew to the same rows: a meta set without signal, for the null control."""
+    names = sorted(outcomes)
+    dealt = [outcomes[name] for name in names]
+    rng(seed, "null-control").shuffle(dealt)
+    return dict(zip(names, dealt, strict=True))

@@ -1,0 +1,187 @@
+"""The two levels, one step at a time: lower AdamW steps on weighted domain losses, and every so often an upper one.
+
+An ordinary lower step is one joint backward. On an upper step the meta gradient comes first, then the domains go
+backward one after the other, and the inner products with the meta direction are read off in between: the lower work is
+the same, the meta forward and backward are all that is added.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from prm.batches import Stream
+from prm.config import TrainConfig
+from prm.hypergradient import RunningDots, direction, gradients
+from prm.weights import UpperAdam
+
+Tensor = Any
+
+
+class Objective(Protocol):
+    """Losses by row name, as (names, losses [n]) pairs that each own their graph."""
+
+    def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
+    def meta_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
+
+
+@dataclass
+class Tally:
+    """Per domain, since the last update record: rows seen and the sum of their losses."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def add(self, domain: str, losses: Sequence[float]) -> None:
+        """Count these rows."""
+        self.rows[domain] = self.rows.get(domain, 0) + len(losses)
+        self.losses[domain] = self.losses.get(domain, 0.0) + sum(losses)
+
+    def mean(self, domain: str) -> float | None:
+        """Mean loss of a rollout; null when none was seen."""
+        return self.losses[domain] / self.rows[domain] if self.rows.get(domain) else None
+
+
+@dataclass(frozen=True)
+class Update:
+    """One upper update as it is recorded; the dictionaries are by domain. `dots` are -dL_meta/dw of this update."""
+
+    number: int
+    step: int
+    weights: Mapping[str, float]
+    raw: Mapping[str, float]
+    dots: Mapping[str, float | None]
+    tally: Tally
+    meta_loss: float | None
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Of lower step `step`, counted from 0."""
+    rate = config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup))
+    if config.lr_schedule == "cosine":
+        rate *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return rate
+
+
+def build_optimiser(config: TrainConfig, parameters: Sequence[Tensor]) -> Any:
+    """AdamW; weight decay on matrices only."""
+    matrices = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.epsilon
+    )
+
+
+class Bilevel:
+    """State of a run and its one step. Domain weights live in `upper`; `frozen` holds them when they are given."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        objective: Objective,
+        parameters: Sequence[Tensor],
+        train: Stream,
+        meta: Stream | None,
+    ) -> None:
+        self.config, self.objective, self.parameters = config, objective, list(parameters)
+        self.train, self.meta, self.domains = train, meta, list(train.groups)
+        self.optimiser = build_optimiser(config, self.parameters)
+        self.upper = UpperAdam(len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema)
+        self.tally = Tally()
+        self.done = self.skipped = self.clipped = 0
+
+    def weights(self) -> dict[str, float]:
+        """Domain weights now: learned, given, or 1."""
+        if self.config.mode == "domain":
+            return dict(zip(self.domains, self.upper.weights.tolist(), strict=True))
+        if self.config.mode == "frozen":
+            mean = sum(self.config.weights[d] for d in self.domains) / len(self.domains)
+            return {domain: self.config.weights[domain] / mean for domain in self.domains}
+        return dict.fromkeys(self.domains, 1.0)
+
+    def _is_upper(self, step: int) -> bool:
+        past = step + 1 - self.config.upper.warmup
+        return past > 0 and past % self.config.upper.unroll == 0
+
+    def first(self) -> Update:
+        """The record before anything was learned."""
+        return self._record(0, dict.fromkeys(self.domains), None)
+
+    def _record(self, step: int, dots: Mapping[str, float | None], meta_loss: float | None) -> Update:
+        raw = dict(zip(self.domains, self.upper.raw.tolist(), strict=True))
+        update = Update(self.upper.updates, step, self.weights(), raw, dots, self.tally, meta_loss)
+        self.tally = Tally()
+        return update
+
+    def step(self) -> Update | None:
+        """One lower step, with an upper one where it is due; returns the record of that."""
+        upper = self._is_upper(self.done)
+        rows = self.train.rows(self.done)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.done)
+        learns = upper and self.config.mode == "domain"
+        if learns:
+            dots, meta_loss = self._upper_backward(rows)
+        else:
+            dots, meta_loss = None, None
+            self._backward([name for names in rows.values() for name in names], rows)
+        if self.config.clip is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            self.clipped += int(norm > self.config.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        if not upper:
+            return None
+        return self._finish_upper(dots, meta_loss, learns)
+
+    def _finish_upper(self, dots: list[float] | None, meta_loss: float | None, learns: bool) -> Update | None:
+        if not learns:
+            self.upper.updates += 1
+        elif dots is None:
+            self.skipped += 1
+            return None
+        else:
+            self.upper.update(-torch.tensor(dots, dtype=torch.float64))
+        by_domain = dict(zip(self.domains, dots, strict=True)) if dots else dict.fromkeys(self.domains)
+        return self._record(self.done, by_domain, meta_loss)
+
+    def _backward(self, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+        """Add the gradient of the weighted loss of these rows; the divisor is the size of the whole batch."""
+        weights, size = self.weights(), sum(len(part) for part in rows.values())
+        domain_of = {name: domain for domain, part in rows.items() for name in part}
+        for part, losses in self.objective.train_losses(names):
+            weight = losses.new_tensor([weights[domain_of[name]] for name in part])
+            ((weight * losses).sum() / size).backward()
+            for name, loss in zip(part, losses.tolist(), strict=True):
+                self.tally.add(domain_of[name], [loss])
+
+    def meta_gradient(self, step: int) -> tuple[list[Tensor], float]:
+        """Gradient and value of the meta loss on this step's meta batch; leaves no gradient behind."""
+        if self.meta is None:
+            raise ValueError("no meta set")
+        names = [name for part in self.meta.rows(step).values() for name in part]
+        total = 0.0
+        for _, losses in self.objective.meta_losses(names):
+            loss = losses.sum() / len(names)
+            loss.backward()
+            total += loss.item()
+        found = [g.clone() for g in gradients(self.parameters)]
+        self.optimiser.zero_grad(set_to_none=True)
+        return found, total
+
+    def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> tuple[list[float] | None, float]:
+        """The lower gradient, domain by domain; returns <D, C g_k> (null: skipped for clipping) and the meta loss."""
+        meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
+        towards = direction(self.parameters, meta_gradients, self.optimiser, self.config.upper.floor)
+        how, weights = self.config.upper.clipped, self.weights()
+        running = RunningDots(self.parameters, towards, keep=how == "correct")
+        for domain in self.domains:
+            self._backward(rows[domain], rows)
+            running.read(weights[domain])
+        return (running.plain() if how == "ignore" else running.settle(self.config.clip)), meta_loss

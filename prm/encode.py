@@ -1,0 +1,187 @@
+"""Examples to token ids, with one read position a step.
+
+User turn: the images, then instruction, question and choices. Assistant turn: the steps. Each step is tokenised by
+itself and the ids are concatenated, so that a prefix has the same ids whatever follows. White space at the end of a
+step goes to the front of the next one: the read position is the last token of the step's own text.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, ImageOps
+
+from curate.engines.torch_companions import mend
+from curate.errors import RowError, UserError
+from curate.prompts import problem_text
+from prm.examples import Example
+
+mend()
+
+from transformers import AutoProcessor  # noqa: E402 - after the mending
+
+Tensor = Any
+# Outputs of a processor that have one entry a token.
+_PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+
+
+class HasProblem(Protocol):
+    """What a prompt is made of."""
+
+    @property
+    def question(self) -> str: ...
+    @property
+    def choices(self) -> Sequence[str]: ...
+    @property
+    def image_hashes(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A user turn with its opened assistant turn: ids [T], kinds [T] (1 at image tokens), pixels as the model takes."""
+
+    key: tuple[Any, ...]
+    ids: Tensor
+    kinds: Tensor
+    pixels: Mapping[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the pixels."""
+        return sum(int(t.numel() * t.element_size()) for t in self.pixels.values())
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A whole example: `ids` [T] without padding, `reads` the position of each step's last token (null: no text)."""
+
+    example: Example
+    ids: Tensor
+    kinds: Tensor
+    reads: tuple[int | None, ...]
+
+
+def pieces(steps: Sequence[str]) -> list[str]:
+    """The steps with trailing white space moved to the front of the next one; the last one's is dropped."""
+    moved, carried = [], ""
+    for step in steps:
+        text = step.rstrip()
+        moved.append(carried + text if text else "")
+        carried = step[len(text) :] if text else carried + step
+    return moved
+
+
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Upright RGB picture; RowError when the bytes are none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RowError("image", f"{name} cannot be decoded: {error}") from None
+
+
+def load_processor(model: str, revision: str | None) -> Any:
+    """Tokeniser and image processor of a model; UserError when they are not there."""
+    try:
+        return AutoProcessor.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"The processor of {model} cannot be loaded ({reason}); check `train.model`.") from None
+
+
+class PixelCache:
+    """The most recently used prompts, up to a number of bytes."""
+
+    def __init__(self, megabytes: int) -> None:
+        self._room, self._used = megabytes * 2**20, 0
+        self._kept: OrderedDict[tuple[Any, ...], Prompt] = OrderedDict()
+
+    def get(self, key: tuple[Any, ...]) -> Prompt | None:
+        """The prompt of this key, if it is still here."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, prompt: Prompt) -> None:
+        """Keep a prompt; the oldest go when room is short."""
+        self._kept[prompt.key] = prompt
+        self._used += prompt.bytes
+        while self._used > self._room and len(self._kept) > 1:
+            self._used -= self._kept.popitem(last=False)[1].bytes
+
+
+class Encoder:
+    """Encodes examples for one model. `images` maps hashes to original bytes."""
+
+    def __init__(
+        self, processor: Any, images: Mapping[str, bytes], instruction: str, max_length: int, cache_megabytes: int = 256
+    ) -> None:
+        self.processor, self.images, self.instruction, self.max_length = processor, images, instruction, max_length
+        self._special = [token for token in processor.tokenizer.all_special_tokens if token]
+        self._cache = PixelCache(cache_megabytes)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a piece of text, nothing added."""
+        return list(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def token(self, text: str) -> int:
+        """The one id of this text; UserError when the tokeniser cuts it into several."""
+        ids = self.tokens(text)
+        if len(ids) != 1:
+            raise UserError(
+                f'The label token "{text}" is {len(ids)} tokens here; choose `label_tokens` of one token each.'
+            )
+        return ids[0]
+
+    def prompt(self, problem: HasProblem) -> Prompt:
+        """The encoded user turn; the image processor runs once while it stays in the cache."""
+        key = (problem.question, tuple(problem.choices), tuple(problem.image_hashes))
+        found = self._cache.get(key)
+        if found is None:
+            found = self._prompt(problem, key)
+            self._cache.put(found)
+        return found
+
+    def _prompt(self, problem: HasProblem, key: tuple[Any, ...]) -> Prompt:
+        missing = [name for name in problem.image_hashes if name not in self.images]
+        if missing:
+            raise RowError("image", f"image {missing[0]} is not in the workspace")
+        pictures = [open_image(self.images[name], name) for name in problem.image_hashes]
+        text = f"{self.instruction}\n{problem_text(problem.question, problem.choices)}"
+        self._refuse_special(text)
+        content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
+        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        made = self.processor(text=[chat], images=pictures or None, return_tensors="pt", return_mm_token_type_ids=True)
+        ids = made["input_ids"][0]
+        kinds = made["mm_token_type_ids"][0] if "mm_token_type_ids" in made else torch.zeros_like(ids)
+        pixels = {name: value for name, value in made.items() if name not in _PER_TOKEN}
+        return Prompt(key, ids, kinds, pixels)
+
+    def _refuse_special(self, text: str) -> None:
+        # Written out in a text they would become control tokens: another turn, another image.
+        for token in self._special:
+            if token in text:
+                raise RowError("special-token", f"the text contains the control token {token}")
+
+    def encode(self, example: Example) -> Encoded:
+        """The whole example; RowError when it is too long, shows no step, or cannot be put in tokens."""
+        prompt = self.prompt(example)
+        ids: list[int] = prompt.ids.tolist()
+        reads: list[int | None] = []
+        for piece in pieces(example.steps):
+            self._refuse_special(piece)
+            ids += self.tokens(piece)
+            reads.append(len(ids) - 1 if piece else None)
+        if all(read is None for read in reads):
+            raise RowError("no-step", "the rollout has no step with text")
+        if len(ids) > self.max_length:
+            raise RowError("too-long", f"{len(ids)} tokens, max_length is {self.max_length}")
+        kinds = torch.zeros(len(ids), dtype=prompt.kinds.dtype)
+        kinds[: len(prompt.kinds)] = prompt.kinds
+        return Encoded(example, torch.tensor(ids), kinds, tuple(reads))

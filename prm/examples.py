@@ -1,0 +1,95 @@
+"""Examples and their images out of a workspace, and the checks that a training run must pass before it starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from curate.errors import UserError
+from curate.schema import EXAMPLES, IMAGES
+from curate.seeds import digest
+from curate.store import Workspace
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled rollout. `values` and `weights` have one entry a step; a value is null where undefined."""
+
+    rollout_id: str
+    problem_id: str
+    domain: str
+    role: str
+    question: str
+    choices: tuple[str, ...]
+    image_hashes: tuple[str, ...]
+    steps: tuple[str, ...]
+    values: tuple[float | None, ...]
+    weights: tuple[float, ...]
+    outcome: bool | None
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_examples(workspace: Workspace, roles: Sequence[str]) -> list[Example]:
+    """Examples of these roles, sorted by rollout."""
+    columns = list(Example.__dataclass_fields__)
+    table = workspace.read(EXAMPLES, columns, where=pc.field("role").isin(list(roles)))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    examples = [Example(**{key: _frozen(value) for key, value in row.items()}) for row in rows]
+    return sorted(examples, key=lambda example: example.rollout_id)
+
+
+def read_images(workspace: Workspace, examples: Iterable[Example]) -> dict[str, bytes]:
+    """Original bytes of every image that these examples show, by hash."""
+    wanted = sorted({key for example in examples for key in example.image_hashes})
+    table = workspace.read(IMAGES, ["image_hash", "bytes"], where=pc.field("image_hash").isin(wanted))
+    return dict(zip(table["image_hash"].to_pylist(), table["bytes"].to_pylist(), strict=True))
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Digest of everything that training reads from these examples."""
+    return digest([[getattr(example, name) for name in Example.__dataclass_fields__] for example in examples])
+
+
+def check_disjoint(examples: Sequence[Example]) -> None:
+    """UserError when a problem or an image of the train set is also in the meta or test set, or of meta in test."""
+    for what, keys_of in (
+        ("problem", lambda example: (example.problem_id,)),
+        ("image", lambda example: example.image_hashes),
+    ):
+        sets: dict[str, set[str]] = {"train": set(), "meta": set(), "test": set()}
+        for example in examples:
+            sets[example.role].update(keys_of(example))
+        for one, other in (("train", "meta"), ("train", "test"), ("meta", "test")):
+            shared = sorted(sets[one] & sets[other])
+            if shared:
+                raise UserError(
+                    f"The {one} and {other} sets share {len(shared)} {what}(s), for example {shared[0]}; "
+                    "take them out of one set and run `curate shard` again."
+                )
+
+
+def check_trainable(train: Sequence[Example], meta: Sequence[Example], mode: str, weights: Mapping[str, float]) -> None:
+    """UserError when these sets cannot be trained on in this mode."""
+    domains = sorted({example.domain for example in train})
+    if not train:
+        raise UserError("There is no train example with a labelled step; run `curate label` and `curate shard` first.")
+    if mode == "frozen" and (set(weights) != set(domains)):
+        differ = ", ".join(sorted(set(weights) ^ set(domains)))
+        raise UserError(f"Frozen weights must name each train domain once; these differ: {differ}.")
+    if mode != "domain":
+        return
+    if len(domains) < 2:
+        raise UserError(f"Only one train domain ({domains[0]}): add another, or train with mode uniform.")
+    counts = Counter(example.outcome for example in meta)
+    if not counts:
+        raise UserError("There is no graded meta example; add a source with role meta, or train with mode uniform.")
+    if len(counts) < 2:
+        seen = "right" if counts[True] else "wrong"
+        raise UserError(f"All {len(meta)} meta rollouts are {seen}, so they teach no weights; use other meta problems.")

@@ -1,0 +1,204 @@
+"""The PRM: a vision-language model's last hidden state and a bias-free linear head. score = sigmoid(head(h)).
+
+The language-model head is never run. One linear row without bias is also what vLLM can serve. Both kinds of head are
+this row; they differ in how it starts: `label-token` takes the difference of two rows of the language-model head, so
+that the score starts as the model's own odds of "right" against "wrong"; `scalar` starts at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from curate.engines.torch_companions import mend
+from curate.errors import UserError
+from prm.encode import Encoded, Prompt
+
+mend()
+
+from transformers import AttentionInterface, AutoModelForImageTextToText  # noqa: E402 - after the mending
+from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
+
+Tensor = Any
+HEAD_FILE = "prm_head.safetensors"
+# Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
+_MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
+_VISION = ("visual", "vision_tower", "vision_model")
+
+
+def _attend_in_float32(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **rest: Any
+) -> tuple[Tensor, Any]:
+    out, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **rest)
+    return out.to(query.dtype), weights
+
+
+# On a CPU the bf16 backward of attention is several times slower than the float32 one.
+AttentionInterface.register("sdpa_float32", _attend_in_float32)
+
+
+def _load(folder: str, revision: str | None) -> Any:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(
+            folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The model {folder} cannot be loaded ({reason}); `train.model` must be a folder or hub id of a "
+            "vision-language model with safetensors weights."
+        ) from None
+
+
+class Prm(torch.nn.Module):  # type: ignore[misc]
+    """Scores every step of a batch of encoded examples in one forward."""
+
+    def __init__(self, causal: Any, freeze_vision: bool, cache_megabytes: int) -> None:
+        super().__init__()
+        # The language-model head is kept for saving only, outside of this module's parameters.
+        self._causal = (causal,)
+        self.base = causal.model
+        hidden = causal.config.get_text_config().hidden_size
+        self.score = torch.nn.Linear(hidden, 1, bias=False)
+        self.merged = causal.config.model_type in _MERGED_INPUT
+        self.precision = torch.float32
+        self._features: dict[tuple[Any, ...], Tensor] = {}
+        self._room = cache_megabytes * 2**20
+        self.vision_frozen = freeze_vision
+        if freeze_vision:
+            for name in _VISION:
+                if hasattr(self.base, name):
+                    getattr(self.base, name).requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls, model: str, revision: str | None = None, freeze_vision: bool = True, cache_megabytes: int = 256
+    ) -> Prm:
+        """Backbone from a folder or the hub, float32; the head as saved there, else zeros."""
+        prm = cls(_load(model, revision), freeze_vision, cache_megabytes)
+        head = Path(model) / HEAD_FILE
+        with torch.no_grad():
+            prm.score.weight.zero_()
+            if head.exists():
+                prm.score.weight.copy_(load_file(head)["score.weight"])
+        prm.eval()
+        return prm
+
+    def save(self, folder: Path) -> None:
+        """Backbone and head as safetensors; what `load` and transformers read."""
+        self._causal[0].save_pretrained(folder)
+        save_file({"score.weight": self.score.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
+
+    def start_head(self, kind: str, right: int, wrong: int, seed: int) -> None:
+        """Start the head: `label-token` from the rows of these two tokens, `scalar` at random (normal, sd 0.02)."""
+        with torch.no_grad():
+            if kind == "label-token":
+                rows = self._causal[0].get_output_embeddings().weight
+                self.score.weight.copy_((rows[right] - rows[wrong])[None].float())
+            else:
+                generator = torch.Generator().manual_seed(seed)
+                self.score.weight.copy_(0.02 * torch.randn(self.score.weight.shape, generator=generator))
+
+    def use_precision(self, name: str) -> None:
+        """`bfloat16` runs the backbone under autocast; parameters stay float32."""
+        self.precision = getattr(torch, name)
+        on_cpu = self.score.weight.device.type == "cpu"
+        if self.precision == torch.bfloat16 and on_cpu:
+            self.base.set_attn_implementation("sdpa_float32")
+
+    def trained(self) -> list[Tensor]:
+        """Parameters that training moves, in a fixed order."""
+        return [p for _, p in self.trained_names()]
+
+    def trained_names(self) -> Iterator[tuple[str, Tensor]]:
+        """The same with their names."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        device = self.score.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16)  # type: ignore[no-any-return]
+
+    def _image_features(self, prompt: Prompt) -> Tensor:
+        device = self.score.weight.device
+        pixels = {name: value.to(device) for name, value in prompt.pixels.items()}
+        found = self.base.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"], return_dict=True)
+        return torch.cat(list(found.pooler_output))
+
+    def _frozen_features(self, prompt: Prompt) -> Tensor:
+        """Image tokens of a prompt under the frozen vision tower, [tokens, hidden]; kept while there is room."""
+        images = prompt.key[2]
+        if images not in self._features:
+            with torch.no_grad():
+                features = self._image_features(prompt)
+            self._features[images] = features
+            size = features.numel() * features.element_size()
+            while len(self._features) > 1 and len(self._features) * size > self._room:
+                del self._features[next(iter(self._features))]
+        return self._features[images]
+
+    def _positions(self, encoded: Encoded, prompt: Prompt) -> Tensor:
+        """Multimodal rotary positions [3, 1, T] of one unpadded example."""
+        if not prompt.pixels:
+            return torch.arange(len(encoded.ids)).expand(3, 1, -1)
+        positions, _ = self.base.get_rope_index(
+            encoded.ids[None], encoded.kinds[None], image_grid_thw=prompt.pixels["image_grid_thw"]
+        )
+        return positions
+
+    def hidden(self, batch: Sequence[Encoded], prompts: Sequence[Prompt]) -> Tensor:
+        """Last hidden states [rows, longest, hidden] of a batch, padded on the right."""
+        width, device = max(len(row.ids) for row in batch), self.score.weight.device
+        # The padding token does not matter: no read position sees what comes after it.
+        ids = torch.stack([_pad(row.ids, width) for row in batch]).to(device)
+        if self.merged:
+            positions = torch.cat(
+                [_pad(self._positions(r, p), width) for r, p in zip(batch, prompts, strict=True)], dim=1
+            )
+            return self._merged_hidden(ids, positions.to(device), prompts)
+        mask = torch.stack([_pad(torch.ones_like(row.ids), width) for row in batch]).to(device)
+        pixels = _joined(prompts)
+        if any(row.kinds.any() for row in batch):
+            pixels["mm_token_type_ids"] = torch.stack([_pad(row.kinds, width) for row in batch])
+        inputs = {name: value.to(device) for name, value in pixels.items()}
+        return self.base(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state
+
+    def _merged_hidden(self, ids: Tensor, positions: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        embeds = self.base.get_input_embeddings()(ids)
+        shown = [prompt for prompt in prompts if prompt.pixels]
+        if shown and self.vision_frozen:
+            features = torch.cat([self._frozen_features(prompt) for prompt in shown])
+        elif shown:
+            joint = Prompt((), ids, ids, _joined(shown))
+            features = self._image_features(joint)
+        if shown:
+            at = (ids == self.base.config.image_token_id)[..., None].expand_as(embeds)
+            embeds = embeds.masked_scatter(at, features.to(embeds.dtype))
+        # Right padding under a causal mask needs no mask of its own, and attention without one is faster.
+        return self.base(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+
+    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
+        """Step logits of each example, [read steps]; float32, or float64 when the parameters are."""
+        prompts = [prompt_of(row.example) for row in batch]
+        with self._autocast():
+            hidden = self.hidden(batch, prompts)
+        reads = [[read for read in row.reads if read is not None] for row in batch]
+        rows = torch.tensor([place for place, at in enumerate(reads) for _ in at], device=hidden.device)
+        columns = torch.tensor([read for at in reads for read in at], device=hidden.device)
+        picked = hidden[rows, columns].to(self.score.weight.dtype)
+        return list(torch.split(self.score(picked)[:, 0], [len(at) for at in reads]))
+
+
+def _pad(values: Tensor, width: int) -> Tensor:
+    """Zeros on the right of the last dimension up to `width`."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[-1]))
+
+
+def _joined(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Pixels of several prompts, one after the other."""
+    names = sorted({name for prompt in prompts for name in prompt.pixels})
+    return {name: torch.cat([p.pixels[name] for p in prompts if name in p.pixels]) for name in names}

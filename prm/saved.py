@@ -1,0 +1,73 @@
+"""A trained PRM in its folder: the backbone with its processor as transformers reads them, the head, and a card.
+
+<workspace>/models/<run>/  model.safetensors config.json ... prm_head.safetensors prm.json
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.errors import UserError
+from curate.store import Workspace, write_atomic
+from prm.config import TrainConfig
+from prm.encode import Encoder
+from prm.model import Prm
+
+CARD = "prm.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """How a PRM reads its input and what its scores are for; written last, so a folder with a card is whole."""
+
+    run: str
+    instruction: str
+    max_length: int
+    aggregation: str
+    head: str
+    precision: str
+    config: dict[str, Any]
+
+    @classmethod
+    def of(cls, run: str, config: TrainConfig) -> Card:
+        """The card of a run."""
+        return cls(
+            run,
+            config.instruction,
+            config.max_length,
+            config.aggregation,
+            config.head,
+            config.precision,
+            config.model_dump(mode="json"),
+        )
+
+
+def model_folder(workspace: Workspace, run: str) -> Path:
+    """Where the PRM of a run lies."""
+    return workspace.root / "models" / run
+
+
+def save_model(prm: Prm, folder: Path, encoder: Encoder, card: Card) -> None:
+    """Write the PRM; a folder of the same name is replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        prm.save(folder)
+        encoder.processor.save_pretrained(folder)
+    except OSError as error:
+        raise UserError(f"The PRM cannot be written to {folder} ({error}); free some space and run again.") from None
+    write_atomic(folder / CARD, json.dumps(asdict(card), indent=1, sort_keys=True).encode())
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a saved PRM; UserError when there is none."""
+    try:
+        return Card(**json.loads((folder / CARD).read_text()))
+    except FileNotFoundError:
+        raise UserError(f"There is no trained PRM at {folder}; run `prm train` first.") from None
+    except (ValueError, TypeError):
+        raise UserError(f"{folder / CARD} is damaged; run `prm train --replace`.") from None

@@ -1,0 +1,163 @@
+"""Stage: a trained PRM and examples in, step scores out, one partition a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.compute as pc
+import torch
+
+from curate import lineage
+from curate.errors import RowError, UserError
+from curate.lineage import Ledger
+from curate.schema import STEP_SCORES, UPDATES, Row
+from curate.store import Partition, Workspace
+from prm.encode import Encoded, Encoder, load_processor
+from prm.examples import Example, read_examples, read_images
+from prm.model import Prm
+from prm.saved import model_folder, read_card
+
+STAGE = "score"
+REPLACE = "prm score --replace"
+# Examples between two commits.
+_BLOCK = 512
+
+T = TypeVar("T")
+OnRows = Callable[[str, int, int], None]
+
+
+def _batched(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _nobody(run: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+def trained_runs(workspace: Workspace) -> list[str]:
+    """Runs with a saved PRM, by name."""
+    names = (partition.folder.name for partition in workspace.partitions(UPDATES))
+    return [name for name in names if model_folder(workspace, name).is_dir()]
+
+
+def run(
+    workspace: Workspace,
+    runs: Sequence[str] = (),
+    roles: Sequence[str] = ("test",),
+    batch_rows: int = 32,
+    on_rows: OnRows = _nobody,
+    replace: bool = False,
+) -> Ledger:
+    """Score the examples of these roles with the PRMs of these runs (all, when empty); the ledger counts examples.
+
+    What was scored before is skipped and counted. UserError when there is no PRM, or nothing to score.
+    """
+    names = list(runs) or trained_runs(workspace)
+    if not names:
+        raise UserError("There is no trained PRM in the workspace; run `prm train` first.")
+    examples = read_examples(workspace, roles)
+    if not examples:
+        raise UserError(f"There is no example with role {' or '.join(roles)}; run `curate shard` first.")
+    images, total, rejected = read_images(workspace, examples), Ledger("examples"), Counter[str]()
+    for name in names:
+        ledger = _score_run(workspace, name, examples, images, batch_rows, on_rows, replace)
+        total.taken, total.out, total.skipped = (
+            total.taken + ledger.taken,
+            total.out + ledger.out,
+            total.skipped + ledger.skipped,
+        )
+        rejected.update(ledger.rejected)
+    total.rejected = dict(rejected)
+    total.check(STAGE)
+    return total
+
+
+def _score_run(
+    workspace: Workspace,
+    name: str,
+    examples: Sequence[Example],
+    images: dict[str, bytes],
+    batch_rows: int,
+    on_rows: OnRows,
+    replace: bool,
+) -> Ledger:
+    partition, folder = workspace.partition(STEP_SCORES, name), model_folder(workspace, name)
+    if replace:
+        partition.clear()
+    card = read_card(folder)
+    trained = lineage.read(workspace.partition(UPDATES, name)) or {}
+    settings = {"run": name, "training": trained.get("digest"), "instruction": card.instruction}
+    lineage.guard(partition, settings, REPLACE)
+    scored = partition.keys()
+    there = {rollout for _, rollout, _ in scored}
+    owed = [example for example in examples if example.rollout_id not in there]
+    ledger = Ledger("examples", taken=len(examples), skipped=len(examples) - len(owed))
+    if owed:
+        lineage.write(partition, STAGE, settings, {"examples": len(examples)})
+        prm, encoder = load_prm(folder, images)
+        for block in _batched(owed, _BLOCK):
+            partition.commit_all(score_examples(prm, encoder, block, name, batch_rows))
+            on_rows(name, len(block), len(owed))
+    ledger.rejected = _unscored(partition, examples)
+    ledger.out = ledger.taken - sum(ledger.rejected.values())
+    ledger.check(STAGE)
+    lineage.write(partition, STAGE, settings, {"examples": len(examples)}, ledger)
+    return ledger
+
+
+def _unscored(partition: Partition, examples: Sequence[Example]) -> dict[str, int]:
+    """Examples without a single score."""
+    table = partition.read(["rollout_id", "score"])
+    scored = set(table.filter(pc.is_valid(table["score"]))["rollout_id"].to_pylist())
+    count = sum(example.rollout_id not in scored for example in examples)
+    return {"no-score": count} if count else {}
+
+
+def load_prm(folder: Path, images: dict[str, bytes]) -> tuple[Prm, Encoder]:
+    """A saved PRM with its encoder, on a GPU where there is one."""
+    card = read_card(folder)
+    prm = Prm.load(str(folder))
+    prm.to("cuda" if torch.cuda.is_available() else "cpu")
+    prm.use_precision(card.precision)
+    return prm, Encoder(load_processor(str(folder), None), images, card.instruction, card.max_length)
+
+
+def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int) -> list[Row]:
+    """Rows of `step_scores`; an example that cannot be encoded, or is too long, gives null scores."""
+    encoded: list[Encoded] = []
+    rows: list[Row] = []
+    for example in examples:
+        try:
+            encoded.append(encoder.encode(example))
+        except RowError:
+            rows.extend(_rows(run, example, [None] * len(example.steps)))
+    encoded.sort(key=lambda row: len(row.ids))
+    for part in _batched(encoded, batch_rows):
+        with torch.inference_mode():
+            logits = prm(part, encoder.prompt)
+        for row, values in zip(part, logits, strict=True):
+            scores = iter(_safe_scores(values))
+            rows.extend(_rows(run, row.example, [None if read is None else next(scores) for read in row.reads]))
+    return rows
+
+
+def _safe_scores(logits: torch.Tensor) -> list[float]:
+    """Sigmoid in float64, strictly inside (0, 1), so that its log-odds can be taken back."""
+    tiny = torch.finfo(torch.float64).eps
+    return [float(score) for score in torch.sigmoid(logits.double()).clamp(tiny, 1 - tiny)]
+
+
+def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[Row]:
+    return [
+        {
+            "run": run,
+            "rollout_id": example.rollout_id,
+            "problem_id": example.problem_id,
+            "step_index": index,
+            "score": score,
+        }
+        for index, score in enumerate(scores)
+    ]

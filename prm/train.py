@@ -1,0 +1,310 @@
+"""Stage: examples in, trained PRMs and domain weights per update out.
+
+There are `seeds` real runs (`seed-0`, ...) and `null_runs` controls (`null-0`, ...) on the same batches with the meta
+outcomes shuffled: where weights end when the meta set says nothing. Runs are done one after the other; a finished run
+is never done again, and one that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from curate import lineage
+from curate.errors import Interrupted, RowError, UserError
+from curate.lineage import Ledger
+from curate.schema import EXAMPLES, UPDATES, Row
+from curate.store import Partition, Workspace
+from prm import checkpoint
+from prm.aggregate import aggregation
+from prm.batches import Stream, shuffled_outcomes
+from prm.bilevel import Bilevel, Update, learning_rate
+from prm.config import TrainConfig
+from prm.encode import Encoded, Encoder, load_processor
+from prm.examples import Example, check_disjoint, check_trainable, fingerprint, read_examples, read_images
+from prm.model import Prm
+from prm.objective import PrmObjective
+from prm.saved import Card, model_folder, save_model
+
+STAGE = "train"
+REPLACE = "prm train --replace"
+# Of the configuration, what does not change a run.
+_FREE = {"seeds", "null_runs", "checkpoint_every", "cache_megabytes"}
+
+OnStep = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came of one run. `there` when it had been finished before."""
+
+    run: str
+    null_control: bool
+    there: bool
+    weights: Mapping[str, float]
+    skipped_updates: int = 0
+    clipped_steps: int = 0
+
+
+@dataclass
+class TrainResult:
+    """What came of the stage: the ledger counts examples of the train and meta sets."""
+
+    ledger: Ledger
+    runs: list[RunResult] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every run reads: encoded rows by rollout, and which of them are for what."""
+
+    encoder: Encoder
+    rows: Mapping[str, Encoded]
+    train: Mapping[str, Sequence[str]]
+    outcomes: Mapping[str, bool]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One run to do."""
+
+    name: str
+    seed: int
+    null_control: bool
+
+
+def _nobody(run: str, step: int, total: int, info: dict[str, float]) -> None:
+    """Tells nobody."""
+
+
+def plans(config: TrainConfig, run_seed: int) -> list[_Plan]:
+    """The runs of a configuration. Only `domain` has null controls: the other modes learn no weights."""
+    real = [_Plan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
+    controls = config.null_runs if config.mode == "domain" else 0
+    return real + [_Plan(f"null-{i}", run_seed + i, True) for i in range(controls)]
+
+
+def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
+    """Read, check and encode the examples; UserError when they cannot be trained on."""
+    examples = read_examples(workspace, ("train", "meta", "test"))
+    check_disjoint(examples)
+    used = [example for example in examples if example.role != "test"]
+    processor = load_processor(config.model, config.revision)
+    images = read_images(workspace, used)
+    encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
+    rows, rejected = _encode(used, encoder)
+    train = [row.example for row in rows.values() if row.example.role == "train"]
+    outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
+    check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
+    groups: dict[str, list[str]] = {}
+    for example in train:
+        groups.setdefault(example.domain, []).append(example.rollout_id)
+    ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
+    ledger.check(STAGE)
+    return Data(encoder, rows, groups, outcomes, fingerprint(used)), ledger
+
+
+def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], Counter[str]]:
+    rows: dict[str, Encoded] = {}
+    rejected: Counter[str] = Counter()
+    for example in examples:
+        try:
+            encoded = encoder.encode(example)
+            _check_targets(encoded)
+        except RowError as error:
+            rejected[error.reason] += 1
+        else:
+            rows[example.rollout_id] = encoded
+    return rows, rejected
+
+
+def _check_targets(row: Encoded) -> None:
+    example = row.example
+    if example.role == "meta":
+        if example.outcome is None:
+            raise RowError("undecided", "a meta example without outcome")
+        return
+    if not any(v is not None and read is not None for v, read in zip(example.values, row.reads, strict=True)):
+        raise RowError("no-label", "no step with both text and a label")
+
+
+def run(
+    config: TrainConfig, workspace: Workspace, run_seed: int, on_step: OnStep = _nobody, replace: bool = False
+) -> TrainResult:
+    """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
+
+    UserError when the sets cannot be trained on, or a run was made with other settings and `replace` is off;
+    Interrupted after a Ctrl+C, with the state saved.
+    """
+    aggregation(config.aggregation)
+    if not workspace.files(EXAMPLES):
+        raise UserError("The workspace has no examples; run `curate shard` first.")
+    data, ledger = prepare(config, workspace)
+    result = TrainResult(ledger)
+    with _stopping() as stop:
+        for plan in plans(config, run_seed):
+            result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace))
+    ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
+    return result
+
+
+def _settings(plan: _Plan, config: TrainConfig, data: Data) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=_FREE) | {
+        "run_seed": plan.seed,
+        "null_control": plan.null_control,
+        "data": data.fingerprint,
+    }
+
+
+def _run(
+    plan: _Plan,
+    config: TrainConfig,
+    workspace: Workspace,
+    data: Data,
+    ledger: Ledger,
+    on_step: OnStep,
+    stop: Stop,
+    replace: bool,
+) -> RunResult:
+    partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
+    if replace:
+        partition.clear()
+        shutil.rmtree(folder, ignore_errors=True)
+    settings = _settings(plan, config, data)
+    record = lineage.guard(partition, settings, REPLACE)
+    if record is not None and record["complete"]:
+        on_step(plan.name, config.steps, config.steps, {})
+        return RunResult(plan.name, plan.null_control, True, _last_weights(partition))
+    lineage.write(partition, STAGE, settings, {"examples": ledger.out})
+    prm, state = start(plan.seed, plan.null_control, config, data)
+    rows = _drive(plan, config, prm, state, partition, on_step, stop)
+    if not plan.null_control:
+        save_model(prm, folder, data.encoder, Card.of(plan.name, config))
+    # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
+    for path in partition.files():
+        path.with_suffix(".done").unlink()
+    partition.commit_all(rows)
+    extra = {"device": str(prm.score.weight.device), "skipped_updates": str(state.skipped)}
+    lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
+    _checkpoint_path(partition).unlink(missing_ok=True)
+    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped)
+
+
+def start(seed: int, null_control: bool, config: TrainConfig, data: Data) -> tuple[Prm, Bilevel]:
+    """A fresh PRM and the state of its run."""
+    prm = Prm.load(config.model, config.revision, config.freeze_vision, config.cache_megabytes)
+    right, wrong = (
+        (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
+    )
+    prm.start_head(config.head, right, wrong, seed)
+    prm.to(_device(config.device))
+    prm.use_precision(config.precision)
+    outcomes = shuffled_outcomes(data.outcomes, seed) if null_control else data.outcomes
+    objective = PrmObjective(
+        prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
+    )
+    train = Stream("train", data.train, config.rows_per_domain, seed)
+    meta = Stream("meta", {"meta": list(outcomes)}, config.upper.meta_rows, seed) if outcomes else None
+    return prm, Bilevel(config, objective, prm.trained(), train, meta)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("`train.device` is cuda and there is no usable GPU; set it to auto or cpu.")
+    return name if name != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _checkpoint_path(partition: Partition) -> Path:
+    return partition.folder / "checkpoint.safetensors"
+
+
+def _drive(
+    plan: _Plan, config: TrainConfig, prm: Prm, state: Bilevel, partition: Partition, on_step: OnStep, stop: Stop
+) -> list[Row]:
+    """Run to the end, or to a Ctrl+C; returns all update rows of the run."""
+    path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
+    stamp = str((lineage.read(partition) or {})["digest"])
+    rows = checkpoint.load(path, state, names, stamp)
+    if rows is None:
+        rows = _rows(plan, state.first())
+    while state.done < config.steps:
+        update = state.step()
+        if update is not None:
+            rows.extend(_rows(plan, update))
+        on_step(plan.name, state.done, config.steps, _info(config, state, update))
+        if stop.asked or (state.done % config.checkpoint_every == 0 and state.done < config.steps):
+            checkpoint.save(path, state, names, rows, stamp)
+        if stop.asked:
+            raise Interrupted
+    return rows
+
+
+def _info(config: TrainConfig, state: Bilevel, update: Update | None) -> dict[str, float]:
+    """What a progress line may show: learning rate, clipped and skipped so far, and after an update its weights."""
+    info = {"lr": learning_rate(config, state.done - 1), "clipped": state.clipped, "skipped": state.skipped}
+    if update is not None:
+        info |= {f"weight {domain}": weight for domain, weight in update.weights.items()}
+        info |= {"meta_loss": update.meta_loss} if update.meta_loss is not None else {}
+    return info
+
+
+def _rows(plan: _Plan, update: Update) -> list[Row]:
+    return [
+        {
+            "run": plan.name,
+            "seed": plan.seed,
+            "null_control": plan.null_control,
+            "update": update.number,
+            "step": update.step,
+            "domain": domain,
+            "weight": weight,
+            "raw": update.raw[domain],
+            "dot": update.dots[domain],
+            "rows": update.tally.rows.get(domain, 0),
+            "train_loss": update.tally.mean(domain),
+            "meta_loss": update.meta_loss,
+        }
+        for domain, weight in update.weights.items()
+    ]
+
+
+def _last_weights(partition: Partition) -> dict[str, float]:
+    table = partition.read(["update", "domain", "weight"]).to_pylist()
+    last = max(row["update"] for row in table)
+    return {row["domain"]: row["weight"] for row in table if row["update"] == last}
+
+
+class Stop:
+    """First Ctrl+C: stop after this step, with the state saved. Second: at once."""
+
+    asked = False
+
+    def __call__(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[Stop]:
+    stop = Stop()
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # Not in the main thread: whoever runs us there handles signals.
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

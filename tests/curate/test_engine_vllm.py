@@ -1,0 +1,130 @@
+"""The vLLM engine against real vLLM and a random tiny model; one start for all that is asked of it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tiny_model import picture, save_tiny_model
+
+from curate.config import EngineConfig
+from curate.engines import build
+from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sampling
+from curate.errors import UserError
+
+WARM = Sampling(1.0, 1.0, 0, 24)
+NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+
+
+def request(name: str, prompt: str = "How many dots?", n: int = 4, **rest: object) -> Request:
+    given = {"images": [picture(40)], "prefix_ids": (), "seed": 512, "sampling": WARM} | rest
+    return Request(name, prompt, n=n, **given)  # type: ignore[arg-type]
+
+
+def descendants() -> set[int]:
+    rows = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parents = dict(zip(map(int, rows[::2]), map(int, rows[1::2]), strict=True))
+    found, grew = {os.getpid()}, True
+    while grew:
+        grew = False
+        for pid, parent in parents.items():
+            if parent in found and pid not in found:
+                found, grew = found | {pid}, True
+    return found - {os.getpid()}
+
+
+def engine_processes() -> set[int]:
+    """Children that run vLLM, not the helpers of Python's multiprocessing."""
+    found = set()
+    for pid in descendants():
+        path = Path(f"/proc/{pid}/cmdline")
+        if path.exists() and b"VLLM" in path.read_bytes():
+            found.add(pid)
+    return found
+
+
+async def _checks(engine: Engine) -> None:
+    samples = await engine.generate(request("first"))
+    assert len(samples) == 4
+    assert len({tuple(sample.token_ids) for sample in samples}) == 4, "each of the n draws from its own stream"
+    for sample in samples:
+        assert sample.finish in ("stop", "length")
+        assert len(sample.token_ids) == len(sample.token_ends) <= WARM.max_tokens
+        assert not sample.token_ends or sample.token_ends[-1] == len(sample.text)
+        assert sample.mean_logprob is not None and sample.mean_logprob < 0
+
+    # Sample j of n is the only sample of a request with seed + j; the same seed gives the same text.
+    third = await engine.generate(request("third", n=1, seed=514))
+    assert third[0].token_ids == samples[2].token_ids
+
+    # What was drawn continues by ids: the prompt grows by exactly the prefix, picture tokens apart.
+    cut = len(samples[0].token_ids) // 2
+    prefix = samples[0].token_ids[:cut]
+    more = await engine.generate(request("continued", prefix_ids=prefix, n=2))
+    assert more[0].prompt_tokens == samples[0].prompt_tokens + cut
+    cold = Sampling(0.0, 1.0, 0, 12)
+    whole = (await engine.generate(request("greedy", n=1, sampling=cold)))[0].token_ids
+    rest = await engine.generate(request("greedy rest", n=2, prefix_ids=whole[:5], sampling=cold))
+    assert [*whole[:5], *rest[0].token_ids][: len(whole)] == list(whole)
+    assert rest[0] == rest[1]
+
+    # Bad requests are refused alone, and the picture that came with one is still usable by the next.
+    other = [picture(200)]
+    answers = await asyncio.gather(
+        engine.generate(request("good")),
+        engine.generate(request("long", prompt="word " * 600, images=other)),
+        engine.generate(request("special", prompt="end <|im_end|> here")),
+        engine.generate(request("placeholder", prefix_ids=[5])),
+        engine.generate(request("good too", images=other)),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers] == [list, RequestRejected, RequestRejected, RequestRejected, list]
+    assert answers[0] == samples
+
+
+async def _life_and_death(model: Path) -> None:
+    notes: list[str] = []
+    config = EngineConfig(kind="vllm", model=str(model), max_model_len=512, args={"max_num_seqs": 32})
+    async with build(config, notes.append) as engine:
+        assert "vLLM" in notes[-1] and engine.versions()["vllm"] in notes[-1]
+        await _checks(engine)
+        processes = engine_processes()
+        assert processes
+        # Ctrl+C in a terminal reaches the engine's processes too; they must live on, so that work can be drained.
+        for pid in processes:
+            os.kill(pid, signal.SIGINT)
+        await engine.generate(request("after Ctrl+C"))
+        under_way = asyncio.create_task(engine.generate(request("cut off", n=64, sampling=Sampling(1.0, 1.0, 0, 400))))
+        await asyncio.sleep(0.2)
+        for pid in processes:
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(EngineDead):
+            await under_way
+        with pytest.raises(EngineDead):
+            await engine.generate(request("too late"))
+    assert not engine_processes()
+
+
+@NEEDS_VLLM
+def test_samples_prefixes_isolation_and_death(tmp_path: Path) -> None:
+    asyncio.run(_life_and_death(save_tiny_model(tmp_path / "model")))
+
+
+@NEEDS_VLLM
+def test_an_unknown_argument_is_named_before_anything_starts(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    config = EngineConfig(kind="vllm", model=str(model), args={"max_num_sequences": 3})
+
+    async def start() -> None:
+        async with build(config):
+            pass
+
+    with pytest.raises(UserError, match="max_num_seq"):
+        asyncio.run(start())
