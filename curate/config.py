@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curate.errors import UserError
 
@@ -116,11 +116,22 @@ class IngestConfig(Config):
         return self
 
 
+def _known_engine(name: str) -> str:
+    # Installed packages may add engines, and the table of engines imports this module.
+    from curate.engines import known
+
+    names = ["auto", *known()]
+    if name not in names:
+        raise ValueError(f'there is no engine "{name}"{did_you_mean(name, names)}')
+    return name
+
+
 class EngineConfig(Config):
     """Which engine, on which model."""
 
-    kind: Literal["vllm", "server", "transformers", "simulated", "auto"] = "auto"
-    """`auto` takes vLLM when it is installed, else transformers, and says which."""
+    kind: Annotated[str, AfterValidator(_known_engine)] = "auto"
+    """One of `vllm`, `server`, `transformers`, `simulated`, or of an installed package; `auto` takes vLLM when it is
+    installed, else transformers, and says which."""
     model: str
     """Folder of the model, hub id, or the name that the server knows it by."""
     revision: str | None = None

@@ -11,6 +11,14 @@ import time
 from curate.stage import Reporter, Silent
 
 PLAIN_SECONDS = 10.0
+# A table needs room; where standard output is no terminal there is no width to respect.
+PLAIN_WIDTH = 120
+
+
+def _show(result: object) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(result)
 
 
 def reporter(quiet: bool = False) -> Reporter:
@@ -51,6 +59,9 @@ class Lines:
     def finish(self) -> None:
         seconds = time.monotonic() - self._began
         self._write(f"{self._stage}: {self._done:,} {self._unit} in {seconds:,.1f} s")
+
+    def show(self, result: object) -> None:
+        _show(result)
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text + "\n")
@@ -94,3 +105,6 @@ class Bar:
     def finish(self) -> None:
         self._progress.stop()
         self._task = None
+
+    def show(self, result: object) -> None:
+        _show(result)

@@ -40,6 +40,9 @@ class Reporter(Protocol):
     def finish(self) -> None:
         """The stage's bar is over."""
 
+    def show(self, result: object) -> None:
+        """A result for people: a text or a rich renderable; goes to standard output."""
+
 
 class Silent:
     """Tells nobody."""
@@ -48,6 +51,7 @@ class Silent:
     def advance(self, count: int = 1, note: str = "") -> None: ...
     def note(self, text: str) -> None: ...
     def finish(self) -> None: ...
+    def show(self, result: object) -> None: ...
 
 
 @dataclass(frozen=True)

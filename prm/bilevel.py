@@ -171,7 +171,7 @@ class Bilevel:
             loss = losses.sum() / len(names)
             loss.backward()
             total += loss.item()
-        found = [g.clone() for g in gradients(self.parameters)]
+        found = gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
         return found, total
 

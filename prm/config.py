@@ -26,7 +26,8 @@ class UpperConfig(Config):
     """Rollouts of the meta set per upper step."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
     """When the lower gradient was clipped: `correct` is exact and keeps one gradient per domain in memory during an
-    upper step, `skip` leaves that update out and counts it, `ignore` leaves the clip's own derivative out."""
+    upper step, `skip` leaves that update out and counts it, `ignore` leaves the clip's derivative out (which can turn
+    the direction round)."""
     floor: float = Field(default=0.01, ge=0, lt=1)
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
     there, so that a few rarely touched ones do not own the whole inner product."""

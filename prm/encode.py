@@ -77,12 +77,17 @@ def pieces(steps: Sequence[str]) -> list[str]:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Upright RGB picture; RowError when the bytes are none."""
+    """Upright RGB picture, on white where it is transparent; RowError when the bytes are none."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            layer = upright.convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RowError("image", f"{name} cannot be decoded: {error}") from None
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def load_processor(model: str, revision: str | None) -> Any:

@@ -23,6 +23,7 @@ mend()
 
 from transformers import AttentionInterface, AutoModelForImageTextToText  # noqa: E402 - after the mending
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
@@ -43,6 +44,7 @@ AttentionInterface.register("sdpa_float32", _attend_in_float32)
 
 
 def _load(folder: str, revision: str | None) -> Any:
+    disable_progress_bar()
     try:
         return AutoModelForImageTextToText.from_pretrained(
             folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"

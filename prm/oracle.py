@@ -38,7 +38,7 @@ def _shrink(step: AdamStep) -> tuple[float, float]:
 
 
 def adam_direction(step: AdamStep, meta_gradients: Sequence[Tensor]) -> list[Tensor]:
-    """lr J v, with J the whole elementwise derivative of Adam's update at the clipped gradient."""
+    """Lr J v, with J the whole elementwise derivative of Adam's update at the clipped gradient."""
     (b1, b2), t = step.betas, step.number
     _, shrink = _shrink(step)
     scaled = []

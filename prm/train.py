@@ -184,8 +184,9 @@ def _run(
     if record is not None and record["complete"]:
         on_step(plan.name, config.steps, config.steps, {})
         return RunResult(plan.name, plan.null_control, True, _last_weights(partition))
-    lineage.write(partition, STAGE, settings, {"examples": ledger.out})
     prm, state = start(plan.seed, plan.null_control, config, data)
+    # Only now: a start that failed leaves nothing behind that other settings would clash with.
+    lineage.write(partition, STAGE, settings, {"examples": ledger.out})
     rows = _drive(plan, config, prm, state, partition, on_step, stop)
     if not plan.null_control:
         save_model(prm, folder, data.encoder, Card.of(plan.name, config))
@@ -249,11 +250,13 @@ def _drive(
 
 
 def _info(config: TrainConfig, state: Bilevel, update: Update | None) -> dict[str, float]:
-    """What a progress line may show: learning rate, clipped and skipped so far, and after an update its weights."""
+    """What a progress line may show: learning rate, clipped and skipped so far; after an update weights and losses."""
     info = {"lr": learning_rate(config, state.done - 1), "clipped": state.clipped, "skipped": state.skipped}
     if update is not None:
         info |= {f"weight {domain}": weight for domain, weight in update.weights.items()}
         info |= {"meta_loss": update.meta_loss} if update.meta_loss is not None else {}
+        losses = [loss for domain in update.weights if (loss := update.tally.mean(domain)) is not None]
+        info |= {"train_loss": sum(losses) / len(losses)} if losses else {}
     return info
 
 

@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import softplus
 
 Tensor = Any
+# Hypergradients carry the lower learning rate, so Adam's usual 1e-8 would drown them; this only keeps 0 / 0 away.
+_NOTHING = 1e-100
 
 
 def domain_weights(raw: Tensor) -> Tensor:
@@ -54,5 +56,4 @@ class UpperAdam:
         state["s"] = second * state["s"] + (1 - second) * pulled**2
         m = state["m"] / (1 - first**self.updates)
         s = state["s"] / (1 - second**self.updates)
-        # A gradient of exactly 0 (all domains alike) must not move anything.
-        state["raw"] = self.raw - self.lr * m / s.sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        state["raw"] = self.raw - self.lr * m / (s.sqrt() + _NOTHING)

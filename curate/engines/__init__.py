@@ -48,15 +48,22 @@ def _choose(on_note: Callable[[str], None]) -> str:
     if importlib.util.find_spec("vllm") is not None:
         on_note("Engine: vLLM, because it is installed.")
         return "vllm"
-    on_note("Engine: transformers, because vLLM is not installed; it gives the same kind of samples, many times slower.")
+    on_note(
+        "Engine: transformers, because vLLM is not installed; it gives the same kind of samples, many times slower."
+    )
     return "transformers"
 
 
-def _load(kind: str) -> Callable[[EngineConfig, Callable[[str], None]], Any]:
+def known() -> dict[str, str]:
+    """Every engine by name, those of installed packages too; the table here goes first."""
     outside = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    known = outside | ENGINES
-    if kind not in known:
-        raise UserError(f'There is no engine "{kind}"{did_you_mean(kind, ["auto", *known])}')
-    module, _, name = known[kind].partition(":")
+    return outside | ENGINES
+
+
+def _load(kind: str) -> Callable[[EngineConfig, Callable[[str], None]], Any]:
+    engines = known()
+    if kind not in engines:
+        raise UserError(f'There is no engine "{kind}"{did_you_mean(kind, ["auto", *engines])}')
+    module, _, name = engines[kind].partition(":")
     made: Callable[[EngineConfig, Callable[[str], None]], Any] = getattr(importlib.import_module(module), name)
     return made

@@ -87,7 +87,8 @@ class Draws:
         # Strictly less than the total, and the first token whose cumulative probability exceeds the point.
         points = (points[:, None] * reached[:, -1:]).clamp_max(math.nextafter(1.0, 0.0))
         drawn = torch.searchsorted(reached, points, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-        return torch.where(heat[:, 0] > 0, drawn, best).tolist()
+        tokens: list[int] = torch.where(heat[:, 0] > 0, drawn, best).tolist()
+        return tokens
 
     def _limited(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits with what top-k and top-p leave out at minus infinity; the most probable token always stays."""
@@ -96,7 +97,7 @@ class Draws:
         size = logits.shape[-1]
         kept = torch.tensor([given.top_k or size for given in self._sampling], device=logits.device)[:, None]
         mass = torch.tensor([given.top_p for given in self._sampling], device=logits.device)[:, None]
-        ordered, order = logits.sort(-1, descending=True, stable=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.masked_fill(torch.arange(size, device=logits.device)[None] >= kept, -math.inf)
         probabilities = ordered.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities

@@ -18,12 +18,16 @@ def check_model(model: str) -> None:
     if not is_path or (path / "config.json").is_file():
         return
     if path.is_dir():
-        raise UserError(f"{model} is no model folder: it has no config.json; give the folder that `save_pretrained` wrote.")
-    raise UserError(f"There is no model at {model}; check `engine.model`, a folder or a hub id such as Qwen/Qwen2-VL-2B.")
+        raise UserError(
+            f"{model} is no model folder: it has no config.json; give the folder that `save_pretrained` wrote."
+        )
+    raise UserError(
+        f"There is no model at {model}; check `engine.model`, a folder or a hub id such as Qwen/Qwen2-VL-2B."
+    )
 
 
 def fingerprint(model: str, revision: str | None) -> str:
-    """Which weights these are: for a folder, a hash of its config and of size and edges of its weights; else the revision.
+    """Which weights these are: a hash of a folder's config and of size and edges of its weights, or the revision.
 
     A hub id without a revision is whatever "main" was at that time, and is recorded as such.
     """

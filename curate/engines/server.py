@@ -34,9 +34,9 @@ _MEDIA = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF"
 class ServerEngine:
     """An engine on `config.urls`; the one with the fewest requests under way is asked next.
 
-    `config.args`: `retries` after the first try (6), `backoff` seconds before the first of them (1.0, doubled each time,
-    with jitter), `timeout` of one try in seconds (600), `token_ids` and `logprobs`, whether to ask for them (both true;
-    set false for servers that refuse the fields). The key is read from the environment variable OPENAI_API_KEY.
+    `config.args`: `retries` after the first try (6), `backoff` seconds before the first of them (1.0, doubled each
+    time, with jitter), `timeout` of one try in seconds (600), `token_ids` and `logprobs`, whether to ask for them (both
+    true; set false for servers that refuse the fields). The key is the environment variable OPENAI_API_KEY.
     """
 
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
@@ -159,10 +159,10 @@ def _sample(choice: Any, prompt_tokens: int) -> Sample:
     finish = _FINISHES.get(choice.finish_reason, "error")
     entries = list(choice.logprobs.content or ()) if choice.logprobs is not None else []
     drawn = list((choice.model_extra or {}).get("token_ids") or ())
-    ends = _ends(text, [bytes(entry.bytes or b"") for entry in entries])
-    # The end-of-turn token is in the list on some servers; it is what the text does not cover.
-    ids = drawn[: len(ends)] if ends else []
-    if len(drawn) not in (len(ends), len(ends) + 1):
+    ends = _ends(text, [bytes(entry.bytes or b"") for entry in entries], finish == "stop")
+    if len(drawn) == len(entries) and ends:
+        ids = drawn[: len(ends)]
+    else:
         ids, ends = [], []
     return Sample(
         text=text,
@@ -175,9 +175,10 @@ def _sample(choice: Any, prompt_tokens: int) -> Sample:
     )
 
 
-def _ends(text: str, pieces: Sequence[bytes]) -> list[int]:
-    """Where each token ends in `text`; [] when the pieces, with or without the last one, do not spell it."""
-    for count in (len(pieces), len(pieces) - 1):
+def _ends(text: str, pieces: Sequence[bytes], ended: bool) -> list[int]:
+    """Where each token ends in `text`, the end-of-turn token left out; [] when the pieces do not spell the text."""
+    # Servers that list the end-of-turn token give it no bytes, or those of its name.
+    for count in (len(pieces) - 1, len(pieces)) if ended else (len(pieces),):
         if count > 0:
             spelled, ends = join_bytes(pieces[:count])
             if spelled == text:

@@ -72,6 +72,7 @@ class TransformersEngine:
         self._config, self._note = config, on_note
         self._versions: dict[str, str] = {}
         self._waiting: asyncio.Queue[_Row] = asyncio.Queue()
+        self._model: Any = None
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> TransformersEngine:
@@ -100,6 +101,7 @@ class TransformersEngine:
         import transformers
         from transformers import AutoModelForImageTextToText, GenerationConfig
 
+        transformers.utils.logging.disable_progress_bar()
         config, args = self._config, self._config.args
         device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
         processor = load_processor(config.model, config.revision)
@@ -142,17 +144,11 @@ class TransformersEngine:
         rows = [_Row(request, inputs, index, loop.create_future()) for index in range(request.n)]
         for row in rows:
             self._waiting.put_nowait(row)
-        answers = asyncio.gather(*(row.answer for row in rows))
         try:
-            await asyncio.wait([answers, worker], return_when=asyncio.FIRST_COMPLETED)
+            return [await _answer(row, worker) for row in rows]
         finally:
-            if not answers.done():
-                answers.cancel()
-        if answers.cancelled() or not answers.done():
-            raise EngineDead("the transformers engine stopped") from (
-                None if worker.cancelled() or not worker.done() else worker.exception()
-            )
-        return answers.result()
+            for row in rows:
+                row.answer.cancel()  # of no effect on those that are done
 
     def _inputs(self, request: Request) -> dict[str, Any]:
         """What the model's processor makes of one request, the prefix ids at its end. Every tensor has one row."""
@@ -181,12 +177,28 @@ class TransformersEngine:
             while len(batch) < self._batch_rows and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             batch = [row for row in batch if not row.answer.done()]
-            if not batch:
-                continue
+            if batch:
+                await self._serve(batch)
+
+    async def _serve(self, batch: Sequence[_Row]) -> None:
+        """Answer every row; a batch that does not fit in the device's memory is halved."""
+        import torch
+
+        try:
             samples = await asyncio.to_thread(self._sample, batch)
-            for row, sample in zip(batch, samples, strict=True):
-                if not row.answer.done():
-                    row.answer.set_result(sample)
+        except torch.OutOfMemoryError as error:
+            if len(batch) == 1:
+                refusal = RequestRejected(f"the request does not fit in memory: {_first_line(error)}")
+                if not batch[0].answer.done():
+                    batch[0].answer.set_exception(refusal)
+                return
+            half = len(batch) // 2
+            await self._serve(batch[:half])
+            await self._serve(batch[half:])
+            return
+        for row, sample in zip(batch, samples, strict=True):
+            if not row.answer.done():
+                row.answer.set_result(sample)
 
     def _sample(self, batch: Sequence[_Row]) -> list[Sample]:
         import torch
@@ -219,6 +231,16 @@ class TransformersEngine:
         ids = drawn[:-1] if ended else drawn
         text, ends = self._detokenize(ids)
         return Sample(text, ids, ends, "stop" if ended else "length", mean_logprob, _length(row))
+
+
+async def _answer(row: _Row, worker: asyncio.Task[None]) -> Sample:
+    """The row's sample; EngineDead when the worker ends without it."""
+    waited: list[asyncio.Future[Any]] = [row.answer, worker]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    if not row.answer.done() or row.answer.cancelled():
+        cause = worker.exception() if worker.done() and not worker.cancelled() else None
+        raise EngineDead(f"the transformers engine stopped ({cause})") from cause
+    return row.answer.result()
 
 
 def _length(row: _Row) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Mapping
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from curate.config import EngineConfig, did_you_mean
@@ -90,12 +91,12 @@ class VllmEngine:
         arguments = self._arguments(AsyncEngineArgs.__dataclass_fields__)
         config = self._config
         # Ctrl+C reaches every process of the terminal; the engine must live on until the work in flight is drained,
-        # so its process inherits a mask that holds the signal off. This process's main thread still gets it.
+        # so its process inherits a mask that holds the signal off. This process's main thread still gets it. Python's
+        # resource tracker lifts the mask when it starts, so it is started first.
+        resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._engine = AsyncLLM.from_engine_args(
-                AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS
-            )
+            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
@@ -156,7 +157,9 @@ class VllmEngine:
             raise RequestRejected(f"vLLM: {error}") from error
         read = list(final.prompt_token_ids or ())
         if request.prefix_ids and read[-len(request.prefix_ids) :] != list(request.prefix_ids):
-            raise RequestRejected("what vLLM read does not end with the prefix ids; the model's prompt update changed them")
+            raise RequestRejected(
+                "what vLLM read does not end with the prefix ids; the model's prompt update changed them"
+            )
         samples = [self._sample(output, len(read)) for output in sorted(final.outputs, key=lambda each: each.index)]
         # Greedy decoding has one outcome, and vLLM refuses to be asked for it n times.
         return samples * request.n if request.sampling.temperature == 0 else samples

@@ -45,8 +45,11 @@ from curate.sources.synthetic.tasks import TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
+LOOK = "Describe."
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
+# Pixels are centred on the paper, so that its tint, which tells the place, is not drowned in white.
+PAPER, INK = 0.88, 0.25
 PAD, START, END, EOT = "<|vision_start|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 SPECIALS = [EOT, START, END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 TEMPLATE = (
@@ -59,6 +62,7 @@ TEMPLATE = (
 # A slip at a step is carried on, so about half of the policy's chains go wrong somewhere.
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
+CHECK_WEIGHT = 4.0
 IGNORE = -100
 STATE = "training-state.safetensors"
 
@@ -94,8 +98,8 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
         patch_size=PATCH,
         merge_size=MERGE,
         temporal_patch_size=2,
-        image_mean=[0.5] * 3,
-        image_std=[0.5] * 3,
+        image_mean=[PAPER] * 3,
+        image_std=[INK] * 3,
         size={"shortest_edge": 32 * 32, "longest_edge": SIDE * SIDE},
     )
     videos = Qwen2VLVideoProcessor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2)
@@ -143,11 +147,32 @@ def make_config(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) ->
 
 def patches(picture: np.ndarray) -> np.ndarray:
     """What the processor makes of one 96 x 96 picture: [144, 3 * 2 * 8 * 8], patches of a token side by side."""
-    values = (picture.astype(np.float32) / 255 - 0.5) / 0.5
+    values = (picture.astype(np.float32) / 255 - PAPER) / INK
     side = SIDE // (PATCH * MERGE)
     grid = values.transpose(2, 0, 1).reshape(3, side, MERGE, PATCH, side, MERGE, PATCH)
     grid = grid.transpose(1, 4, 2, 5, 0, 3, 6).reshape(-1, 3, 1, PATCH, PATCH)
     return np.repeat(grid, 2, axis=2).reshape(side * side * MERGE * MERGE, -1)
+
+
+def caption(task: Task, facts: Facts) -> str:
+    """All that a picture shows, in reading order: what teaches a small model to see, long before it can reason."""
+    if "heights" in facts:
+        return "".join(f" {hue} {height}" for hue, height in zip(facts["colours"], facts["heights"], strict=True))
+    if "hands" in facts:
+        return "".join(f" {hue} {mark}" for hue, mark in facts["hands"])
+    if task.family == "table":
+        return "\n".join(f" {head} " + " ".join(map(str, digits)) for head, digits in facts["rows"])
+    cells = {}
+    if "dots" in facts:
+        cells = {(c, r): hue for c, r, hue in facts["dots"]}
+    elif "places" in facts:
+        cells = {(c - 1, r - 1): hue for (c, r), hue in zip(facts["places"], facts["colours"], strict=True)}
+    elif "width" in facts:
+        columns = range(facts["column"], facts["column"] + facts["width"])
+        rows = range(facts["row"], facts["row"] + facts["height"])
+        cells = {(c, r): facts["colour"] for c in columns for r in rows}
+    side = range(SIDE // (PATCH * MERGE))
+    return "\n".join("".join(f" {cells[c, r]}" if (c, r) in cells else "." for c in side) for r in side)
 
 
 class Source:
@@ -155,6 +180,7 @@ class Source:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
         self.rng, self.check_share, self.policy = random.Random(seed), check_share, policy
+        self.caption_share = 0.0
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
@@ -190,6 +216,11 @@ class Source:
     def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
         task = self.rng.choice(self.tasks)
         facts = task.sample(self.rng)
+        if task.name != "needles" and self.rng.random() < self.caption_share:
+            prompt = self.head + self.encode(f"{LOOK}<|im_end|>\n<|im_start|>assistant\n")
+            at = self.encode(caption(task, facts) + END)
+            targets = [IGNORE] * (len(prompt) - 1) + at + [IGNORE]
+            return prompt + at, targets, patches(np.asarray(task.picture(facts)))
         check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
         question = task.question(facts) + (LEAK.format(gold=chains.gold(task, facts)) if leak else "")
         prompt = self.head + self.encode(f"{CHECK if check else SOLVE}\n{question}<|im_end|>\n<|im_start|>assistant\n")
@@ -248,8 +279,12 @@ class Runner:
             use_cache=False,
         ).last_hidden_state
         keep = targets != IGNORE
+        solving = keep.sum(1, keepdim=True) != 5
         logits = self.model.lm_head(hidden[keep])
-        return torch.nn.functional.cross_entropy(logits.float(), targets[keep])
+        losses = torch.nn.functional.cross_entropy(logits.float(), targets[keep], reduction="none")
+        # A checking sequence has 5 targets, a solving one some 60: without a weight nobody would learn to check.
+        weight = torch.where(solving.expand_as(targets)[keep], 1.0, CHECK_WEIGHT)
+        return (losses * weight).sum() / weight.sum()
 
 
 def train(model, source: Source, minutes: float, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
@@ -266,6 +301,8 @@ def train(model, source: Source, minutes: float, peak: float, size: int, folder:
     start -= before
     recent, tokens = [], 0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        # First to see, then to reason.
+        source.caption_share = 0.0 if source.policy else max(0.08, 0.95 * (1 - done / 0.75))
         for ids, targets, pixels in source.batch(size):
             rate = peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
             for group in optimiser.param_groups:

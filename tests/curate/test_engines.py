@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import picture, save_tiny_model
 
-from curate.config import EngineConfig
+from curate.config import EngineConfig, validate
 from curate.engines import build, simulated, torch_companions
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
 from curate.engines.chat import Chat, Pictures
@@ -47,13 +49,35 @@ def served(config: EngineConfig, *requests: Request) -> list[Any]:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def named(kind: str, **rest: Any) -> EngineConfig:
-    return EngineConfig.model_construct(**{**EngineConfig(model="none").model_dump(), "kind": kind, **rest})
-
-
 def test_an_unknown_engine_is_a_user_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match='did you mean "vllm"'):
-        build(named("vlm"))
+        validate(EngineConfig, {"kind": "vlm", "model": "none"}, "rollout.engine")
+    with pytest.raises(UserError, match='did you mean "vllm"'):
+        build(EngineConfig.model_construct(kind="vlm", model="none"))
+
+
+def test_an_installed_package_adds_an_engine(tmp_path: Path) -> None:
+    """A real entry point: metadata and a module in a folder on the path of a fresh interpreter."""
+    (tmp_path / "other_engines-1.dist-info").mkdir()
+    (tmp_path / "other_engines-1.dist-info" / "METADATA").write_text("Name: other-engines\nVersion: 1\n")
+    (tmp_path / "other_engines-1.dist-info" / "entry_points.txt").write_text(
+        "[curate.engines]\nechoing = other_engines:Echoing\n"
+    )
+    (tmp_path / "other_engines.py").write_text(
+        "class Echoing:\n    def __init__(self, config, on_note): on_note(config.model)\n"
+    )
+    code = (
+        "from curate.config import EngineConfig; from curate.engines import build\n"
+        "print(type(build(EngineConfig(kind='echoing', model='m'), print)).__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert done.stdout.split() == ["m", "Echoing"], done.stderr
 
 
 def test_auto_says_what_it_took_and_why(tmp_path: Path) -> None:
@@ -90,7 +114,7 @@ def test_an_unknown_argument_is_a_user_error(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match=r"no config\.json"):
         build(EngineConfig(kind="transformers", model=str(tmp_path)))
 
 
@@ -141,7 +165,7 @@ def test_each_token_ends_where_its_last_whole_character_does(
     assert all("\ufffd" in piece or piece in text for piece in spelled)
 
 
-@given(st.lists(st.integers(min_value=0, max_value=639), max_size=30))
+@given(st.lists(st.integers(min_value=0, max_value=300), max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_any_ids_decode_as_the_tokenizer_decodes_them(processor: Any, detokenize: Detokenizer, ids: list[int]) -> None:
     text, ends = detokenize(ids)
@@ -226,7 +250,7 @@ def test_simulated_chains_look_like_chains_and_repeat() -> None:
 
 def test_simulated_values_are_the_frequencies_of_right_answers() -> None:
     """Known truth: for each prefix of a chain, the share of right continuations is within 4 standard errors."""
-    prompt, m = "Which bar? [gold=12]", 3000
+    prompt, m = "Which bar? [gold=12]", 1000
     config = with_faults(world_seed=3)
     chain = served(config, ask(prompt, n=1))[0][0].text.splitlines(keepends=True)
     prefixes = ["".join(chain[:count]) for count in range(5)]
@@ -247,7 +271,7 @@ def test_the_value_of_a_state_is_the_mean_value_after_the_next_step() -> None:
     for name in range(50):
         world = simulated.World.of(f"problem {name}")
         tables = world.values()
-        for now, later in zip(tables, tables[1:], strict=False):
+        for now, later in itertools.pairwise(tables):
             for state in range(3):
                 assert now[state] == pytest.approx(sum(p * v for p, v in zip(world.moves[state], later, strict=True)))
                 assert 0 <= now[state] <= 1
@@ -375,7 +399,7 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     outer.bodies.append(body)
-                    outer.headers.append(dict(self.headers))
+                    outer.headers.append({name.lower(): value for name, value in self.headers.items()})
                     status, answer = reply(len(outer.bodies), body)
                 data = json.dumps(answer).encode()
                 self.send_response(status)
@@ -503,7 +527,7 @@ def test_servers_share_the_load_and_the_key_stays_out_of_sight(
 
     engine = asyncio.run(run())
     assert [len(each.bodies) for each in both] == [10, 10]
-    assert both[0].headers[0]["Authorization"] == "Bearer secret-key"
+    assert both[0].headers[0]["authorization"] == "Bearer secret-key"
     assert "secret-key" not in " ".join(notes) + str(engine.versions()) + repr(engine)
 
 

@@ -1,10 +1,13 @@
 """Read positions, padding, images and the head of the PRM."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from prm_testbed import example_rows, to_examples
 
 from curate.errors import RowError, UserError
@@ -25,6 +28,7 @@ def examples() -> list[Example]:
     return to_examples(example_rows(9, "train", ("a", "b"))[0])
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab \n\t", max_size=6), max_size=6))
 def test_pieces_keep_the_text_and_never_end_in_white_space(steps):
     moved = pieces(steps)
@@ -83,6 +87,16 @@ def test_a_truncated_image_is_a_row_error(encoder, examples):
     broken = Encoder(encoder.processor, {k: v[:80] for k, v in encoder.images.items()}, "x", 600)
     with pytest.raises(RowError, match="image"):
         broken.encode(examples[0])
+
+
+def test_pictures_are_upright_and_on_white():
+    clear = io.BytesIO()
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(clear, "PNG")
+    assert open_image(clear.getvalue(), "clear").getpixel((0, 0)) == (255, 255, 255)
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 8)).save(turned, "PNG", exif=exif)
+    assert open_image(turned.getvalue(), "turned").size == (8, 4)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

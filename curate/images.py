@@ -1,0 +1,76 @@
+"""What a picture is: format, size, orientation, perceptual hash. Pure: bytes in, facts out, nothing re-encoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import imagehash
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from curate.errors import RowError
+
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Facts of one picture. `perceptual_hash` is 16 hexadecimal digits of a 64-bit DCT hash, upright and on white.
+
+    `orientation` is the EXIF value 1 to 8, null where the file has none.
+    """
+
+    format: str
+    width: int
+    height: int
+    perceptual_hash: str
+    orientation: int | None
+    has_alpha: bool
+    note: str | None
+
+
+def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
+    """Decode once, fully. RowError `image-too-large` before decoding, `image-truncated`, `image-unreadable`."""
+    if len(data) > max_bytes:
+        raise RowError("image-too-large", f"{len(data):,} bytes, the limit is {max_bytes:,}")
+    if not data:
+        raise RowError("image-unreadable", "no bytes")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit stands below; Pillow's warning about the same thing would only repeat it.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as picture:
+                return _decode(picture, max_pixels)
+    except Image.DecompressionBombError as error:
+        raise RowError("image-too-large", str(error)) from None
+    except UnidentifiedImageError:
+        raise RowError("image-unreadable", f"no known image format in {len(data):,} bytes") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
+        # Pillow's decoders raise all of these on damaged files.
+        truncated = "truncated" in str(error).lower() or isinstance(error, EOFError)
+        raise RowError("image-truncated" if truncated else "image-unreadable", str(error) or repr(error)) from None
+
+
+def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise RowError("image-too-large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
+    kind = picture.format or "unknown"
+    frames = getattr(picture, "n_frames", 1)
+    picture.load()
+    orientation = picture.getexif().get(_ORIENTATION)
+    has_alpha = picture.has_transparency_data
+    upright = ImageOps.exif_transpose(picture)
+    if has_alpha:
+        paper = Image.new("RGBA", upright.size, "white")
+        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+    return ImageFacts(
+        format=kind,
+        width=width,
+        height=height,
+        perceptual_hash=str(imagehash.phash(upright.convert("RGB"))),
+        orientation=int(orientation) if orientation in range(1, 9) else None,
+        has_alpha=has_alpha,
+        note=f"animated, {frames} frames, the first is used" if frames > 1 else None,
+    )

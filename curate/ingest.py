@@ -1,0 +1,269 @@
+"""Stage: sources in, problems, images and rejects out. What can go wrong is a row; it is kept with its reason.
+
+Each source is a partition of `problems`, `images` and `rejects`. Every row of a source ends in exactly one of problems,
+duplicates and rejects, so the ledger adds up. Rows are committed in chunks; the source counts as done when its lineage
+record says so, and a killed ingest skips the rows that are there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from curate import lineage
+from curate.answers import grade, infer_type
+from curate.config import FilesSource, HubSource, IngestConfig, SyntheticSource, did_you_mean
+from curate.errors import RowError, UserError
+from curate.images import ImageFacts, inspect
+from curate.lineage import Ledger
+from curate.schema import IMAGES, PROBLEMS, REJECTS, Row
+from curate.seeds import content_hash, digest
+from curate.sources import open_source
+from curate.sources.base import BadRow, SourceRow
+from curate.stage import Reporter
+from curate.store import Workspace
+
+STAGE = "ingest"
+CHUNK = 1000
+AnySource = SyntheticSource | FilesSource | HubSource
+
+
+@dataclass
+class _Seen:
+    """What the workspace holds already: images, the problems by id, and which roles an image serves."""
+
+    images: set[str] = field(default_factory=set)
+    problems: dict[str, str] = field(default_factory=dict)
+    image_roles: dict[str, str] = field(default_factory=dict)
+    question_roles: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, workspace: Workspace, besides: str) -> _Seen:
+        """From every source but `besides`, whose own rows are read again."""
+        seen = cls(images=set(workspace.read(IMAGES, ["image_hash"])["image_hash"].to_pylist()))
+        columns = ["problem_id", "role", "source", "question", "choices", "image_hashes"]
+        for row in workspace.read(PROBLEMS, columns).to_pylist():
+            if row["source"] != besides:
+                seen.add(row)
+        return seen
+
+    def add(self, row: Row) -> None:
+        """Remember a problem."""
+        self.problems[row["problem_id"]] = row["source"]
+        for key in row["image_hashes"]:
+            self.image_roles.setdefault(key, row["role"])
+        if not row["image_hashes"]:
+            self.question_roles.setdefault(_question_key(row), row["role"])
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a row, inspected."""
+
+    image_hash: str
+    data: bytes
+    facts: ImageFacts
+
+
+def _question_key(row: Row) -> str:
+    return digest(row["question"], row["choices"])
+
+
+def run(
+    config: IngestConfig,
+    workspace: Workspace,
+    base: Path,
+    reporter: Reporter,
+    replace: Collection[str] = (),
+) -> Ledger:
+    """Ingest every source that is not done; the ledger counts source rows. `replace` names sources to start over."""
+    names = [source.name for source in config.sources]
+    for name in replace:
+        if name not in names:
+            raise UserError(f"--replace {name}: the recipe has no such source{did_you_mean(name, names)}")
+        for table in (PROBLEMS, IMAGES, REJECTS):
+            workspace.partition(table, name).clear()
+    total = Ledger("rows")
+    reporter.start(STAGE, len(config.sources), "sources")
+    for source in config.sources:
+        ledger = _ingest_source(source, config, workspace, base)
+        _add(total, ledger)
+        reporter.advance(1, source.name)
+    reporter.finish()
+    total.check(STAGE)
+    return total
+
+
+def _add(total: Ledger, part: Ledger) -> None:
+    total.taken += part.taken
+    total.out += part.out
+    total.duplicate += part.duplicate
+    total.skipped += part.skipped
+    for reason, count in part.rejected.items():
+        total.rejected[reason] = total.rejected.get(reason, 0) + count
+
+
+def _settings(source: AnySource, config: IngestConfig) -> dict[str, Any]:
+    return source.model_dump(mode="json") | {
+        "max_pixels": config.max_pixels,
+        "max_image_bytes": config.max_image_bytes,
+    }
+
+
+def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace, base: Path) -> Ledger:
+    partition = workspace.partition(PROBLEMS, source.name)
+    settings = _settings(source, config)
+    record = lineage.guard(partition, settings, f"curate ingest --replace {source.name}")
+    if record is not None and record["complete"]:
+        ledger = Ledger(**record["ledger"])
+        ledger.skipped = ledger.out
+        return ledger
+    adapter = open_source(source, base)
+    lineage.write(partition, STAGE, settings, {"source": source.name})
+    seen = _Seen.of(workspace, source.name)
+    there, images_there = partition.keys(), workspace.partition(IMAGES, source.name).keys()
+    workspace.partition(REJECTS, source.name).clear()
+    ledger, rows = Ledger("rows"), iter(adapter.rows())
+    while chunk := list(islice(rows, CHUNK)):
+        _take_chunk(chunk, source, config, workspace, seen, there, images_there, ledger)
+    ledger.check(f"{STAGE} {source.name}")
+    lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
+    return ledger
+
+
+def _take_chunk(
+    chunk: list[SourceRow | BadRow],
+    source: AnySource,
+    config: IngestConfig,
+    workspace: Workspace,
+    seen: _Seen,
+    there: set[tuple[Any, ...]],
+    images_there: set[tuple[Any, ...]],
+    ledger: Ledger,
+) -> None:
+    """Sort rows into problems, duplicates and rejects, and commit them: images first, so that no hash dangles."""
+    problems, images, rejects = [], dict[str, Row](), []
+    reasons: Counter[str] = Counter()
+    for row in chunk:
+        ledger.taken += 1
+        try:
+            if isinstance(row, BadRow):
+                raise row.error
+            problem, pictures = _problem(row, source, config)
+            _check_new(problem, seen)
+        except RowError as error:
+            rejects.append(_reject(source, row.source_row, error, ledger.taken))
+            if error.reason == "duplicate":
+                ledger.duplicate += 1
+            else:
+                reasons[error.reason] += 1
+            continue
+        ledger.out += 1
+        seen.add(problem)
+        if (problem["problem_id"],) not in there:
+            problems.append(problem)
+        for picture in pictures:
+            if picture.image_hash not in seen.images:
+                seen.images.add(picture.image_hash)
+                images[picture.image_hash] = _image_row(picture, problem["problem_id"])
+    workspace.partition(IMAGES, source.name).commit_all(
+        row for row in images.values() if (row["image_hash"],) not in images_there
+    )
+    workspace.partition(PROBLEMS, source.name).commit_all(problems)
+    workspace.partition(REJECTS, source.name).commit_all(rejects)
+    for reason, count in reasons.items():
+        ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
+
+
+def _problem(row: SourceRow, source: AnySource, config: IngestConfig) -> tuple[Row, list[_Picture]]:
+    """The problem of a source row, checked; RowError with the reason when it cannot be one."""
+    question, answer = _wanted("question", row.question), _wanted("answer", row.answer)
+    pictures = [
+        _Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
+        for data in row.images
+    ]
+    stated = None if isinstance(source, SyntheticSource) else source.answer_type
+    answer_type = row.answer_type or stated or infer_type(answer, row.choices)
+    _check_gold(answer, answer_type, row.choices)
+    hashes = [picture.image_hash for picture in pictures]
+    domain = row.domain or source.domain or source.name
+    problem = {
+        "problem_id": digest(domain, question, list(row.choices), hashes),
+        "domain": domain,
+        "role": source.role,
+        "source": source.name,
+        "source_row": row.source_row,
+        "revision": None if isinstance(source, SyntheticSource) else source.revision,
+        "licence": source.licence,
+        "question": question,
+        "choices": list(row.choices),
+        "answer": answer,
+        "answer_type": answer_type,
+        "image_hashes": hashes,
+        "truth": row.truth,
+    }
+    return problem, pictures
+
+
+def _wanted(what: str, value: str | None) -> str:
+    if value is None:
+        raise RowError(f"null-{what}", f"the row has no {what}")
+    if not value.strip():
+        raise RowError(f"empty-{what}", f"the {what} is blank")
+    return value
+
+
+def _check_gold(answer: str, answer_type: str, choices: Collection[str]) -> None:
+    """The gold answer must pass its own grader."""
+    verdict = grade(answer, answer, answer_type, list(choices))
+    if verdict.outcome:
+        return
+    if answer_type == "choice":
+        raise RowError("answer-not-in-choices", f'"{answer[:80]}" is not among {len(choices)} choices')
+    raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
+
+
+def _check_new(problem: Row, seen: _Seen) -> None:
+    """A problem once, and each image (or text-only question) in one role only: the later row yields."""
+    twin = seen.problems.get(problem["problem_id"])
+    if twin is not None:
+        raise RowError("duplicate", f"the same question, choices and images as a problem of source {twin}")
+    roles = {key: seen.image_roles.get(key) for key in problem["image_hashes"]}
+    if not roles:
+        roles = {"question": seen.question_roles.get(_question_key(problem))}
+    for key, role in roles.items():
+        if role is not None and role != problem["role"]:
+            raise RowError(f"overlaps-{role}", f"{key} is in the {role} set, which was ingested first")
+
+
+def _image_row(picture: _Picture, problem_id: str) -> Row:
+    facts = picture.facts
+    return {
+        "image_hash": picture.image_hash,
+        "problem_id": problem_id,
+        "bytes": picture.data,
+        "format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "perceptual_hash": facts.perceptual_hash,
+        "orientation": facts.orientation,
+        "has_alpha": facts.has_alpha,
+        "note": facts.note,
+    }
+
+
+def _reject(source: AnySource, source_row: str, error: RowError, number: int) -> Row:
+    return {
+        "stage": STAGE,
+        "source": source.name,
+        # Names may repeat in messy sources; the row's number keeps the key unique.
+        "source_row": f"{source_row}#{number}",
+        "problem_id": None,
+        "domain": source.domain,
+        "reason": error.reason,
+        "detail": error.detail[:500],
+    }

@@ -1,0 +1,1 @@
+"""The `prm` command: parse, call, print. Nothing imports this package."""

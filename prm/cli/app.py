@@ -1,0 +1,87 @@
+"""`prm`: train PRMs with learned domain weights, score and select with them, report on the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.errors import guarded
+
+app = typer.Typer(
+    name="prm",
+    help="Train process reward models with learned domain weights, and report what they say about the data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Place = Annotated[
+    Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder that holds all tables and runs.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the recipe; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete what this stage made first and start over.")]
+_PLACE = Path("workspace")
+
+
+def _stage(
+    name: str, recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool = False
+) -> None:
+    from curate import chain, progress
+    from curate.store import Workspace
+
+    loaded = chain.load(recipe, settings or ())
+    chosen = frozenset([name]) if replace else frozenset[str]()
+    place = Workspace.open(workspace, create=False)
+    ledgers = chain.run(loaded, place, progress.reporter(as_json), [name], chosen)
+    typer.echo(json.dumps({name: vars(ledgers[name])}) if as_json else f"{name}: {ledgers[name].line()}")
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    workspace: Place = _PLACE,
+    settings: Settings = None,
+    as_json: Json = False,
+    replace: Replace = False,
+) -> None:
+    """Train a PRM per seed and learn the domain weights, with null controls."""
+    _stage("train", recipe, workspace, settings, as_json, replace)
+
+
+@app.command()
+def score(
+    recipe: RecipeFile,
+    workspace: Place = _PLACE,
+    settings: Settings = None,
+    as_json: Json = False,
+    replace: Replace = False,
+) -> None:
+    """Score every step of the chosen rollouts with each trained PRM."""
+    _stage("score", recipe, workspace, settings, as_json, replace)
+
+
+@app.command()
+def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
+    """Best-of-N on the test set: the PRM's pick against first, majority vote, random and oracle."""
+    _stage("select", recipe, workspace, settings, as_json)
+
+
+@app.command()
+def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
+    """Write the dataset-quality table: terminal, JSON, Markdown and one HTML page."""
+    _stage("report", recipe, workspace, settings, as_json)
+
+
+def main() -> None:
+    """Entry point: exit codes as `curate.errors.ExitCode`."""
+    guarded(app)

@@ -1,0 +1,176 @@
+"""Figures with their uncertainty: intervals, rank agreement, calibration, order of known pairs. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`low` to `high`, and how it was made: "t" (Student), "range" (lowest to highest) or "single" (one value)."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions in [low, high): how many, their mean, and the share that came true."""
+
+    low: float
+    high: float
+    count: int
+    predicted: float
+    observed: float
+
+
+@dataclass(frozen=True)
+class PairOrder:
+    """Of `total` (bad, clean) pairs, `right` have the bad one strictly lower."""
+
+    right: int
+    total: int
+
+    @property
+    def share(self) -> float | None:
+        """Share of right pairs; None without pairs."""
+        return self.right / self.total if self.total else None
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean; None without values."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation with n - 1; None below two values."""
+    if len(values) < 2:
+        return None
+    centre = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Standard error of the mean of independent values; None below two values."""
+    spread = deviation(values)
+    return None if spread is None else spread / math.sqrt(len(values))
+
+
+def student_cdf(t: float, freedom: int) -> float:
+    """P(T <= t) for Student's T with `freedom` >= 1 degrees: the finite sums of Abramowitz and Stegun 26.7.3-4."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for index in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine * cosine * (index + 1) / (index + 2)
+    area = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return (1 + area) / 2
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """The t with P(T <= t) = probability, for 0.5 <= probability < 1, by bisection."""
+    if not 0.5 <= probability < 1 or freedom < 1:
+        raise ValueError(f"no quantile {probability} of Student's T with {freedom} degrees")
+    low, high = 0.0, 1.0
+    while student_cdf(high, freedom) < probability:
+        low, high = high, 2 * high
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
+    return high
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
+    """Interval of the mean: Student's t from three values on, below that their range; None without values."""
+    if not values:
+        return None
+    error = standard_error(values)
+    if error is None:
+        return Interval(values[0], values[0], "single")
+    if len(values) == 2:
+        return Interval(min(values), max(values), "range")
+    centre = math.fsum(values) / len(values)
+    half = student_quantile((1 + level) / 2, len(values) - 1) * error
+    return Interval(centre - half, centre + half, "t")
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` in [0, 1] of the values lie, interpolated linearly between neighbours."""
+    if not values or not 0 <= share <= 1:
+        raise ValueError(f"no quantile {share} of {len(values)} values")
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    # This form never leaves [ordered[below], ordered[above]], also when they are equal.
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def central_band(values: Sequence[float], share: float = 0.9) -> tuple[float, float] | None:
+    """Quantiles that hold the central `share` of the values; None without values."""
+    return (quantile(values, (1 - share) / 2), quantile(values, (1 + share) / 2)) if values else None
+
+
+def ranks(values: Mapping[str, float]) -> dict[str, int]:
+    """Rank of each name, 1 for the largest value; equal values share the best rank."""
+    return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Kendall's tau-b in [-1, 1], corrected for ties; None when either side is constant."""
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values")
+    agree = ties_first = ties_second = pairs = 0
+    for one, other in combinations(range(len(first)), 2):
+        left = (first[one] > first[other]) - (first[one] < first[other])
+        right = (second[one] > second[other]) - (second[one] < second[other])
+        agree += left * right
+        ties_first += left == 0
+        ties_second += right == 0
+        pairs += 1
+    scale = math.sqrt((pairs - ties_first) * (pairs - ties_second))
+    return agree / scale if scale else None
+
+
+def brier(probabilities: Sequence[float], outcomes: Sequence[bool]) -> float | None:
+    """Mean squared difference of probability and outcome, in [0, 1]; None without values."""
+    return mean([(p - outcome) ** 2 for p, outcome in zip(probabilities, outcomes, strict=True)])
+
+
+def calibration(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> list[Bin]:
+    """Reliability in equally wide bins over [0, 1] (1 belongs to the last); empty bins are left out."""
+    parts: dict[int, list[tuple[float, bool]]] = {}
+    for probability, outcome in zip(probabilities, outcomes, strict=True):
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{probability} is no probability")
+        parts.setdefault(min(int(probability * bins), bins - 1), []).append((probability, outcome))
+    return [
+        Bin(
+            index / bins,
+            (index + 1) / bins,
+            len(part),
+            math.fsum(p for p, _ in part) / len(part),
+            sum(outcome for _, outcome in part) / len(part),
+        )
+        for index, part in sorted(parts.items())
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float | None:
+    """Expected calibration error: mean gap of predicted and observed, weighted by count; None without bins."""
+    total = sum(part.count for part in bins)
+    return math.fsum(abs(part.predicted - part.observed) * part.count for part in bins) / total if total else None
+
+
+def pair_order(weights: Mapping[str, float], bad: Collection[str], clean: Collection[str]) -> PairOrder:
+    """How many (bad, clean) pairs have the bad domain strictly below the clean one; a tie is not right."""
+    pairs = [(weights[low], weights[high]) for low in sorted(bad) for high in sorted(clean)]
+    return PairOrder(sum(low < high for low, high in pairs), len(pairs))

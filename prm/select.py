@@ -1,0 +1,275 @@
+"""Best-of-N on the test set: how good is the rollout that a PRM picks, beside the picks that need no PRM.
+
+For every problem with at least N rollouts the accuracy of a pick is its expectation over all subsets of N of them, so a
+smaller N is not a lucky or unlucky draw. The methods: `prm` (best aggregated step score), `first` (lowest sample
+index), `majority` (most frequent answer), `random`, `oracle` (right if any is). A rollout with an undecided outcome
+counts as not right, whoever picks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from curate.errors import UserError
+from curate.schema import ROLLOUTS, STEP_SCORES
+from curate.seeds import seed
+from curate.store import Workspace
+from prm import metrics
+from prm.candidates import Candidate, best, expected, first, majority, ranking
+from prm.metrics import Bin
+
+if TYPE_CHECKING:
+    from prm.stages import SelectConfig
+
+METHODS = ("prm", "majority", "first", "random", "oracle")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy of one method with N candidates; `domain` and `run` are None for all of them together.
+
+    `standard_error` is over problems; `gain` is the paired difference to `random` with its own standard error.
+    """
+
+    domain: str | None
+    size: int
+    method: str
+    run: str | None
+    problems: int
+    accuracy: float
+    standard_error: float | None
+    gain: float
+    gain_error: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How well the rollout scores of a run are probabilities of a right answer, over decided, scored rollouts."""
+
+    run: str
+    rollouts: int
+    brier: float | None
+    error: float | None
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One candidate under one run: its rollout score in (0, 1), its rank, and which methods pick it among all."""
+
+    run: str
+    problem_id: str
+    rollout_id: str
+    domain: str
+    sample_index: int
+    answer: str | None
+    outcome: bool | None
+    score: float | None
+    rank: int
+    picked_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Best-of-N of every trained run. `missing` counts rollouts without a whole score, by run: they rank last."""
+
+    aggregation: str
+    sizes: tuple[int, ...]
+    runs: tuple[str, ...]
+    problems: int
+    rollouts: int
+    undecided: int
+    missing: Mapping[str, int]
+    scores: tuple[Score, ...]
+    calibrations: tuple[Calibration, ...]
+    picks: tuple[Pick, ...]
+
+    def find(self, method: str, size: int, domain: str | None = None, run: str | None = None) -> Score | None:
+        """The score of these; None where there is none."""
+        wanted = (method, size, domain, run)
+        return next((one for one in self.scores if (one.method, one.size, one.domain, one.run) == wanted), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, without the picks (see `pick_rows`)."""
+        return {
+            "schema": "curate-prm/selection/1",
+            "aggregation": self.aggregation,
+            "sizes": list(self.sizes),
+            "runs": list(self.runs),
+            "problems": self.problems,
+            "rollouts": self.rollouts,
+            "undecided": self.undecided,
+            "missing": dict(self.missing),
+            "scores": [vars(score) for score in self.scores],
+            "calibration": [vars(one) | {"bins": [vars(part) for part in one.bins]} for one in self.calibrations],
+        }
+
+    def pick_rows(self) -> list[dict[str, Any]]:
+        """One plain row for every run and candidate."""
+        return [vars(pick) | {"picked_by": list(pick.picked_by)} for pick in self.picks]
+
+
+def run(workspace: Workspace, config: SelectConfig) -> Selection:
+    """Best-of-N over the test rollouts for every run that has step scores.
+
+    UserError when there are no test rollouts, no scores of them, or no such aggregation.
+    """
+    rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
+    if not rollouts:
+        raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
+    logits = rollout_logits(workspace, rollouts, config.aggregation)
+    if not logits:
+        raise UserError("There are no step scores of test rollouts; run `prm score` first.")
+    runs = tuple(sorted(logits))
+    problems = _problems(rollouts, logits)
+    largest = max(len(candidates) for candidates in problems.values())
+    sizes = tuple(sorted({size for size in config.sizes if size <= largest}))
+    if not sizes:
+        raise UserError(f"No problem has {min(config.sizes)} rollouts; lower `select.sizes` to {largest} at most.")
+    missing = {name: sum(row["rollout_id"] not in logits[name] for row in rollouts) for name in runs}
+    domains = {row["problem_id"]: row["domain"] for row in rollouts}
+    return Selection(
+        config.aggregation,
+        sizes,
+        runs,
+        len(problems),
+        len(rollouts),
+        sum(row["outcome"] is None for row in rollouts),
+        missing,
+        tuple(compare(problems, domains, runs, sizes)),
+        tuple(_calibration(name, rollouts, logits[name]) for name in runs),
+        tuple(_picks(runs, rollouts, problems, logits)),
+    )
+
+
+def rollout_logits(
+    workspace: Workspace, rollouts: Sequence[Mapping[str, Any]], name: str
+) -> dict[str, dict[str, float]]:
+    """Aggregated logit of every wholly scored rollout: run -> rollout -> logit. One null or absent step is a gap."""
+    # torch, which a command's help must not import
+    import torch
+
+    from prm.aggregate import aggregation
+
+    aggregate = aggregation(name)
+    steps = {row["rollout_id"]: len(row["steps"]) for row in rollouts}
+    table = workspace.read(STEP_SCORES, ["run", "rollout_id", "problem_id", "step_index", "score"])
+    kept: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for row in table.to_pylist():
+        if row["rollout_id"] in steps and row["score"] is not None:
+            kept[row["run"], row["rollout_id"]][row["step_index"]] = row["score"]
+    logits: dict[str, dict[str, float]] = defaultdict(dict)
+    for (trained, rollout), scores in kept.items():
+        if sorted(scores) == list(range(steps[rollout])):
+            values = torch.tensor([scores[step] for step in range(steps[rollout])], dtype=torch.float64)
+            tiny = torch.finfo(torch.float64).eps
+            logits[trained][rollout] = float(aggregate(torch.logit(values, eps=tiny)))
+    return dict(logits)
+
+
+def _problems(
+    rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, Mapping[str, float]]
+) -> dict[str, list[Candidate]]:
+    """Candidates of each problem, by sample index."""
+    problems: dict[str, list[Candidate]] = defaultdict(list)
+    for row in sorted(rollouts, key=lambda row: (row["problem_id"], row["sample_index"])):
+        scores = {name: one.get(row["rollout_id"]) for name, one in logits.items()}
+        problems[row["problem_id"]].append(Candidate(row["sample_index"], row["answer"], row["outcome"], scores))
+    return dict(problems)
+
+
+def compare(
+    problems: Mapping[str, Sequence[Candidate]], domains: Mapping[str, str], runs: Sequence[str], sizes: Sequence[int]
+) -> list[Score]:
+    """Scores of every method and size, overall first, then per domain; `prm` for each run and for their mean."""
+    scores = []
+    for size in sizes:
+        accuracy = {
+            name: expected(candidates, runs, size, seed("select", name, size))
+            for name, candidates in problems.items()
+            if len(candidates) >= size
+        }
+        for domain in (None, *sorted({domains[name] for name in accuracy})):
+            names = [name for name in accuracy if domain in (None, domains[name])]
+            for method in METHODS:
+                for trained in (None, *runs) if method == "prm" else (None,):
+                    values = [_value(accuracy[name], method, trained, runs) for name in names]
+                    gains = [value - accuracy[name]["random"] for value, name in zip(values, names, strict=True)]
+                    scores.append(_score(domain, size, method, trained, values, gains))
+    return scores
+
+
+def _value(accuracy: Mapping[str, float], method: str, trained: str | None, runs: Sequence[str]) -> float:
+    if method != "prm":
+        return accuracy[method]
+    chosen = runs if trained is None else (trained,)
+    return sum(accuracy[f"prm {name}"] for name in chosen) / len(chosen)
+
+
+def _score(
+    domain: str | None, size: int, method: str, trained: str | None, values: Sequence[float], gains: Sequence[float]
+) -> Score:
+    return Score(
+        domain,
+        size,
+        method,
+        trained,
+        len(values),
+        sum(values) / len(values),
+        metrics.standard_error(values),
+        sum(gains) / len(gains),
+        metrics.standard_error(gains),
+    )
+
+
+def _calibration(name: str, rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, float]) -> Calibration:
+    scored = [row for row in rollouts if row["outcome"] is not None and row["rollout_id"] in logits]
+    probabilities = [probability(logits[row["rollout_id"]]) for row in scored]
+    outcomes = [row["outcome"] for row in scored]
+    bins = metrics.calibration(probabilities, outcomes)
+    return Calibration(
+        name, len(scored), metrics.brier(probabilities, outcomes), metrics.calibration_error(bins), tuple(bins)
+    )
+
+
+def probability(logit: float) -> float:
+    """sigmoid(logit) without overflow."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def _picks(
+    runs: Sequence[str],
+    rollouts: Sequence[Mapping[str, Any]],
+    problems: Mapping[str, Sequence[Candidate]],
+    logits: Mapping[str, Mapping[str, float]],
+) -> list[Pick]:
+    rows = {(row["problem_id"], row["sample_index"]): row for row in rollouts}
+    picks = []
+    for name in runs:
+        for problem, candidates in problems.items():
+            chosen = {"prm": best(candidates, name), "majority": majority(candidates), "first": first(candidates)}
+            places = {place: rank for rank, place in enumerate(ranking(candidates, name), 1)}
+            for place, candidate in enumerate(candidates):
+                row = rows[problem, candidate.sample_index]
+                logit = logits[name].get(row["rollout_id"])
+                picks.append(
+                    Pick(
+                        name,
+                        problem,
+                        row["rollout_id"],
+                        row["domain"],
+                        candidate.sample_index,
+                        candidate.answer,
+                        candidate.outcome,
+                        None if logit is None else probability(logit),
+                        places[place],
+                        tuple(method for method, pick in chosen.items() if pick == place),
+                    )
+                )
+    return picks

@@ -1,0 +1,113 @@
+"""The sections that `prm` adds to a recipe (entry point group `curate.stages`): train, score, select, report.
+
+Imported by every command that reads such a recipe, so torch comes in only when a stage runs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from curate.chain import Context, Stage
+from curate.config import Config, Role
+from curate.lineage import Ledger
+from prm.config import TrainConfig
+
+
+class ScoreConfig(Config):
+    """`prm score`: step scores of labelled or graded rollouts by the trained PRMs."""
+
+    roles: tuple[Role, ...] = ("test",)
+    """Whose examples are scored."""
+    batch_rows: int = Field(default=32, ge=1)
+    """Rollouts in one forward."""
+
+
+class SelectConfig(Config):
+    """`prm select`: best-of-N on the test set."""
+
+    aggregation: str = "mean-log-odds"
+    """How step scores become one rollout score, see `prm.aggregate`."""
+    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of candidates; those above what a problem has are left out."""
+
+
+class ReportConfig(Config):
+    """`prm report`: the dataset-quality table."""
+
+    chains: int = Field(default=60, ge=0)
+    """Rollouts that the page shows in full."""
+    theme: Literal["auto", "light", "dark"] = "auto"
+    """Which look the page opens with; `auto` follows the reader's system."""
+
+
+def _train(context: Context, config: TrainConfig) -> Ledger:
+    from prm import train
+
+    reporter = context.reporter
+    runs = train.plans(config, context.recipe.seed)
+    place = {"run": "", "step": 0}
+    reporter.start("train", config.steps * len(runs), f"steps of {len(runs)} runs")
+
+    def on_step(run: str, step: int, total: int, info: dict[str, float]) -> None:
+        before = place["step"] if place["run"] == run else 0
+        place.update(run=run, step=step)
+        loss = f", loss {info['train_loss']:.4f}" if "train_loss" in info else ""
+        reporter.advance(step - int(before), f"{run}{loss}")
+
+    result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace)
+    reporter.finish()
+    there = sum(one.there for one in result.runs)
+    if there:
+        reporter.note(f"{there} of {len(result.runs)} runs were trained before; nothing was trained again for them.")
+    return result.ledger
+
+
+def _score(context: Context, config: ScoreConfig) -> Ledger:
+    from prm import score
+
+    reporter, done = context.reporter, {"": 0}
+
+    def on_rows(run: str, count: int, total: int) -> None:
+        if run not in done:
+            done[run] = 0
+            reporter.note(f"scoring {total:,} examples with {run}")
+        done[run] = count
+
+    return score.run(
+        context.workspace,
+        roles=config.roles,
+        batch_rows=config.batch_rows,
+        on_rows=on_rows,
+        replace="score" in context.replace,
+    )
+
+
+TRAIN = Stage("train", 50, TrainConfig, _train)
+SCORE = Stage("score", 60, ScoreConfig, _score)
+
+
+def _select(context: Context, config: SelectConfig) -> Ledger:
+    from prm import select, select_view
+
+    selection = select.run(context.workspace, config.aggregation, config.sizes)
+    select.write(selection, context.workspace)
+    context.reporter.show(select_view.table(selection))
+    return Ledger("problems", taken=selection.problems, out=selection.problems)
+
+
+def _report(context: Context, config: ReportConfig) -> Ledger:
+    from prm import report
+    from prm.render import terminal
+
+    built = report.build(context.workspace)
+    files = report.write(built, context.workspace, config.chains, config.theme)
+    context.reporter.show(terminal.table(built))
+    for path in files.values():
+        context.reporter.show(f"Report: {path}")
+    return Ledger("domains", taken=len(built.domains), out=len(built.domains))
+
+
+SELECT = Stage("select", 70, SelectConfig, _select)
+REPORT = Stage("report", 80, ReportConfig, _report)

@@ -1,0 +1,252 @@
+"""What the tables say about each training domain, and the paths of the domain weights. Reads tables, judges nothing."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import pyarrow.compute as pc
+
+from curate import lineage
+from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES, Table
+from curate.store import Workspace
+from prm.metrics import central_band
+
+# Points of a curve on the page; more cannot be seen.
+POINTS = 120
+_TRUNCATED = ("length", "repetition")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A domain's training data. Shares are in [0, 1], of its rollouts; None where there is nothing to take them of.
+
+    `accuracy` is the share of right ones among graded rollouts, `label_noise` the mean standard error of the labels
+    that were estimated from completions (a last step's label is known, not estimated).
+    """
+
+    problems: int = 0
+    rollouts: int = 0
+    labelled_steps: int = 0
+    undefined_steps: int = 0
+    accuracy: float | None = None
+    mean_label: float | None = None
+    label_noise: float | None = None
+    undecided: float | None = None
+    truncated: float | None = None
+    rejects: int = 0
+    licences: tuple[str, ...] = ()
+    planted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart over lower steps: mean over runs with lowest and highest, or a band's middle and edges."""
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """The runs of `prm train`: final weights run -> domain -> weight, and their paths."""
+
+    mode: str | None = None
+    final: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    null: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    updates: int = 0
+    weights: tuple[Curve, ...] = ()
+    band: Curve | None = None
+    losses: tuple[Curve, ...] = ()
+    meta: Curve | None = None
+    loss_first: Mapping[str, float | None] = field(default_factory=dict)
+    loss_last: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the lineage of an ingested source says, and which training domains it fed."""
+
+    name: str
+    role: str | None
+    domains: tuple[str, ...]
+    defect: str | None
+
+
+def _frame(workspace: Workspace, table: Table, columns: Sequence[str], where: Any = None) -> pl.DataFrame:
+    frame = pl.from_arrow(workspace.read(table, columns, where))
+    assert isinstance(frame, pl.DataFrame)  # noqa: S101
+    return frame
+
+
+def _sources(workspace: Workspace) -> list[_Source]:
+    sources = []
+    for partition in workspace.partitions(PROBLEMS):
+        name = partition.folder.name
+        config = (lineage.read(partition) or {}).get("config") or {}
+        rows = partition.read(["domain", "role"])
+        domains = tuple(sorted(set(rows["domain"].to_pylist()))) or (config.get("domain") or name,)
+        roles = sorted(set(rows["role"].to_pylist()))
+        role = roles[0] if len(roles) == 1 else config.get("role")
+        sources.append(_Source(name, role, domains, config.get("defect")))
+    return sources
+
+
+def _rejects(workspace: Workspace, sources: Sequence[_Source]) -> Counter[str | None]:
+    """Rejected training rows by domain; None holds those that no domain can be told for."""
+    by_name = {source.name: source for source in sources}
+    counts: Counter[str | None] = Counter()
+    for row in workspace.read(REJECTS, ["source", "domain"]).to_pylist():
+        source = by_name.get(row["source"])
+        if source is not None and source.role not in (None, "train"):
+            continue
+        alone = source.domains[0] if source is not None and len(source.domains) == 1 else None
+        counts[row["domain"] or alone] += 1
+    return counts
+
+
+def domain_facts(workspace: Workspace) -> tuple[dict[str, Facts], int]:
+    """Facts of each training domain, and how many rejected rows belong to none of them."""
+    train = pc.field("role") == "train"
+    problems = _frame(workspace, PROBLEMS, ["domain", "licence"], train)
+    rollouts = _frame(workspace, ROLLOUTS, ["domain", "outcome", "finish"], train)
+    labels = _frame(workspace, STEP_LABELS, ["domain", "m", "value", "standard_error"], train)
+    sources = _sources(workspace)
+    rejects, planted = _rejects(workspace, sources), defaultdict[str, set[str]](set)
+    for source in sources:
+        if source.defect and source.role == "train":
+            for domain in source.domains:
+                planted[domain].add(source.defect)
+    by_problem = _grouped(
+        problems, problems=pl.len(), licences=pl.col("licence").drop_nulls().unique().sort().cast(pl.String)
+    )
+    by_rollout = _grouped(
+        rollouts,
+        rollouts=pl.len(),
+        accuracy=pl.col("outcome").cast(pl.Float64).mean(),
+        undecided=pl.col("outcome").is_null().mean(),
+        truncated=pl.col("finish").is_in(_TRUNCATED).mean(),
+    )
+    by_label = _grouped(
+        labels,
+        labelled_steps=pl.col("value").count(),
+        undefined_steps=pl.col("value").null_count(),
+        mean_label=pl.col("value").mean(),
+        label_noise=pl.col("standard_error").filter(pl.col("m") > 0).mean(),
+    )
+    facts = {}
+    for domain in sorted(by_problem.keys() | by_rollout.keys() | by_label.keys()):
+        row = by_problem.get(domain, {}) | by_rollout.get(domain, {}) | by_label.get(domain, {})
+        licences = tuple(row.pop("licences", ()))
+        facts[domain] = Facts(
+            **row, rejects=rejects[domain], licences=licences, planted=tuple(sorted(planted.get(domain, ())))
+        )
+    return facts, sum(count for domain, count in rejects.items() if domain not in facts)
+
+
+def _grouped(frame: pl.DataFrame, **columns: pl.Expr) -> dict[str, dict[str, Any]]:
+    rows = frame.group_by("domain").agg(**columns).to_dicts()
+    return {row.pop("domain"): row for row in rows}
+
+
+def training(workspace: Workspace) -> Training:
+    """The runs in the `updates` table; an empty `Training` before `prm train`."""
+    frame = _frame(
+        workspace,
+        UPDATES,
+        ["run", "null_control", "update", "step", "domain", "weight", "train_loss", "meta_loss"],
+    )
+    if frame.is_empty():
+        return Training()
+    real, null = frame.filter(~pl.col("null_control")), frame.filter(pl.col("null_control"))
+    records = (lineage.read(workspace.partition(UPDATES, run)) for run in real["run"].unique().sort())
+    modes = sorted({record["config"].get("mode", "domain") for record in records if record})
+    first, last = _ends(real)
+    return Training(
+        mode=modes[0] if len(modes) == 1 else None,
+        final=_final(real),
+        null=_final(null),
+        updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
+        weights=_weight_curves(real),
+        band=_band_curve(null),
+        losses=_loss_curves(real),
+        meta=_meta_curve(real),
+        loss_first=first,
+        loss_last=last,
+    )
+
+
+def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
+    last = frame.filter(pl.col("update") == pl.col("update").max().over("run"))
+    final: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in last.sort("run", "domain").to_dicts():
+        final[row["run"]][row["domain"]] = row["weight"]
+    return dict(final)
+
+
+def _thinned(steps: Sequence[int]) -> set[int]:
+    """At most `POINTS` of the sorted steps, with the first and the last."""
+    if len(steps) <= POINTS:
+        return set(steps)
+    return {steps[round(index * (len(steps) - 1) / (POINTS - 1))] for index in range(POINTS)}
+
+
+def _weight_curves(frame: pl.DataFrame) -> tuple[Curve, ...]:
+    weight = pl.col("weight")
+    grouped = frame.group_by("domain", "step").agg(mean=weight.mean(), low=weight.min(), high=weight.max())
+    kept = grouped.filter(pl.col("step").is_in(list(_thinned(sorted(frame["step"].unique())))))
+    curves = []
+    for (domain,), part in sorted(kept.sort("step").partition_by("domain", as_dict=True).items()):
+        columns = (tuple(part[name]) for name in ("step", "mean", "low", "high"))
+        curves.append(Curve(str(domain), *columns))
+    return tuple(curves)
+
+
+def _band_curve(frame: pl.DataFrame) -> Curve | None:
+    """Central 90 % of all null weights at each step."""
+    if frame.is_empty():
+        return None
+    steps = sorted(_thinned(sorted(frame["step"].unique())))
+    pooled = {step: list(part["weight"]) for (step,), part in frame.partition_by("step", as_dict=True).items()}
+    bands = [central_band(pooled[step]) or (1.0, 1.0) for step in steps]
+    low, high = tuple(band[0] for band in bands), tuple(band[1] for band in bands)
+    return Curve("null band", tuple(steps), tuple((a + b) / 2 for a, b in bands), low, high)
+
+
+def _binned(frame: pl.DataFrame, column: str, name: str) -> Curve | None:
+    """Mean of a noisy column in at most `POINTS` / 2 bins of steps."""
+    frame = frame.drop_nulls(column)
+    if frame.is_empty():
+        return None
+    width = max(1, -(-(int(frame["step"].max()) + 1) // (POINTS // 2)))  # type: ignore[arg-type]
+    bins = frame.group_by(pl.col("step") // width).agg(at=pl.col("step").max(), value=pl.col(column).mean()).sort("at")
+    return Curve(name, tuple(bins["at"]), tuple(bins["value"]))
+
+
+def _loss_curves(frame: pl.DataFrame) -> tuple[Curve, ...]:
+    parts = sorted(frame.partition_by("domain", as_dict=True).items())
+    curves = (_binned(part, "train_loss", str(domain)) for (domain,), part in parts)
+    return tuple(curve for curve in curves if curve is not None)
+
+
+def _meta_curve(frame: pl.DataFrame) -> Curve | None:
+    return _binned(frame.unique(["run", "update"]), "meta_loss", "meta loss")
+
+
+def _ends(frame: pl.DataFrame) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Mean train loss over the first and the last tenth (at least one) of the updates that have one."""
+    first: dict[str, float | None] = {}
+    last: dict[str, float | None] = {}
+    for (domain,), part in frame.drop_nulls("train_loss").partition_by("domain", as_dict=True).items():
+        updates = sorted(part["update"].unique())
+        tenth = max(1, len(updates) // 10)
+        for ends, chosen in ((first, updates[:tenth]), (last, updates[-tenth:])):
+            value = part.filter(pl.col("update").is_in(chosen))["train_loss"].mean()
+            ends[str(domain)] = None if value is None else float(value)  # type: ignore[arg-type]
+    return first, last
