@@ -91,7 +91,9 @@ def query(workspace: Workspace, sql: str, parameters: list[Any] | None = None) -
     """Rows of one SQL statement; UserError with DuckDB's own sentence when it is not understood."""
     try:
         with connect(workspace) as connection:
-            return connection.execute(sql, parameters or []).pl()
+            relation = connection.sql(sql, params=parameters)
+            # A statement without rows (CREATE, SET) gives no relation.
+            return pl.DataFrame() if relation is None else pl.DataFrame(relation.to_arrow_table())
     except duckdb.Error as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"The query failed: {first} Tables: {', '.join(TABLES)}, ledger.") from None

@@ -30,6 +30,7 @@ from curate.config import (
     read_yaml,
     validate,
 )
+from curate.engines.models import locate
 from curate.errors import UserError
 from curate.lineage import Ledger, versions
 from curate.seeds import digest
@@ -86,18 +87,28 @@ def _ingest(context: Context, config: IngestConfig) -> Ledger:
     return ingest.run(config, context.workspace, context.recipe.base, context.reporter, context.replace)
 
 
+def _located(config: RolloutConfig, recipe: Recipe) -> RolloutConfig:
+    """The same with the model's folder found; relative paths are relative to the recipe."""
+    engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    return config.model_copy(update={"engine": engine})
+
+
 def _rollout(context: Context, config: RolloutConfig) -> Ledger:
     from curate import rollout
 
     return rollout.run(
-        config, context.workspace, context.recipe.seed, context.reporter, rollout.STAGE in context.replace
+        _located(config, context.recipe),
+        context.workspace,
+        context.recipe.seed,
+        context.reporter,
+        rollout.STAGE in context.replace,
     )
 
 
 def _label(context: Context, config: LabelConfig) -> Ledger:
     from curate import label
 
-    policy = context.recipe.section("rollout")
+    policy = _located(context.recipe.section("rollout"), context.recipe)
     return label.run(
         config, policy, context.workspace, context.recipe.seed, context.reporter, label.STAGE in context.replace
     )

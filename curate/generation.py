@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ from curate import prompts, steps
 from curate.answers import extract, grade
 from curate.config import RolloutConfig
 from curate.engines.base import Image, Sample, Sampling
+from curate.engines.models import fingerprint
 from curate.errors import RowError, UserError
 from curate.schema import IMAGES, PROBLEMS, Row
 from curate.seeds import digest
@@ -25,12 +27,18 @@ def policy_digest(config: RolloutConfig) -> str:
     """What a sample was drawn from: model, sampling and prompt. Rows of different policies are never pooled."""
     template = prompts.template(config.prompt)
     return digest(
-        config.engine.model,
-        config.engine.revision,
+        _model(config),
         config.sampling.model_dump(),
         [template.name, template.version, template.text],
         length=16,
     )
+
+
+def _model(config: RolloutConfig) -> str:
+    """Which weights, wherever they lie: a folder counts by its content, so that moving it changes nothing."""
+    engine = config.engine
+    named = "folder" if Path(engine.model).is_dir() else engine.model
+    return f"{named}@{fingerprint(engine.model, engine.revision)}"
 
 
 def settings(config: RolloutConfig) -> dict[str, Any]:
@@ -39,8 +47,7 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
     Not in it: how many samples (more may be added), how many requests at once, where the engine runs.
     """
     return {
-        "model": config.engine.model,
-        "revision": config.engine.revision,
+        "model": _model(config),
         "sampling": config.sampling.model_dump(),
         "prompt": f"{config.prompt}/{prompts.template(config.prompt).version}",
         "steps": steps.VERSION,

@@ -70,7 +70,7 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
         width=width,
         height=height,
         perceptual_hash=str(imagehash.phash(upright.convert("RGB"))),
-        orientation=int(orientation) if orientation in range(1, 9) else None,
+        orientation=orientation if orientation in range(1, 9) else None,
         has_alpha=has_alpha,
         note=f"animated, {frames} frames, the first is used" if frames > 1 else None,
     )

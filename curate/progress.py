@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from curate.stage import Reporter, Silent
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 PLAIN_SECONDS = 10.0
 # A table needs room; where standard output is no terminal there is no width to respect.
 PLAIN_WIDTH = 120
 
 
-def _show(result: object) -> None:
+def console() -> Console:
+    """Standard output for results."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(result)
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def reporter(quiet: bool = False) -> Reporter:
@@ -61,7 +67,7 @@ class Lines:
         self._write(f"{self._stage}: {self._done:,} {self._unit} in {seconds:,.1f} s")
 
     def show(self, result: object) -> None:
-        _show(result)
+        console().print(result)
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text + "\n")
@@ -86,7 +92,7 @@ class Bar:
             TextColumn("{task.fields[note]}", style="dim"),
             console=self._console,
         )
-        self._task: int | None = None
+        self._task: TaskID | None = None
 
     def start(self, stage: str, total: int, unit: str) -> None:
         self._progress.start()
@@ -97,7 +103,7 @@ class Bar:
             return
         task = self._progress.tasks[self._task]
         rate = f"{task.speed:,.1f}/s" if task.speed else ""
-        self._progress.update(self._task, advance=count, rate=rate, **({"note": note} if note else {}))
+        self._progress.update(self._task, advance=count, rate=rate, note=note or task.fields["note"])
 
     def note(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False, highlight=False)
@@ -107,4 +113,4 @@ class Bar:
         self._task = None
 
     def show(self, result: object) -> None:
-        _show(result)
+        console().print(result)

@@ -22,7 +22,7 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\n+")
 
 def _counted(pattern: re.Pattern[str], text: str) -> list[int]:
     """Starts of the markers that count 1, 2, 3, ... in order."""
-    starts = []
+    starts: list[int] = []
     for match in pattern.finditer(text):
         if int(match[1]) == len(starts) + 1:
             starts.append(match.start())

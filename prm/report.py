@@ -80,12 +80,16 @@ class Account:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that any form of the report shows. `domains` is sorted by weight, the heaviest first."""
+    """Everything that any form of the report shows.
+
+    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update.
+    """
 
     workspace: str
     made: str
     mode: str | None
     runs: tuple[str, ...]
+    final: Mapping[str, Mapping[str, float]]
     updates: int
     band: Band | None
     agreement: float | None
@@ -145,6 +149,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         mode=trained.mode,
         runs=tuple(trained.final),
+        final=trained.final,
         updates=trained.updates,
         band=band,
         agreement=verdict.agreement(trained.final),

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from curate.chain import Context, Stage
 from curate.config import Config, Role
+from curate.engines.models import locate
 from curate.lineage import Ledger
 from prm.config import TrainConfig
 
@@ -45,16 +46,16 @@ class ReportConfig(Config):
 def _train(context: Context, config: TrainConfig) -> Ledger:
     from prm import train
 
+    config = config.model_copy(update={"model": locate(config.model, context.recipe.base)})
     reporter = context.reporter
     runs = train.plans(config, context.recipe.seed)
-    place = {"run": "", "step": 0}
+    reached: dict[str, int] = {}
     reporter.start("train", config.steps * len(runs), f"steps of {len(runs)} runs")
 
     def on_step(run: str, step: int, total: int, info: dict[str, float]) -> None:
-        before = place["step"] if place["run"] == run else 0
-        place.update(run=run, step=step)
+        before, reached[run] = reached.get(run, 0), step
         loss = f", loss {info['train_loss']:.4f}" if "train_loss" in info else ""
-        reporter.advance(step - int(before), f"{run}{loss}")
+        reporter.advance(step - before, f"{run}{loss}")
 
     result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace)
     reporter.finish()

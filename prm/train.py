@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from curate import lineage
+from curate.engines.models import fingerprint as model_fingerprint
 from curate.errors import Interrupted, RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import EXAMPLES, UPDATES, Row
@@ -37,7 +38,7 @@ from prm.saved import Card, model_folder, save_model
 STAGE = "train"
 REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
-_FREE = {"seeds", "null_runs", "checkpoint_every", "cache_megabytes"}
+_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes"}
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
 
@@ -159,6 +160,8 @@ def run(
 
 def _settings(plan: _Plan, config: TrainConfig, data: Data) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_FREE) | {
+        # A folder counts by its content, wherever it lies.
+        "model": model_fingerprint(config.model, config.revision),
         "run_seed": plan.seed,
         "null_control": plan.null_control,
         "data": data.fingerprint,

@@ -18,6 +18,7 @@ PRM_SEES = {
     "prompts", "steps", "montecarlo", "images", "answers",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
+    "engines.models",
     # The testbed's exact step truth, for measuring.
     "sources.synthetic",
 }  # fmt: skip

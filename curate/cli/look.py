@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,16 +18,17 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
     if as_json:
         typer.echo(json.dumps(frame.to_dicts(), default=str, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from curate.progress import console
 
     table = Table(title=title, title_justify="left")
     for name, kind in frame.schema.items():
         table.add_column(name, justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in frame.iter_rows():
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    Console().print(table)
+    console().print(table)
 
 
 def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
@@ -63,9 +65,9 @@ def show(
     if as_json:
         typer.echo(json.dumps(found, default=str, ensure_ascii=False))
         return
-    from rich.console import Console
+    from curate.progress import console
 
-    Console().print(inspection.render(found))
+    console().print(inspection.render(found))
 
 
-COMMANDS = {"status": status, "show": show, "sql": sql}
+COMMANDS: dict[str, Callable[..., None]] = {"status": status, "show": show, "sql": sql}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,4 +89,10 @@ def run(
     _run(recipe, workspace, settings, as_json, (), ())
 
 
-COMMANDS = {"ingest": ingest, "rollout": rollout, "label": label, "shard": shard, "run": run}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "ingest": ingest,
+    "rollout": rollout,
+    "label": label,
+    "shard": shard,
+    "run": run,
+}

@@ -26,6 +26,12 @@ def check_model(model: str) -> None:
     )
 
 
+def locate(model: str, base: Path) -> str:
+    """The model as an engine or trainer loads it: a folder that lies relative to `base` (the recipe), else as given."""
+    folder = base / Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
+
+
 def fingerprint(model: str, revision: str | None) -> str:
     """Which weights these are: a hash of a folder's config and of size and edges of its weights, or the revision.
 

@@ -7,9 +7,8 @@ extension libraries do not load there, and importing transformers or vLLM dies w
   are plain Python, so declaring the schemas of the two operators that the import looks up is enough.
 - torchaudio, torchcodec: nothing here needs them, so a copy that cannot be imported is hidden.
 
-Where these packages import by themselves, or are not installed, nothing is done. Registered as a
-`vllm.platform_plugins` entry point that claims no platform: those run in every process that vLLM starts, and before its
-imports reach torchvision, while general plugins come too late for the process that inspects models.
+Where these packages import by themselves, or are not installed, nothing is done. `curate.engines.vllm_process` calls
+it in every process that vLLM starts.
 """
 
 from __future__ import annotations

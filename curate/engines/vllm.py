@@ -14,7 +14,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from curate.config import EngineConfig, did_you_mean
-from curate.engines import torch_companions
+from curate.engines import torch_companions, vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
@@ -81,6 +81,7 @@ class VllmEngine:
         level = "WARNING" if torch.cuda.is_available() else "ERROR"
         for name, value in {"VLLM_LOGGING_LEVEL": level, **_ENVIRONMENT}.items():
             os.environ.setdefault(name, value)
+        os.environ[vllm_process.OWNER] = str(os.getpid())
         import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext

@@ -6,7 +6,6 @@ torchvision, while general plugins come too late for the process that inspects m
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -15,27 +14,27 @@ import time
 from curate.engines import torch_companions
 
 OWNER = "CURATE_VLLM_OWNER"
+_LOOK_SECONDS = 1.0
 _GRACE_SECONDS = 15.0
 
 
 def prepare() -> None:
-    """Mend torch's companions; in an engine process whose owner is gone, stop. Safe to repeat."""
+    """Mend torch's companions; in an engine process, stop when its owner is gone. Safe to repeat."""
     torch_companions.mend()
-    owner = multiprocessing.parent_process()
-    if owner is None or os.environ.get(OWNER) != str(owner.pid):
+    if os.environ.get(OWNER) != str(os.getppid()):
         return
     if not any(thread.name == OWNER for thread in threading.enumerate()):
-        threading.Thread(target=_follow, name=OWNER, daemon=True).start()
+        threading.Thread(target=_follow, args=(os.getppid(),), name=OWNER, daemon=True).start()
 
 
-def _follow() -> None:
-    """vLLM's engine process does not notice that its owner was killed; it would keep its memory for ever.
+def _follow(owner: int) -> None:
+    """An engine process does not notice that its owner was killed, and would keep its memory for ever.
 
-    Not the kernel's parent-death signal: that one also comes when only the thread that started the process ends.
+    Looking at the parent's id, because this runs before `multiprocessing` knows its parent, and because the kernel's
+    parent-death signal also comes when only the thread that started the process ends.
     """
-    owner = multiprocessing.parent_process()
-    if owner is not None:
-        owner.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
+    while os.getppid() == owner:
+        time.sleep(_LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)

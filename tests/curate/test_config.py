@@ -82,7 +82,7 @@ def test_settings_override_any_key(tmp_path):
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, setting, said):
-    with pytest.raises(UserError, match=".*") as error:
+    with pytest.raises(UserError) as error:
         chain.load(write(tmp_path, RECIPE), [setting])
     assert said in str(error.value)
 

@@ -7,6 +7,8 @@ import importlib.util
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,24 @@ from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sampling
 from curate.errors import UserError
 
+# An owner with one child that prepares itself as vLLM's processes do; the child says its process id and sleeps.
+OWNER = """
+import multiprocessing, os, time
+from curate.engines import vllm_process
+
+# As in vLLM's processes, while the child is still being set up.
+vllm_process.prepare()
+
+def child():
+    print(os.getpid(), flush=True)
+    time.sleep(120)
+
+if __name__ == "__main__":
+    os.environ[vllm_process.OWNER] = os.environ.get("OWNED_BY") or str(os.getpid())
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+"""
 WARM = Sampling(1.0, 1.0, 0, 24)
 NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
@@ -128,3 +148,31 @@ def test_an_unknown_argument_is_named_before_anything_starts(tmp_path: Path) -> 
 
     with pytest.raises(UserError, match="max_num_seq"):
         asyncio.run(start())
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_an_engine_process_ends_when_its_owner_is_killed(tmp_path: Path, owned: bool) -> None:
+    """And only then: a process of somebody else's vLLM, which is not ours to end, goes on."""
+    pytest.importorskip("torch")
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    environment = os.environ | {"OWNED_BY": "" if owned else "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as owner:
+        assert owner.stdout is not None
+        child = int(owner.stdout.readline())
+        owner.kill()
+        deadline = time.monotonic() + (10 if owned else 2.5)
+        while (alive := _alive(child)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if alive:
+            os.kill(child, signal.SIGKILL)
+        assert alive is not owned
+
+
+def _alive(pid: int) -> bool:
+    """Running: neither gone nor a zombie that nobody has collected yet."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

@@ -18,7 +18,13 @@ def test_steps_joined_are_the_text(text, most):
 
 
 def test_five_steps_and_the_answer_belongs_to_the_last():
-    assert steps.split(FIVE) == ["Step 1: a\n", "Step 2: b\n", "Step 3: c\n", "Step 4: d\n", "Step 5: e\nFinal answer: 7"]
+    assert steps.split(FIVE) == [
+        "Step 1: a\n",
+        "Step 2: b\n",
+        "Step 3: c\n",
+        "Step 4: d\n",
+        "Step 5: e\nFinal answer: 7",
+    ]
 
 
 @pytest.mark.parametrize(

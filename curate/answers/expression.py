@@ -1,0 +1,23 @@
+"""Mathematical expressions, by math-verify in worker processes that can be killed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curate.answers.base import Grade, folded
+from curate.answers.number import read_number
+
+
+def grade_expression(response: str, gold: str, choices: Sequence[str]) -> Grade:
+    """Equal as text or as numbers at once; else mathematically equivalent, asked of a worker process.
+
+    A worker that does not answer in time is killed and the grade is undecided.
+    """
+    if folded(response) == folded(gold):
+        return Grade(True, "expression-equal-text")
+    wanted, given = read_number(gold), read_number(response)
+    if wanted is not None and given is not None:
+        return Grade(wanted == given, "expression-number")
+    from curate.answers.pool import shared
+
+    return shared().verify(response, gold)

@@ -1,0 +1,249 @@
+"""The page's charts as Plotly figures.
+
+Colours are middle tones that hold on a light and on a dark ground and stay apart for colour-blind readers; verdicts
+differ in their marker as well. Plotly reads a little HTML in its texts, so every name is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from prm.render import figures
+from prm.report import DomainRow, Report
+from prm.select import Selection
+from prm.stats import Curve
+from prm.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
+
+COLOURS = {UP: "#3a83c5", DOWN: "#d1702a", SAME: "#858d99", UNKNOWN: "#858d99"}
+SYMBOLS = {UP: "triangle-up", DOWN: "triangle-down", SAME: "circle", UNKNOWN: "circle-open"}
+_BAND = "rgba(133, 141, 153, 0.2)"
+_METHODS = {"prm": "#3a83c5", "majority": "#d1702a", "first": "#b59a3c", "random": "#858d99", "oracle": "#4d9b86"}
+_PATTERNS = {"prm": "", "majority": "/", "first": ".", "random": "", "oracle": "x"}
+_NAME = 22
+
+
+def name(text: str) -> str:
+    """A name for a chart: one short line, escaped."""
+    short = figures.plain(text)
+    return html.escape(short if len(short) <= _NAME else f"{short[: _NAME - 1]}…")
+
+
+def _unique(rows: tuple[DomainRow, ...]) -> dict[str, str]:
+    """Chart name of each domain; names that are equal once cut get their place added."""
+    found: dict[str, str] = {}
+    for place, row in enumerate(rows, 1):
+        short = name(row.domain)
+        found[row.domain] = f"{short} ({place})" if short in found.values() else short
+    return found
+
+
+def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 16, "t": 24, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+        hoverlabel={"align": "left"},
+        template="none",
+        **more,
+    )
+    figure.update_xaxes(automargin=True, zeroline=False, showline=False, ticks="", title_standoff=8, title_font_size=13)
+    figure.update_yaxes(automargin=True, zeroline=False, showline=False, ticks="", title_standoff=8, title_font_size=13)
+    return figure
+
+
+def forest(report: Report) -> go.Figure | None:
+    """Every domain's weight with its interval and its runs, on the null band; the heaviest on top."""
+    rows = tuple(row for row in reversed(report.domains) if row.weight is not None)
+    if not rows:
+        return None
+    names, figure = _unique(rows), go.Figure()
+    for weights in report.final.values():
+        here = [row for row in rows if row.domain in weights]
+        figure.add_scatter(
+            x=[weights[row.domain] for row in here],
+            y=[names[row.domain] for row in here],
+            mode="markers",
+            marker={"size": 5, "color": "#858d99", "opacity": 0.6},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    for verdict in dict.fromkeys(row.verdict for row in reversed(rows)):
+        part = [row for row in rows if row.verdict == verdict]
+        figure.add_scatter(x=[row.weight for row in part], y=[names[row.domain] for row in part], name=verdict,
+            mode="markers", marker={"size": 12, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
+            error_x=_errors(part, COLOURS[verdict]), hovertemplate="%{y}: %{x:.2f}<extra></extra>")  # fmt: skip
+    if report.band is not None:
+        figure.add_vrect(x0=report.band.low, x1=report.band.high, fillcolor=_BAND, line_width=0, layer="below")
+        figure.add_annotation(x=(report.band.low + report.band.high) / 2, y=1, yref="paper", yanchor="bottom",
+            text="null band", showarrow=False, font_size=12)  # fmt: skip
+    _layout(figure, 110 + 30 * len(rows))
+    figure.update_yaxes(categoryorder="array", categoryarray=[names[row.domain] for row in rows], showgrid=False)
+    figure.update_xaxes(title_text="domain weight")
+    figure.update_layout(legend_y=-0.01 - 60 / (110 + 30 * len(rows)))
+    return figure
+
+
+def _errors(rows: list[DomainRow], colour: str) -> dict[str, Any]:
+    spans = [(row.weight or 0, row.interval) for row in rows]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [interval.high - weight if interval else 0 for weight, interval in spans],
+        "arrayminus": [weight - interval.low if interval else 0 for weight, interval in spans],
+        "thickness": 2.5,
+        "width": 0,
+        "color": colour,
+    }
+
+
+def _ribbon(figure: go.Figure, curve: Curve, colour: str, **more: Any) -> None:
+    """The area between a curve's lowest and highest."""
+    figure.add_scatter(x=[*curve.steps, *reversed(curve.steps)], y=[*curve.high, *reversed(curve.low)], fill="toself",
+        fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip", **more)  # fmt: skip
+
+
+def _clear(colour: str) -> str:
+    """The colour, nearly transparent."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.14)"
+
+
+def weights(report: Report) -> go.Figure | None:
+    """Weights over lower steps: mean over runs, lowest to highest as a ribbon, and the null band."""
+    if not report.weights:
+        return None
+    figure, rows = go.Figure(), {row.domain: row for row in report.domains}
+    names = _unique(report.domains)
+    if report.band_curve is not None:
+        _ribbon(figure, report.band_curve, _BAND, name="null band", legendgroup="null")
+    ends = []
+    for curve in sorted(report.weights, key=lambda curve: -(curve.values[-1] or 0)):
+        colour = COLOURS[rows[curve.name].verdict]
+        _ribbon(figure, curve, _clear(colour), showlegend=False, legendgroup=curve.name)
+        figure.add_scatter(x=curve.steps, y=curve.values, name=names[curve.name], mode="lines",
+            line={"color": colour, "width": 2}, legendgroup=curve.name,
+            hovertemplate="%{fullData.name}: %{y:.2f} at step %{x}<extra></extra>")  # fmt: skip
+        ends.append((curve.values[-1] or 0.0, names[curve.name], colour))
+    _layout(figure, 480, hovermode="closest")
+    _label_ends(figure, ends, [value for curve in report.weights for value in (*curve.low, *curve.high) if value])
+    figure.update_xaxes(title_text="lower step")
+    figure.update_yaxes(title_text="domain weight")
+    return figure
+
+
+def _label_ends(figure: go.Figure, ends: list[tuple[float, str, str]], values: list[float]) -> None:
+    """A name at the end of each line, heaviest first, pushed apart so that none covers another."""
+    # One label needs about 16 of the 400 pixels that the axis spans.
+    room, above = (max(values) - min(values)) * 16 / 400, float("inf")
+    for value, text, colour in ends:
+        above = min(value, above - room)
+        figure.add_annotation(x=1, xref="paper", xanchor="left", xshift=6, y=above, text=text, showarrow=False,
+            font={"color": colour, "size": 12}, name="end-label")  # fmt: skip
+
+
+def _places(rows: list[DomainRow]) -> dict[str, str]:
+    """Where each point's name stands so that names and points cover one another least, heaviest first."""
+    # Size of the plot in pixels, about; a name is about 6 pixels a letter wide and 14 high.
+    tall, wide, weights = 400, 520, [row.weight or 0 for row in rows]
+    scale = tall / ((max(weights) - min(weights)) or 1)
+    points = {row.domain: ((row.facts.accuracy or 0) * wide, (row.weight or 0) * scale) for row in rows}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.values()]
+    chosen = {}
+    for row in rows:
+        (x, y), width = points[row.domain], 6 * min(len(row.domain), _NAME)
+        boxes = {
+            "middle right": (x + 8, y - 7, x + 8 + width, y + 7),
+            "middle left": (x - 8 - width, y - 7, x - 8, y + 7),
+            "top center": (x - width / 2, y + 8, x + width / 2, y + 22),
+            "bottom center": (x - width / 2, y - 22, x + width / 2, y - 8),
+        }
+        cost = {
+            name: _covered(box, taken) + max(0, box[2] - wide) + max(0, -40 - box[0]) for name, box in boxes.items()
+        }
+        chosen[row.domain] = min(boxes, key=lambda name: cost[name])
+        taken.append(boxes[chosen[row.domain]])
+    return chosen
+
+
+def _covered(box: tuple[float, ...], taken: list[tuple[float, ...]]) -> float:
+    """Area of `box` that others cover."""
+    return sum(
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in taken
+    )
+
+
+def scatter(report: Report) -> go.Figure | None:
+    """Weight against the policy's accuracy: what the weight says beyond how hard a domain is."""
+    rows = [row for row in report.domains if row.weight is not None and row.facts.accuracy is not None]
+    if not rows:
+        return None
+    names, figure, places = _unique(report.domains), go.Figure(), _places(rows)
+    if report.band is not None:
+        figure.add_hrect(y0=report.band.low, y1=report.band.high, fillcolor=_BAND, line_width=0, layer="below")
+    for verdict in dict.fromkeys(row.verdict for row in rows):
+        part = [row for row in rows if row.verdict == verdict]
+        figure.add_scatter(x=[row.facts.accuracy for row in part], y=[row.weight for row in part],
+            text=[names[row.domain] for row in part], name=verdict, mode="markers+text",
+            textposition=[places[row.domain] for row in part],
+            textfont_size=11, cliponaxis=False, error_y=_errors(part, COLOURS[verdict]) | {"thickness": 1.5},
+            marker={"size": 11, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
+            hovertemplate="%{text}: %{x:.0%} right, weight %{y:.2f}<extra></extra>")  # fmt: skip
+    if any(row.too_hard for row in rows):
+        figure.add_vline(x=TOO_HARD, line={"dash": "dot", "width": 1, "color": "#858d99"})
+        figure.add_annotation(x=TOO_HARD, y=0, yref="paper", yanchor="bottom", xanchor="left", text="too hard below",
+            showarrow=False, font_size=11, xshift=3)  # fmt: skip
+    _layout(figure, 480)
+    figure.update_xaxes(title_text="MC accuracy", tickformat=".0%", range=[-0.06, 1])
+    figure.update_yaxes(title_text="domain weight")
+    return figure
+
+
+def losses(report: Report) -> go.Figure | None:
+    """Train loss of each domain, and the meta loss below."""
+    if not report.losses and report.meta_loss is None:
+        return None
+    rows, names = {row.domain: row for row in report.domains}, _unique(report.domains)
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
+    for curve in report.losses:
+        verdict = rows[curve.name].verdict
+        figure.add_scatter(x=curve.steps, y=curve.values, name=names[curve.name], mode="lines", showlegend=False,
+            line={"color": COLOURS[verdict], "width": 1.5}, opacity=0.85, row=1, col=1,
+            hovertemplate="%{fullData.name}: %{y:.3f} at step %{x}<extra></extra>")  # fmt: skip
+    if report.meta_loss is not None:
+        figure.add_scatter(x=report.meta_loss.steps, y=report.meta_loss.values, mode="lines", showlegend=False,
+            line={"color": "#4d9b86", "width": 2}, row=2, col=1,
+            hovertemplate="meta loss: %{y:.3f} at step %{x}<extra></extra>")  # fmt: skip
+    _layout(figure, 480)
+    figure.update_yaxes(title_text="train loss", row=1, col=1)
+    figure.update_yaxes(title_text="meta loss", row=2, col=1)
+    figure.update_xaxes(title_text="lower step", row=2, col=1)
+    return figure
+
+
+def best_of_n(selection: Selection | None) -> go.Figure | None:
+    """Accuracy of every method for each N, with two standard errors."""
+    if selection is None:
+        return None
+    figure = go.Figure()
+    for method, label in figures.METHOD_NAMES.items():
+        scores = [score for size in selection.sizes if (score := selection.find(method, size)) is not None]
+        errors = [2 * (score.standard_error or 0) for score in scores]
+        above = [min(error, 1 - score.accuracy) for error, score in zip(errors, scores, strict=True)]
+        below = [min(error, score.accuracy) for error, score in zip(errors, scores, strict=True)]
+        figure.add_bar(x=[f"N = {score.size}" for score in scores], y=[score.accuracy for score in scores],
+            name=label, marker={"color": _METHODS[method], "pattern": {"shape": _PATTERNS[method], "solidity": 0.25}},
+            error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5, "width": 3},
+            hovertemplate="%{fullData.name}: %{y:.1%}<extra></extra>")  # fmt: skip
+    _layout(figure, 420, barmode="group", bargap=0.25, bargroupgap=0.06)
+    figure.update_yaxes(title_text="problems answered right", tickformat=".0%", range=[0, 1.02])
+    figure.update_xaxes(showgrid=False)
+    return figure

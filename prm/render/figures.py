@@ -1,0 +1,144 @@
+"""Figures as text, the same in every form: a missing one is a dash, never a zero."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from prm.metrics import Interval, PairOrder
+from prm.report import DomainRow, Report
+from prm.select import METHODS, Score, Selection
+
+MISSING = "–"
+METHOD_NAMES = {
+    "prm": "PRM",
+    "majority": "majority vote",
+    "first": "first",
+    "random": "random pick",
+    "oracle": "oracle",
+}
+
+
+# Directions that a text may set for what follows it; they can make a line read as another.
+_STEERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def plain(text: object) -> str:
+    """Text on one line, without characters that could steer a terminal or turn the reading direction around."""
+    line = " ".join(str(text).split())
+    return "".join(
+        "\ufffd" if char in _STEERING or unicodedata.category(char) in ("Cc", "Cs") else char for char in line
+    )
+
+
+def shortened(text: str, limit: int) -> str:
+    """At most `limit` characters, saying how many more there are."""
+    return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit:,} more characters)"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Fixed number of digits."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share in [0, 1] as per cent."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands."""
+    return MISSING if value is None else f"{value:,}"
+
+
+def spread(interval: Interval | None, between: str = " to ") -> str:
+    """Both ends; a dash for a single run, which has no interval."""
+    if interval is None or interval.method == "single":
+        return MISSING
+    return f"{interval.low:.2f}{between}{interval.high:.2f}"
+
+
+def rank(row: DomainRow) -> str:
+    """Rank of the mean weight, and best to worst over runs where they differ."""
+    if row.rank is None:
+        return MISSING
+    return str(row.rank) if row.best_rank == row.worst_rank else f"{row.rank} ({row.best_rank}–{row.worst_rank})"
+
+
+def order(pairs: PairOrder) -> str:
+    """Such as `33 of 35 (94 %)`."""
+    return f"{pairs.right:,} of {pairs.total:,} ({percent(pairs.share)})"
+
+
+def accuracy(score: Score) -> str:
+    """Per cent with its standard error over problems."""
+    error = "" if score.standard_error is None else f" ± {100 * score.standard_error:.1f}"
+    return f"{100 * score.accuracy:.1f}{error}"
+
+
+def gain(score: Score) -> str:
+    """Points above a random pick, with the paired standard error."""
+    error = "" if score.gain_error is None else f" ± {100 * score.gain_error:.1f}"
+    return f"{100 * score.gain:+.1f}{error}"
+
+
+def overall(selection: Selection) -> list[tuple[str, list[Score]]]:
+    """(method, its overall scores by size), with one line for each run below the mean over runs."""
+    lines = []
+    for method in METHODS:
+        runs = (None, *selection.runs) if method == "prm" and len(selection.runs) > 1 else (None,)
+        for run in runs:
+            found = [selection.find(method, size, None, run) for size in selection.sizes]
+            name = METHOD_NAMES[method] if run is None else f"PRM {plain(run)}"
+            mean = " (mean of runs)" if method == "prm" and run is None and len(runs) > 1 else ""
+            lines.append((name + mean, [score for score in found if score is not None]))
+    return lines
+
+
+def by_domain(selection: Selection) -> list[tuple[str, dict[str, Score]]]:
+    """(domain, scores by method) with the most candidates."""
+    size = selection.sizes[-1]
+    domains = sorted({score.domain for score in selection.scores if score.domain is not None and score.size == size})
+    lines = []
+    for domain in domains:
+        found = {method: selection.find(method, size, domain) for method in METHODS}
+        lines.append((domain, {method: score for method, score in found.items() if score is not None}))
+    return lines
+
+
+def selection_sentence(selection: Selection) -> str:
+    """What the PRM gains, in one sentence."""
+    size = selection.sizes[-1]
+    scores = {method: selection.find(method, size) for method in METHODS}
+    prm, chance, vote, ceiling = (scores[name] for name in ("prm", "random", "majority", "oracle"))
+    if prm is None or chance is None or vote is None or ceiling is None:
+        return ""
+    return (
+        f"Best of {size}: the PRM's pick is right in {percent(prm.accuracy, 1)} of {count(prm.problems)} problems, "
+        f"{gain(prm)} points against a random pick; majority vote {percent(vote.accuracy, 1)}, "
+        f"oracle {percent(ceiling.accuracy, 1)}."
+    )
+
+
+def training_sentence(report: Report) -> str:
+    """How many runs and updates, and the null band."""
+    if not report.runs:
+        return ""
+    runs = f"{len(report.runs)} run{'s' * (len(report.runs) > 1)}, {report.updates:,} weight updates each"
+    if report.band is None:
+        return f"{runs}; no null band."
+    band = report.band
+    return (
+        f"{runs}; null band {band.low:.2f} to {band.high:.2f} (central 90 % of {band.weights} weights from {band.runs} "
+        f"run{'s' * (band.runs > 1)} with shuffled meta labels)."
+    )
+
+
+def order_sentence(report: Report) -> str:
+    """How many (bad, clean) pairs are in the right order; empty without planted defects."""
+    if not report.planted:
+        return ""
+    runs = ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in report.planted.items())
+    return (
+        f"Planted defects: {order(report.planted_total)} (bad, clean) domain pairs are in the right order ({runs}); "
+        "domains that are too hard are left out."
+    )

@@ -1,0 +1,151 @@
+"""One HTML page that needs no network: styles, script, charts and images are all inside it.
+
+Every text is escaped by the template; the page's own policy (Content-Security-Policy) forbids it to load anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from prm.render import charts, figures
+from prm.report import Report
+from prm.select import METHODS
+from prm.verdict import VERDICTS
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Longer texts in a chain are cut, and say by how much.
+_LONGEST = 4000
+_SIGNS = {"up": "▲", "down": "▼", "indistinguishable": "●", "unknown": "○"}
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("prm.render")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": figures.number,
+        "percent": figures.percent,
+        "count": figures.count,
+        "spread": figures.spread,
+        "rank": figures.rank,
+        "accuracy": figures.accuracy,
+        "gain": figures.gain,
+        "cut": lambda text: figures.shortened(text, _LONGEST),
+        "sign": lambda verdict: _SIGNS[verdict],
+        "outcome": lambda outcome: {True: "right", False: "wrong", None: "undecided"}[outcome],
+    }
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    """A style or script of ours, as it stands."""
+    environment = _environment()
+    assert environment.loader is not None  # noqa: S101
+    return Markup(environment.loader.get_source(environment, name)[0])  # noqa: S704
+
+
+def embedded(value: Any) -> Markup:
+    """JSON for a script element: no character in it can end the element or start another."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # noqa: S704
+
+
+def _chart(identity: str, figure: go.Figure | None, title: str, text: str, label: str) -> dict[str, Any] | None:
+    if figure is None:
+        return None
+    return {
+        "id": identity,
+        "title": title,
+        "text": text,
+        "label": label,
+        "height": figure.layout.height,
+        "figure": embedded(json.loads(figure.to_json())),
+    }
+
+
+def _weights_label(report: Report) -> str:
+    weighed = [f"{figures.plain(row.domain)} {row.weight:.2f}" for row in report.domains if row.weight is not None]
+    return f"Weights, heaviest first: {', '.join(weighed)}. The table below has the same figures."
+
+
+def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
+    table = "The table of domains has the figures."
+    sentence = figures.selection_sentence(report.selection) if report.selection else ""
+    return {
+        "forest": _chart(
+            "chart-forest",
+            charts.forest(report),
+            "What each domain is worth",
+            "Mean over runs with its interval; small dots are the runs. Inside the band is chance.",
+            _weights_label(report),
+        ),
+        "weights": _chart(
+            "chart-weights",
+            charts.weights(report),
+            "Weights while training",
+            "Line: mean over runs. Ribbon: lowest to highest run. Grey: null band at that step.",
+            f"Domain weights over lower steps, ending at the weights of the table. {table}",
+        ),
+        "scatter": _chart(
+            "chart-scatter",
+            charts.scatter(report),
+            "Weight against difficulty",
+            "MC accuracy is the share of right rollouts. A weight that only followed it would say nothing of the data.",
+            f"Domain weight against the share of right rollouts. {table}",
+        ),
+        "losses": _chart(
+            "chart-losses",
+            charts.losses(report),
+            "Losses",
+            "Train loss of each domain, and below it the loss on the meta set; means over runs.",
+            f"Train loss by domain and meta loss over lower steps. {table}",
+        ),
+        "best": _chart(
+            "chart-best",
+            charts.best_of_n(report.selection),
+            "Share of problems answered right",
+            "Mean over all subsets of N rollouts of each problem; bars show two standard errors over problems.",
+            f"{sentence} The table below has the figures.",
+        ),
+    }
+
+
+def render(report: Report, theme: str = "auto") -> str:
+    """The page; `theme` is "auto", "light" or "dark"."""
+    counts = Counter(row.verdict for row in report.domains)
+    selection = report.selection
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            theme=theme,
+            verdicts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
+            charts=_charts(report),
+            plotly=Markup(get_plotlyjs()),  # noqa: S704
+            style=_asset("page.css"),
+            script=_asset("page.js"),
+            training_sentence=figures.training_sentence(report),
+            order_sentence=figures.order_sentence(report),
+            selection_sentence=figures.selection_sentence(selection) if selection else "",
+            best={method: selection.find(method, selection.sizes[-1]) for method in METHODS} if selection else {},
+            overall=figures.overall(selection) if selection else [],
+            by_domain=figures.by_domain(selection) if selection else [],
+            methods=[(method, figures.METHOD_NAMES[method]) for method in METHODS],
+            chain_domains=sorted({chain.domain for chain in report.chains}),
+            missing=figures.MISSING,
+        )
+    )

@@ -1,0 +1,100 @@
+"""The report and best-of-N for a terminal, by rich; fits 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from prm.render import figures
+from prm.render.figures import MISSING, plain, shortened
+from prm.report import DomainRow, Report
+from prm.select import METHODS, Selection
+from prm.verdict import DOWN, UP
+
+Justify = Literal["left", "right"]
+_COLUMNS: tuple[tuple[str, Justify], ...] = (
+    ("domain", "left"),
+    ("weight  interval", "right"),
+    ("verdict", "left"),
+    ("rank", "right"),
+    ("problems", "right"),
+    ("right", "right"),
+    ("known", "left"),
+)
+_STYLES = {UP: "bold blue", DOWN: "bold yellow"}
+
+
+def _table(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    for place, (name, justify) in enumerate(columns):
+        # Figures are never cut: only the first column, a name, gives way.
+        widest = None if place else 19
+        table.add_column(name, justify=justify, no_wrap=True, min_width=None if place else 8, max_width=widest)
+    return table
+
+
+def _fill(table: Table, rows: Iterable[Sequence[Text]]) -> Table:
+    """Add rows; figures keep the width that they need."""
+    for cells in rows:
+        table.add_row(*cells)
+        for column, cell in list(zip(table.columns, cells, strict=True))[1:]:
+            column.min_width = max(column.min_width or 0, cell.cell_len, len(str(column.header)))
+    return table
+
+
+def _domain_cells(row: DomainRow) -> list[Text]:
+    interval = figures.spread(row.interval, "–")
+    weight = figures.number(row.weight) + ("" if interval == MISSING else f"  {interval}")
+    facts = row.facts
+    mark = ", ".join(facts.planted) or ("too hard" if row.too_hard else "")
+    return [
+        Text(plain(row.domain)),
+        Text(weight),
+        Text(row.verdict, style=_STYLES.get(row.verdict, "")),
+        Text(figures.rank(row)),
+        Text(figures.count(facts.problems)),
+        Text(figures.percent(facts.accuracy)),
+        Text(plain(mark)),
+    ]
+
+
+def render(report: Report) -> Group:
+    """The dataset-quality table, a sentence for each domain, best-of-N, and the notes."""
+    table = _fill(_table("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
+    parts: list[RenderableType] = [table, Text()]
+    parts += [Text(line) for line in (figures.training_sentence(report), figures.order_sentence(report)) if line]
+    parts.append(Text())
+    for row in report.domains:
+        parts.append(Text.assemble((shortened(plain(row.domain), 60), "bold"), f": {row.explanation}"))
+    if report.selection is not None:
+        parts += [Text(), render_selection(report.selection)]
+    if report.notes:
+        parts.append(Text())
+        parts += [Text(f"Note: {plain(note)}") for note in report.notes]
+    return Group(*parts)
+
+
+def render_selection(selection: Selection) -> Group:
+    """Accuracy of every method and size, then every domain with the most candidates."""
+    numbers: list[tuple[str, Justify]] = [(f"N = {size}", "right") for size in selection.sizes]
+    table = _table("Best of N, % right ± standard error", [("pick", "left"), *numbers, ("gain over random", "right")])
+    for name, scores in figures.overall(selection):
+        cells = [name, *(figures.accuracy(score) for score in scores), figures.gain(scores[-1])]
+        _fill(table, [[Text(cell) for cell in cells]])
+    size = selection.sizes[-1]
+    methods: list[tuple[str, Justify]] = [(figures.METHOD_NAMES[method], "right") for method in METHODS]
+    domains = _table(f"By domain, N = {size}", [("domain", "left"), *methods, ("problems", "right")])
+    for domain, found in figures.by_domain(selection):
+        cells = [figures.percent(found[method].accuracy, 1) if method in found else MISSING for method in METHODS]
+        _fill(domains, [[Text(cell) for cell in (plain(domain), *cells, str(found["random"].problems))]])
+    missing = sum(selection.missing.values())
+    lines = [Text(figures.selection_sentence(selection))]
+    if missing:
+        lines.append(Text(f"{missing:,} rollout scores are missing over {len(selection.runs)} runs; they rank last."))
+    return Group(table, Text(), *lines, Text(), domains)

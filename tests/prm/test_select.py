@@ -1,0 +1,222 @@
+"""Best-of-N: known truth by hand and by counting all subsets, and what must hold for any candidates."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_testbed import rollout_row, score_row
+
+from curate.errors import UserError
+from curate.schema import ROLLOUTS, STEP_SCORES
+from curate.seeds import digest
+from curate.store import Workspace
+from prm import select
+from prm.candidates import Candidate, best, by_vote, expected, first, majority
+from prm.stages import SelectConfig
+
+
+def candidate(index, answer="1", outcome=True, logit=None):
+    return Candidate(index, answer, outcome, {"r": logit})
+
+
+@st.composite
+def problems(draw, unique=False, decided=False):
+    count = draw(st.integers(1, 6))
+    logits = draw(
+        st.lists(
+            st.floats(-5, 5) if unique else st.one_of(st.none(), st.integers(-2, 2).map(float)),
+            min_size=count,
+            max_size=count,
+            unique=unique,
+        )
+    )
+    answers = st.sampled_from(["1", "2", "3"] if decided else [None, "1", "2", "3"])
+    found = []
+    for index in range(count):
+        answer = draw(answers)
+        # The gold answer is 1; an answer may be undecided, no answer always is.
+        known = decided or (answer is not None and draw(st.booleans()))
+        found.append(candidate(index, answer, answer == "1" if known else None, logits[index]))
+    return found
+
+
+@given(problems())
+def test_expectations_are_those_of_counting_every_subset(found):
+    for size in range(1, len(found) + 1):
+        subsets = [list(chosen) for chosen in combinations(found, size)]
+        accuracy = expected(found, ["r"], size, 0)
+        picks = {"prm r": lambda part: best(part, "r"), "first": first, "majority": majority}
+        for method, pick in picks.items():
+            hits = sum(part[pick(part)].outcome is True for part in subsets)
+            assert accuracy[method] == pytest.approx(hits / len(subsets)), method
+        assert accuracy["oracle"] == pytest.approx(
+            sum(any(one.outcome for one in part) for part in subsets) / len(subsets)
+        )
+        mean = sum(sum(one.outcome is True for one in part) / size for part in subsets) / len(subsets)
+        assert accuracy["random"] == pytest.approx(mean)
+
+
+@given(problems())
+def test_nothing_beats_the_oracle_and_one_candidate_leaves_no_choice(found):
+    for size in range(1, len(found) + 1):
+        accuracy = expected(found, ["r"], size, 0)
+        assert all(accuracy["oracle"] >= value - 1e-12 for value in accuracy.values())
+    assert len({round(value, 12) for value in expected(found, ["r"], 1, 0).values()}) == 1
+
+
+@given(problems(unique=True), st.randoms(use_true_random=False))
+def test_order_of_candidates_does_not_matter_to_the_prm(found, rng):
+    mixed = found[:]
+    rng.shuffle(mixed)
+    assert mixed[best(mixed, "r")] == found[best(found, "r")]
+
+
+@given(problems(decided=True), st.permutations(["1", "2", "3"]))
+def test_majority_does_not_care_what_answers_are_called(found, names):
+    renamed = [Candidate(one.sample_index, names[int(one.answer) - 1], one.outcome, one.logits) for one in found]
+    assert majority(renamed) == majority(found)
+
+
+@given(problems(), st.randoms(use_true_random=False))
+def test_majority_ignores_the_order_and_the_scores(found, rng):
+    mixed = [Candidate(one.sample_index, one.answer, one.outcome, {"r": rng.random()}) for one in found]
+    rng.shuffle(mixed)
+    assert mixed[majority(mixed)].sample_index == found[majority(found)].sample_index
+
+
+def test_ties_go_to_the_lowest_sample_index():
+    tied = [candidate(3, "2", False, 1.0), candidate(1, "1", True, 1.0), candidate(2, "2", False, 0.0)]
+    assert best(tied, "r") == 1
+    assert first(tied) == 1
+    # Two votes for 2 win against one for 1; of the two, index 2 comes before 3.
+    assert majority(tied) == 2
+    assert majority([candidate(5, "2", False), candidate(4, "1", True)]) == 1
+
+
+def test_no_answer_never_outvotes_an_answer():
+    found = [candidate(0, None, None), candidate(1, None, None), candidate(2, "?", None), candidate(3, "1", True)]
+    assert majority(found) == 3
+    assert majority(found[:3]) == 0
+
+
+def test_votes_are_equal_but_for_case_and_spaces():
+    found = [candidate(0, "blue", False), candidate(1, " Red  bar", True), candidate(2, "red bar ", True)]
+    assert majority(found) == 1
+
+
+def test_missing_scores_rank_last():
+    found = [candidate(0, logit=None), candidate(1, logit=-50.0), candidate(2, logit=None)]
+    assert best(found, "r") == 1
+    assert best([found[0], found[2]], "r") == 0
+
+
+def test_votes_over_many_candidates_are_drawn_and_repeatable():
+    found = [candidate(index, "1" if index % 3 else "2", bool(index % 3)) for index in range(24)]
+    share = by_vote(found, 5, 7)
+    assert share == by_vote(found, 5, 7)
+    # Majority of 5 of 16 right and 8 wrong, hypergeometric: about 0.80.
+    assert share == pytest.approx(0.80, abs=0.05)
+
+
+# Three problems of four rollouts; right answers and scores by hand. The PRM finds the right one of `p0` and `p1`.
+OUTCOMES = {"p0": [False, True, False, False], "p1": [True, True, False, None], "p2": [False] * 4}
+LOGITS = {"p0": [0.1, 0.9, 0.2, 0.3], "p1": [0.2, 0.8, 0.6, 0.5], "p2": [0.5, 0.5, 0.5, 0.5]}
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    made, rng, rollouts, scores = Workspace.open(tmp_path / "w"), random.Random(1), [], []
+    for number, (problem, outcomes) in enumerate(OUTCOMES.items()):
+        for sample, outcome in enumerate(outcomes):
+            domain = "a" if number < 2 else "b"
+            row = rollout_row(digest(problem), domain, "test", sample, "7", outcome, rng)
+            # Wrong answers differ, so that no vote gathers behind them.
+            row["answer"] = "7" if outcome else (None if outcome is None else f"wrong {sample}")
+            rollouts.append(row)
+            for run, sign in (("seed-0", 1), ("seed-1", -1)):
+                score = 0.5 + sign * (LOGITS[problem][sample] - 0.5) * 0.9
+                scores += [score_row(run, row, step, score) for step in range(4)]
+    made.partition(ROLLOUTS).commit_all(rollouts)
+    made.partition(STEP_SCORES).commit_all(scores)
+    return made
+
+
+def test_selection_by_hand(workspace):
+    found = select.run(workspace, SelectConfig())
+    assert (found.problems, found.rollouts, found.undecided, found.sizes) == (3, 12, 1, (1, 2, 4))
+    four = {method: found.find(method, 4).accuracy for method in select.METHODS}
+    assert four["random"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
+    assert four["first"] == pytest.approx(1 / 3)
+    # p0: four different answers, the first wins and is wrong; p1: two votes for the right one.
+    assert four["majority"] == pytest.approx(1 / 3)
+    assert four["oracle"] == pytest.approx(2 / 3)
+    assert found.find("prm", 4, run="seed-0").accuracy == pytest.approx(2 / 3)
+    # The other run turns the order around: p0 and p1 pick sample 0, wrong and right.
+    assert found.find("prm", 4, run="seed-1").accuracy == pytest.approx(1 / 3)
+    assert four["prm"] == pytest.approx(1 / 2)
+    gain = found.find("prm", 4, run="seed-0")
+    assert gain.gain == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    spread = [3 / 4, 1 / 2, 0.0]
+    mean = sum(spread) / 3
+    assert gain.gain_error == pytest.approx((sum((x - mean) ** 2 for x in spread) / 2 / 3) ** 0.5)
+    assert found.find("prm", 4, "b", "seed-0").accuracy == 0
+    assert found.find("random", 4, "a").problems == 2
+    assert found.missing == {"seed-0": 0, "seed-1": 0}
+
+
+def test_a_step_without_score_makes_a_rollout_rank_last(tmp_path, workspace):
+    row = workspace.read(ROLLOUTS).to_pylist()[0]
+    partition = workspace.partition(STEP_SCORES)
+    rows = partition.read().to_pylist()
+    winner = digest("p0") + "-001"
+    partition.clear()
+    for one in rows:
+        if one["rollout_id"] == winner and one["step_index"] == 2:
+            one["score"] = None
+    partition.commit_all(rows)
+    found = select.run(workspace, SelectConfig())
+    assert found.missing == {"seed-0": 1, "seed-1": 1}
+    pick = next(one for one in found.picks if one.rollout_id == winner and one.run == "seed-0")
+    assert (pick.score, pick.rank, pick.picked_by) == (None, 4, ())
+    assert found.find("prm", 4, run="seed-0").accuracy == pytest.approx(1 / 3)
+    assert row["rollout_id"]
+
+
+def test_picks_and_json(workspace):
+    found = select.run(workspace, SelectConfig(sizes=(4,)))
+    rows = [row for row in found.pick_rows() if row["run"] == "seed-0" and row["problem_id"] == digest("p1")]
+    assert [(row["sample_index"], row["rank"], row["picked_by"]) for row in rows] == [
+        (0, 4, ["majority", "first"]),
+        (1, 1, ["prm"]),
+        (2, 2, []),
+        (3, 3, []),
+    ]
+    assert rows[1]["score"] == pytest.approx(0.5 + 0.3 * 0.9)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["schema"] == "curate-prm/selection/1"
+    assert len(plain["scores"]) == 3 * (4 + 3)
+    assert plain["calibration"][0]["rollouts"] == 11
+
+
+@pytest.mark.parametrize("name", ["mean-log-odds", "sum-log-odds", "mean", "min", "last", "product"])
+def test_every_aggregation_ranks_equal_steps_alike(workspace, name):
+    found = select.run(workspace, SelectConfig(aggregation=name, sizes=(4,)))
+    assert found.find("prm", 4, run="seed-0").accuracy == pytest.approx(2 / 3)
+
+
+def test_user_mistakes_say_the_cure(tmp_path, workspace):
+    empty = Workspace.open(tmp_path / "empty")
+    with pytest.raises(UserError, match="role test"):
+        select.run(empty, SelectConfig())
+    with pytest.raises(UserError, match="no aggregation"):
+        select.run(workspace, SelectConfig(aggregation="meen"))
+    with pytest.raises(UserError, match="lower"):
+        select.run(workspace, SelectConfig(sizes=(64,)))
+    workspace.partition(STEP_SCORES).clear()
+    with pytest.raises(UserError, match="prm score"):
+        select.run(workspace, SelectConfig())
