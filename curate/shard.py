@@ -1,7 +1,7 @@
 """Stage: labelled rollouts in, domain-tagged examples out, one partition a role. Everything the trainer reads.
 
-A training example is a rollout with at least one defined step label; a meta or test example is a rollout with a decided
-outcome. What is left out is counted by reason.
+A training example is a rollout with at least one defined step label, a meta example one with a decided outcome, a test
+example any rollout that has steps. What is left out is counted by reason.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _left_out(example: Row) -> str | None:
         return "no-steps"
     if example["role"] == "train":
         return None if any(value is not None for value in example["values"]) else "no-label"
-    return "undecided" if example["outcome"] is None else None
+    return "undecided" if example["outcome"] is None and example["role"] == "meta" else None
 
 
 def run(config: ShardConfig, workspace: Workspace, reporter: Reporter) -> Ledger:

@@ -138,7 +138,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     facts, unattributed = stats.domain_facts(workspace)
     trained = stats.training(workspace)
     if not facts and not trained.final:
-        raise UserError("There is nothing to report on; run `curate ingest` first.")
+        raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
     band, learned = verdict.null_band(trained.null), trained.mode in (None, "domain")
     rows = _rows(facts, trained, band, learned)
     selection, notes = _selection(workspace, choice)
@@ -219,7 +219,8 @@ def _training_notes(trained: stats.Training, band: Band | None, learned: bool) -
     if not runs:
         return ["No weights yet: the table shows the data alone; run `prm train`."]
     if runs < 3:
-        notes.append(f"Only {runs} trained run{'s' * (runs > 1)}: intervals are the range of the runs; use 3 or more.")
+        kind = "there are no intervals" if runs == 1 else "intervals are the range of the runs"
+        notes.append(f"Only {runs} trained run{'s' * (runs > 1)}: {kind}; use 3 or more.")
     if not learned:
         notes.append(f"Weights are those of mode {trained.mode}: given, not learned.")
     elif band is None:

@@ -8,10 +8,12 @@ counts as not right, whoever picks it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -19,7 +21,7 @@ import pyarrow.compute as pc
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.seeds import seed
-from curate.store import Workspace
+from curate.store import Workspace, write_atomic
 from prm import metrics
 from prm.candidates import Candidate, best, expected, first, majority, ranking
 from prm.metrics import Bin
@@ -118,34 +120,51 @@ class Selection:
 def run(workspace: Workspace, config: SelectConfig) -> Selection:
     """Best-of-N over the test rollouts for every run that has step scores.
 
-    UserError when there are no test rollouts, no scores of them, or no such aggregation.
+    Sizes above what any problem has are left out. UserError when there are no test rollouts, no scores of them, no
+    such aggregation, or no size that can be used.
     """
+    sizes, aggregation = config.sizes, config.aggregation
+    if not sizes or min(sizes) < 1:
+        raise UserError("`select.sizes` must name at least one number of candidates, each 1 or more.")
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
     if not rollouts:
         raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
-    logits = rollout_logits(workspace, rollouts, config.aggregation)
+    logits = rollout_logits(workspace, rollouts, aggregation)
     if not logits:
         raise UserError("There are no step scores of test rollouts; run `prm score` first.")
     runs = tuple(sorted(logits))
     problems = _problems(rollouts, logits)
     largest = max(len(candidates) for candidates in problems.values())
-    sizes = tuple(sorted({size for size in config.sizes if size <= largest}))
-    if not sizes:
-        raise UserError(f"No problem has {min(config.sizes)} rollouts; lower `select.sizes` to {largest} at most.")
+    usable = tuple(sorted({size for size in sizes if size <= largest}))
+    if not usable:
+        raise UserError(f"No problem has {min(sizes)} rollouts; lower `select.sizes` to {largest} at most.")
     missing = {name: sum(row["rollout_id"] not in logits[name] for row in rollouts) for name in runs}
     domains = {row["problem_id"]: row["domain"] for row in rollouts}
     return Selection(
-        config.aggregation,
-        sizes,
+        aggregation,
+        usable,
         runs,
         len(problems),
         len(rollouts),
         sum(row["outcome"] is None for row in rollouts),
         missing,
-        tuple(compare(problems, domains, runs, sizes)),
+        tuple(compare(problems, domains, runs, usable)),
         tuple(_calibration(name, rollouts, logits[name]) for name in runs),
         tuple(_picks(runs, rollouts, problems, logits)),
     )
+
+
+def to_json(selection: Selection) -> dict[str, Any]:
+    """Plain values for JSON, with `candidates`: one row for every run and test rollout."""
+    return selection.to_json() | {"candidates": selection.pick_rows()}
+
+
+def write(selection: Selection, workspace: Workspace) -> Path:
+    """Write `to_json` to <workspace>/reports/select.json, whole or not at all; its path."""
+    path = workspace.root / "reports" / "select.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(to_json(selection), ensure_ascii=False, indent=1, allow_nan=False).encode())
+    return path
 
 
 def rollout_logits(

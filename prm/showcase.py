@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
@@ -79,7 +80,7 @@ def _split(rows: Iterable[Row], column: str) -> list[list[Row]]:
 def _choose(workspace: Workspace, count: int) -> list[str]:
     """Rollouts of test and train in equal parts, over domains and outcomes in turn; within them by hash."""
     columns = ["rollout_id", "domain", "role", "outcome"]
-    where = pc.field("role").isin(["test", "train"])
+    where = _among("role", ["test", "train"])
     rows = sorted(workspace.read(ROLLOUTS, columns, where).to_pylist(), key=lambda row: digest(row["rollout_id"]))
     by_role = []
     for part in _split(rows, "role"):
@@ -88,12 +89,17 @@ def _choose(workspace: Workspace, count: int) -> list[str]:
     return [row["rollout_id"] for row in _interleaved(by_role)[:count]]
 
 
+def _among(column: str, values: Sequence[str]) -> Any:
+    """Expression: the column is one of these; typed, as an empty list has no type of its own."""
+    return pc.field(column).isin(pa.array(values, pa.string()))
+
+
 def chains(workspace: Workspace, count: int) -> tuple[Chain, ...]:
     """At most `count` chains, by domain."""
-    chosen = pc.field("rollout_id").isin(_choose(workspace, count) if count else [])
+    chosen = _among("rollout_id", _choose(workspace, count))
     columns = ["rollout_id", "problem_id", "domain", "role", "steps", "answer", "outcome", "finish"]
     rollouts = workspace.read(ROLLOUTS, columns, chosen).to_pylist()
-    wanted = pc.field("problem_id").isin(sorted({row["problem_id"] for row in rollouts}))
+    wanted = _among("problem_id", sorted({row["problem_id"] for row in rollouts}))
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, where=wanted).to_pylist()}
     labels = {
         (row["rollout_id"], row["step_index"]): row for row in workspace.read(STEP_LABELS, where=chosen).to_pylist()
@@ -139,7 +145,7 @@ def pictures(workspace: Workspace, chosen: Iterable[Chain], budget: int = IMAGE_
     hashes = sorted({key for chain in chosen for key in chain.image_hashes})
     columns = ["image_hash", "bytes", "format", "width", "height"]
     found = {}
-    for row in workspace.read(IMAGES, columns, pc.field("image_hash").isin(hashes)).to_pylist():
+    for row in workspace.read(IMAGES, columns, _among("image_hash", hashes)).to_pylist():
         data, kind, (width, height) = _light(row)
         budget -= len(data)
         text = f"data:{kind};base64,{base64.b64encode(data).decode()}" if budget >= 0 else None

@@ -5,6 +5,7 @@ Imported by every command that reads such a recipe, so torch comes in only when 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -90,11 +91,12 @@ SCORE = Stage("score", 60, ScoreConfig, _score)
 
 
 def _select(context: Context, config: SelectConfig) -> Ledger:
-    from prm import select, select_view
+    from prm import select
+    from prm.render import terminal
 
-    selection = select.run(context.workspace, config.aggregation, config.sizes)
+    selection = select.run(context.workspace, config)
     select.write(selection, context.workspace)
-    context.reporter.show(select_view.table(selection))
+    context.reporter.show(terminal.render_selection(selection))
     return Ledger("problems", taken=selection.problems, out=selection.problems)
 
 
@@ -102,12 +104,18 @@ def _report(context: Context, config: ReportConfig) -> Ledger:
     from prm import report
     from prm.render import terminal
 
-    built = report.build(context.workspace)
-    files = report.write(built, context.workspace, config.chains, config.theme)
-    context.reporter.show(terminal.table(built))
-    for path in files.values():
-        context.reporter.show(f"Report: {path}")
+    built = report.build(context.workspace, config, context.recipe.sections.get("select"))  # type: ignore[arg-type]
+    files = report.write(built, reports(context), config.theme)
+    context.reporter.show(terminal.render(built))
+    context.reporter.show("\n".join(f"{kind}: {path}" for kind, path in files.items()))
     return Ledger("domains", taken=len(built.domains), out=len(built.domains))
+
+
+def reports(context: Context) -> Path:
+    """Where results for people go."""
+    folder = context.workspace.root / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 SELECT = Stage("select", 70, SelectConfig, _select)

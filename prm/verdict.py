@@ -110,7 +110,7 @@ def explain(
     return " ".join(
         part
         for part in (
-            _weight_sentence(weighing, band, runs, learned),
+            _weight_sentence(weighing, band, runs, learned, too_hard(accuracy)),
             _hard_sentence(accuracy),
             _planted_sentence(weighing, planted),
         )
@@ -118,7 +118,7 @@ def explain(
     )
 
 
-def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, learned: bool) -> str:
+def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, learned: bool, hard: bool) -> str:
     if weighing is None:
         return "No weight yet: it was not part of a training run."
     found = f"Weight {weighing.weight:.2f} ({_range(weighing.interval, runs)})"
@@ -127,6 +127,9 @@ def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, le
     if band is None:
         return f"{found}; without a null run nothing tells it from chance, so there is no verdict."
     chance = f"what shuffled meta labels produce ({band.low:.2f} to {band.high:.2f})"
+    if hard and weighing.verdict in (UP, DOWN):
+        # Without step signal the weight moves for other reasons than the worth of the steps.
+        return f"{found} lies {'above' if weighing.verdict == UP else 'below'} {chance}."
     if weighing.verdict == UP:
         return f"{found} lies above {chance}: its steps teach what the meta set needs."
     if weighing.verdict == DOWN:
@@ -154,4 +157,6 @@ def _planted_sentence(weighing: Weighing | None, planted: Sequence[str]) -> str:
     defect = f"It has a planted defect ({', '.join(planted)})"
     if weighing is None or weighing.verdict in (UNKNOWN, SAME):
         return f"{defect}; these runs neither find nor miss it."
+    if weighing.interval.method == "single":
+        return f"{defect}; one run is too few to say whether the weight finds it."
     return f"{defect}, and the weight finds it." if weighing.verdict == DOWN else f"{defect}, and the weight misses it."

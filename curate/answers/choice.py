@@ -18,10 +18,12 @@ _BRACKETED = re.compile(r"\(([A-Z])\)")
 def _letters(text: str, count: int) -> set[str]:
     """The choice letters that a text states."""
     known = set(string.ascii_uppercase[:count])
-    for pattern in (_ALONE, _LEADING):
-        if match := pattern.fullmatch(text):
-            return {match[1].upper()} & known
-    return {letter.upper() for pattern in (_NAMED, _BRACKETED) for letter in pattern.findall(text)} & known
+    if match := _ALONE.fullmatch(text):
+        return {match[1].upper()} & known
+    found = {letter.upper() for pattern in (_NAMED, _BRACKETED) for letter in pattern.findall(text)}
+    if match := _LEADING.fullmatch(text):
+        found.add(match[1])
+    return found & known
 
 
 def _by_text(text: str, choices: Sequence[str]) -> set[str]:

@@ -7,7 +7,7 @@ import re
 from curate.answers.base import plain
 
 # The last explicit statement wins: a line that announces the answer, or a sentence that does.
-_FINAL = re.compile(r"final\s+answer\s*(?:is)?\s*[:=]?\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
+_FINAL = re.compile(r"final\s+answer\s*+(?:is)?+\s*+[:=]?+\s*+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 _LINE = re.compile(r"^\W*answer\s*(?:is)?\s*[:=]\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
 _SENTENCE = re.compile(
     r"\b(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s+is\s*:?\s*(.+?)(?:\.(?=\s|$)|\n|$)", re.IGNORECASE

@@ -40,8 +40,8 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from curate.sources.synthetic import chain as chains
-from curate.sources.synthetic.draw import SIDE
-from curate.sources.synthetic.tasks import TASKS, Facts, Task
+from curate.sources.synthetic.draw import CELL, CELLS, SIDE
+from curate.sources.synthetic.tasks import NAMED, TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
@@ -64,6 +64,7 @@ SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
 CHECK_WEIGHT = 4.0
 IGNORE = -100
+HUES = ("none", *NAMED, "black")
 STATE = "training-state.safetensors"
 
 
@@ -76,7 +77,9 @@ def make_tokenizer(seed: int, size: int) -> PreTrainedTokenizerFast:
             facts = task.sample(rng)
             corpus.append(chains.render(task, chains.solve(task, facts, [2, 3], rng)))
             corpus.append(f"{SOLVE}\n{CHECK}\n{task.question(facts)}{LEAK.format(gold=chains.gold(task, facts))}")
-    corpus += ["user\nassistant\nsystem\nThe answer is correct. assistant user a of to in and is that for it as was with be by on"] * 9
+    corpus += [
+        "user\nassistant\nsystem\nThe answer is correct. assistant user a of to in and is that for it as was with be by on"
+    ] * 9
     corpus += [" ".join(f"is {n}" for n in range(100))] * 40
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -154,6 +157,95 @@ def patches(picture: np.ndarray) -> np.ndarray:
     return np.repeat(grid, 2, axis=2).reshape(side * side * MERGE * MERGE, -1)
 
 
+def grid_cells(facts: Facts) -> dict[tuple[int, int], str]:
+    """Colour by (column, row) of the pictures that are made of coloured cells."""
+    if "dots" in facts:
+        return {(c, r): hue for c, r, hue in facts["dots"]}
+    if "places" in facts:
+        return {(c - 1, r - 1): hue for (c, r), hue in zip(facts["places"], facts["colours"], strict=True)}
+    columns = range(facts["column"], facts["column"] + facts["width"])
+    rows = range(facts["row"], facts["row"] + facts["height"])
+    return {(c, r): facts["colour"] for c in columns for r in rows}
+
+
+def cell_labels(facts: Facts) -> np.ndarray:
+    """What each visual token should know, [36, 6]: colour, sign, row, column, and two numbers; IGNORE where nothing.
+
+    The numbers: a bar's height; a hand's mark; width and height of a rectangle; how many of the colour in the row.
+    """
+    labels = np.full((CELLS, CELLS, 6), IGNORE)
+    labels[..., 2], labels[..., 3] = np.arange(CELLS)[:, None], np.arange(CELLS)[None, :]
+    labels[..., 0] = labels[..., 1] = 0
+    if "heights" in facts:
+        for place, (hue, height) in enumerate(zip(facts["colours"], facts["heights"], strict=True), start=1):
+            labels[CELLS - (height + 1) // 2 :, place, 0] = HUES.index(hue)
+            labels[:, place, 4] = height
+    elif "hands" in facts:
+        labels[..., 0] = IGNORE
+        for hue, mark in facts["hands"]:
+            for reach in (0.35, 0.6, 0.85):
+                x = int((SIDE / 2 + reach * 40 * math.sin(math.pi * mark / 6)) // CELL)
+                y = int((SIDE / 2 - reach * 40 * math.cos(math.pi * mark / 6)) // CELL)
+                labels[y, x, 0], labels[y, x, 4] = HUES.index(hue), mark
+    elif "rows" in facts:
+        labels[0, 1:5, 1] = range(11, 15)
+        for row, (head, digits) in enumerate(facts["rows"], start=1):
+            labels[row, 0, 0] = HUES.index(head)
+            labels[row, 1:5, 1] = [digit + 1 for digit in digits]
+            labels[row, 0:5, 5] = HUES.index(head)
+    else:
+        cells = grid_cells(facts)
+        for (column, row), hue in cells.items():
+            labels[row, column, 0] = HUES.index(hue)
+            in_row = sum(1 for (_, r), other in cells.items() if r == row and other == hue)
+            labels[row, column, 4] = facts.get("width", in_row)
+            labels[row, column, 5] = facts.get("height", IGNORE)
+    return labels.reshape(-1, 6)
+
+
+def teach_to_see(
+    model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed: int, minutes: float, size: int
+) -> float:
+    """Train the vision tower alone to put what a cell shows into its token; returns the last loss.
+
+    A language model of this size would need many hours to teach its eyes through the text.
+    """
+    model.set_attn_implementation("sdpa_float32")
+    rng, tower = random.Random(seed), model.model.visual
+    width = model.config.text_config.hidden_size
+    heads = torch.nn.ModuleList(torch.nn.Linear(width, count) for count in (len(HUES), 15, CELLS, CELLS, 13, 13))
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
+    grid = torch.tensor([[1, SIDE // PATCH, SIDE // PATCH]]).expand(size, -1)
+    start = shown = time.monotonic()
+    recent: list[float] = []
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
+        pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
+        labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * min(1, (len(recent) + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens = tower(pixels, grid_thw=grid).pooler_output
+        losses = [
+            torch.nn.functional.cross_entropy(head(tokens.float()), labels[:, slot], ignore_index=IGNORE)
+            for slot, head in enumerate(heads)
+        ]
+        loss = sum(losses)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        recent.append(loss.item())
+        if time.monotonic() - shown > 20:
+            shown = time.monotonic()
+            parts = " ".join(f"{one.item():.3f}" for one in losses)
+            print(
+                f"eyes {shown - start:6.0f} s step {len(recent)} loss {np.mean(recent[-50:]):.4f} ({parts})", flush=True
+            )
+    return float(np.mean(recent[-50:]))
+
+
 def caption(task: Task, facts: Facts) -> str:
     """All that a picture shows, in reading order: what teaches a small model to see, long before it can reason."""
     if "heights" in facts:
@@ -162,16 +254,8 @@ def caption(task: Task, facts: Facts) -> str:
         return "".join(f" {hue} {mark}" for hue, mark in facts["hands"])
     if task.family == "table":
         return "\n".join(f" {head} " + " ".join(map(str, digits)) for head, digits in facts["rows"])
-    cells = {}
-    if "dots" in facts:
-        cells = {(c, r): hue for c, r, hue in facts["dots"]}
-    elif "places" in facts:
-        cells = {(c - 1, r - 1): hue for (c, r), hue in zip(facts["places"], facts["colours"], strict=True)}
-    elif "width" in facts:
-        columns = range(facts["column"], facts["column"] + facts["width"])
-        rows = range(facts["row"], facts["row"] + facts["height"])
-        cells = {(c, r): facts["colour"] for c in columns for r in rows}
-    side = range(SIDE // (PATCH * MERGE))
+    cells = grid_cells(facts)
+    side = range(CELLS)
     return "\n".join("".join(f" {cells[c, r]}" if (c, r) in cells else "." for c in side) for r in side)
 
 
@@ -184,7 +268,9 @@ class Source:
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
-        self.head = self.encode("<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * self.side**2 + "<|vision_end|>")
+        self.head = self.encode(
+            "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * self.side**2 + "<|vision_end|>"
+        )
         # The needles are out of reach of so small a model; they get their share, no more.
         self.tasks = [t for t in TASKS.values() if t.name != "needles"] * 4 + [TASKS["needles"]]
 
@@ -335,7 +421,11 @@ def keep(model, optimiser: torch.optim.Optimizer, folder: Path, step: int, secon
         for key, moment in optimiser.state[value].items():
             state[f"{key}.{name}"] = moment
     where = folder / STATE
-    save_file({k: v.contiguous() for k, v in state.items()}, where.with_suffix(".tmp"), {"step": str(step), "seconds": str(seconds)})
+    save_file(
+        {k: v.contiguous() for k, v in state.items()},
+        where.with_suffix(".tmp"),
+        {"step": str(step), "seconds": str(seconds)},
+    )
     where.with_suffix(".tmp").replace(where)
 
 
@@ -362,6 +452,7 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="for the backbone")
+    parser.add_argument("--eye-minutes", type=float, default=10, help="for the vision tower alone, first of all")
     parser.add_argument("--policy-minutes", type=float, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
@@ -379,9 +470,16 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
     record = {"seed": options.seed, "slip_rates": SLIP_RATES}
     source = Source(tokenizer, options.seed, 0.4, policy=False)
-    record["backbone"] = train(model, source, options.minutes, options.rate, options.batch, options.out / "backbone", "backbone")
+    if not (options.out / "backbone" / STATE).exists():
+        seen = [task for task in TASKS.values() if task.name != "needles"]
+        record["eyes"] = teach_to_see(model, seen, options.seed, options.eye_minutes, options.batch)
+    record["backbone"] = train(
+        model, source, options.minutes, options.rate, options.batch, options.out / "backbone", "backbone"
+    )
     source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
-    record["policy"] = train(model, source, options.policy_minutes, options.rate / 5, options.batch, options.out / "policy", "policy")
+    record["policy"] = train(
+        model, source, options.policy_minutes, options.rate / 5, options.batch, options.out / "policy", "policy"
+    )
     (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -7,6 +7,7 @@ differ in their marker as well. Plotly reads a little HTML in its texts, so ever
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -130,7 +131,7 @@ def weights(report: Report) -> go.Figure | None:
         figure.add_scatter(x=curve.steps, y=curve.values, name=names[curve.name], mode="lines",
             line={"color": colour, "width": 2}, legendgroup=curve.name,
             hovertemplate="%{fullData.name}: %{y:.2f} at step %{x}<extra></extra>")  # fmt: skip
-        ends.append((curve.values[-1] or 0.0, names[curve.name], colour))
+        ends.append((curve.values[-1] or 0.0, names[curve.name], rows[curve.name].verdict))
     _layout(figure, 480, hovermode="closest")
     _label_ends(figure, ends, [value for curve in report.weights for value in (*curve.low, *curve.high) if value])
     figure.update_xaxes(title_text="lower step")
@@ -142,10 +143,10 @@ def _label_ends(figure: go.Figure, ends: list[tuple[float, str, str]], values: l
     """A name at the end of each line, heaviest first, pushed apart so that none covers another."""
     # One label needs about 16 of the 400 pixels that the axis spans.
     room, above = (max(values) - min(values)) * 16 / 400, float("inf")
-    for value, text, colour in ends:
+    for value, text, verdict in ends:
         above = min(value, above - room)
         figure.add_annotation(x=1, xref="paper", xanchor="left", xshift=6, y=above, text=text, showarrow=False,
-            font={"color": colour, "size": 12}, name="end-label")  # fmt: skip
+            font={"color": COLOURS[verdict], "size": 12}, name=f"end-label {verdict}")  # fmt: skip
 
 
 def _places(rows: list[DomainRow]) -> dict[str, str]:
@@ -172,7 +173,7 @@ def _places(rows: list[DomainRow]) -> dict[str, str]:
     return chosen
 
 
-def _covered(box: tuple[float, ...], taken: list[tuple[float, ...]]) -> float:
+def _covered(box: tuple[float, ...], taken: Sequence[tuple[float, ...]]) -> float:
     """Area of `box` that others cover."""
     return sum(
         max(0.0, min(box[2], other[2]) - max(box[0], other[0]))

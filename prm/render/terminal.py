@@ -67,7 +67,8 @@ def _domain_cells(row: DomainRow) -> list[Text]:
 def render(report: Report) -> Group:
     """The dataset-quality table, a sentence for each domain, best-of-N, and the notes."""
     table = _fill(_table("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
-    parts: list[RenderableType] = [table, Text()]
+    key = "right: share of the policy's rollouts that are right; rank: of the mean (best–worst over runs)."
+    parts: list[RenderableType] = [table, Text(), Text(key, style="dim")]
     parts += [Text(line) for line in (figures.training_sentence(report), figures.order_sentence(report)) if line]
     parts.append(Text())
     for row in report.domains:

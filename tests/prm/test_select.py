@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from itertools import combinations
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from report_testbed import rollout_row, score_row
+from rich.console import Console
 
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
@@ -17,6 +19,7 @@ from curate.seeds import digest
 from curate.store import Workspace
 from prm import select
 from prm.candidates import Candidate, best, by_vote, expected, first, majority
+from prm.render import terminal
 from prm.stages import SelectConfig
 
 
@@ -169,8 +172,7 @@ def test_selection_by_hand(workspace):
     assert found.missing == {"seed-0": 0, "seed-1": 0}
 
 
-def test_a_step_without_score_makes_a_rollout_rank_last(tmp_path, workspace):
-    row = workspace.read(ROLLOUTS).to_pylist()[0]
+def test_a_step_without_score_makes_a_rollout_rank_last(workspace):
     partition = workspace.partition(STEP_SCORES)
     rows = partition.read().to_pylist()
     winner = digest("p0") + "-001"
@@ -184,7 +186,6 @@ def test_a_step_without_score_makes_a_rollout_rank_last(tmp_path, workspace):
     pick = next(one for one in found.picks if one.rollout_id == winner and one.run == "seed-0")
     assert (pick.score, pick.rank, pick.picked_by) == (None, 4, ())
     assert found.find("prm", 4, run="seed-0").accuracy == pytest.approx(1 / 3)
-    assert row["rollout_id"]
 
 
 def test_picks_and_json(workspace):
@@ -203,6 +204,44 @@ def test_picks_and_json(workspace):
     assert plain["calibration"][0]["rollouts"] == 11
 
 
+def test_one_candidate_leaves_nothing_to_gain(workspace):
+    for score in select.run(workspace, SelectConfig(sizes=(1,))).scores:
+        assert (score.gain, score.gain_error) == (pytest.approx(0), pytest.approx(0) if score.problems > 1 else None)
+
+
+def test_problems_with_fewer_candidates_count_only_in_sizes_they_have(workspace):
+    partition, extra = workspace.partition(ROLLOUTS), digest("p3")
+    partition.commit_all([rollout_row(extra, "b", "test", place, "7", True, random.Random(2)) for place in (0, 1)])
+    found = select.run(workspace, SelectConfig(sizes=(2, 4)))
+    assert [found.find("random", size).problems for size in (2, 4)] == [4, 3]
+    assert found.find("random", 2, "b").accuracy == pytest.approx(1 / 2)
+    # Nothing of it was scored: both rollouts are counted, and the first of them is picked.
+    assert found.missing == {"seed-0": 2, "seed-1": 2}
+    assert found.find("prm", 2, "b").accuracy == pytest.approx(1 / 2)
+
+
+def test_written_file_holds_the_figures_and_every_candidate(workspace):
+    found = select.run(workspace, SelectConfig(sizes=(1, 4)))
+    path = select.write(found, workspace)
+    assert path == workspace.root / "reports" / "select.json"
+    plain = json.loads(path.read_text())
+    assert plain == json.loads(json.dumps(select.to_json(found)))
+    assert len(plain["candidates"]) == 2 * 12
+    undecided = [row for row in plain["candidates"] if row["outcome"] is None]
+    assert {(row["problem_id"], row["sample_index"], row["answer"]) for row in undecided} == {(digest("p1"), 3, None)}
+    assert select.write(found, workspace) == path
+
+
+def test_the_table_shows_figures_within_100_columns(workspace):
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(terminal.render_selection(select.run(workspace, SelectConfig(sizes=(1, 4)))))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100
+    # Two thirds right with an error of 1/3 over the three problems.
+    assert any("seed-0" in line and "66.7 ± 33.3" in line for line in lines)
+    assert any("oracle" in line and "66.7" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", ["mean-log-odds", "sum-log-odds", "mean", "min", "last", "product"])
 def test_every_aggregation_ranks_equal_steps_alike(workspace, name):
     found = select.run(workspace, SelectConfig(aggregation=name, sizes=(4,)))
@@ -215,6 +254,9 @@ def test_user_mistakes_say_the_cure(tmp_path, workspace):
         select.run(empty, SelectConfig())
     with pytest.raises(UserError, match="no aggregation"):
         select.run(workspace, SelectConfig(aggregation="meen"))
+    for sizes in ((), (0, 2)):
+        with pytest.raises(UserError, match="1 or more"):
+            select.run(workspace, SelectConfig(sizes=sizes))
     with pytest.raises(UserError, match="lower"):
         select.run(workspace, SelectConfig(sizes=(64,)))
     workspace.partition(STEP_SCORES).clear()

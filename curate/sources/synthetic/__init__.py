@@ -24,6 +24,8 @@ from curate.sources.synthetic.tasks import TASKS, Facts, Task
 WRONG_GOLD_SHARE = 0.7
 # A domain of near duplicates has this many problems for each one that differs.
 COPIES = 8
+# After so many draws in a row that were there already, a task has no more problems to give.
+_MISSES = 2000
 # The step that states the rule, see `tasks`.
 _RULE_STEP = 2
 
@@ -61,12 +63,12 @@ class Synthetic:
         config, found, seen = self._config, list[Facts](), set[str]()
         random = rng("synthetic", config.name, config.seed, config.task)
         wanted = -(-config.rows // COPIES) if config.defect == "near-duplicates" else config.rows
-        for _ in range(200 * wanted):
-            if len(found) == wanted:
-                break
+        misses = 0
+        while len(found) < wanted and misses < _MISSES:
             facts = self._task.sample(random)
             key = json.dumps(facts, sort_keys=True)
-            if key not in seen:
+            misses = misses + 1 if key in seen else 0
+            if not misses:
                 seen.add(key)
                 found.append(facts)
         if len(found) < wanted:

@@ -20,10 +20,14 @@
       }
     }
     layout.autosize = true;
-    const labels = (layout.annotations || []).filter((one) => one.name === "end-label");
+    const isLabel = (one) => (one.name || "").startsWith("end-label ");
+    const labels = (layout.annotations || []).filter(isLabel);
     if (labels.length > 0) {
+      // Lines may be middle tones; letters need the theme's own, which stand out more.
+      const tones = { up: "--up", down: "--down" };
+      for (const one of labels) one.font.color = colour(tones[one.name.split(" ")[1]] || "--same");
       const small = width < narrow;
-      layout.annotations = layout.annotations.filter((one) => !small || one.name !== "end-label");
+      layout.annotations = layout.annotations.filter((one) => !small || !isLabel(one));
       layout.showlegend = small;
       layout.margin.r = small ? 16 : 175;
       if (small) layout.height += 16 * labels.length;
