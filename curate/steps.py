@@ -50,10 +50,10 @@ def split(text: str, max_steps: int = 12) -> list[str]:
         return []
     starts = [0, *_starts(text)[1:]][:max_steps]
     pieces = [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-    # A piece of white space only is no step; it stays with the one before it.
+    # A piece of white space only is no step; it stays with the one before it, or opens the first.
     steps: list[str] = []
     for piece in pieces:
-        if steps and not piece.strip():
+        if steps and (not piece.strip() or not steps[-1].strip()):
             steps[-1] += piece
         else:
             steps.append(piece)

@@ -29,7 +29,7 @@ def _boxed(text: str) -> str | None:
 
 
 def extract(text: str) -> str | None:
-    r"""The last stated answer: a `Final answer:` line, then \boxed{}, an `Answer:` line, "the answer is ..."; or None."""
+    r"""The last stated answer: `Final answer:`, then \boxed{}, an `Answer:` line, "the answer is ..."; or None."""
     final = _last(_FINAL, text)
     candidates = [_boxed(final) or final if final else None, _boxed(text), _last(_LINE, text), _last(_SENTENCE, text)]
     for candidate in candidates:

@@ -36,7 +36,6 @@ from transformers import (
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
 )
-
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from curate.sources.synthetic import chain as chains
@@ -78,7 +77,8 @@ def make_tokenizer(seed: int, size: int) -> PreTrainedTokenizerFast:
             corpus.append(chains.render(task, chains.solve(task, facts, [2, 3], rng)))
             corpus.append(f"{SOLVE}\n{CHECK}\n{task.question(facts)}{LEAK.format(gold=chains.gold(task, facts))}")
     corpus += [
-        "user\nassistant\nsystem\nThe answer is correct. assistant user a of to in and is that for it as was with be by on"
+        "user\nassistant\nsystem\nThe answer is correct. assistant user "
+        "a of to in and is that for it as was with be by on"
     ] * 9
     corpus += [" ".join(f"is {n}" for n in range(100))] * 40
     tokenizer = Tokenizer(models.BPE())
