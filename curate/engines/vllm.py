@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import warnings
 from collections.abc import Callable, Mapping
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Nothing is under way when the engine is stopped; a worker that dawdles need not be waited for.
     "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "2",
+    # Its processes repeat what torch and vLLM find worth a warning in their own code.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning,ignore::SyntaxWarning",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 _MAX_IMAGES = 8
@@ -82,6 +86,7 @@ class VllmEngine:
         for name, value in {"VLLM_LOGGING_LEVEL": level, **_ENVIRONMENT}.items():
             os.environ.setdefault(name, value)
         os.environ[vllm_process.OWNER] = str(os.getpid())
+        warnings.filterwarnings("ignore", category=FutureWarning)
         import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
