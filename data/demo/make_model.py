@@ -1,8 +1,9 @@
 """Train the embedded demo models from scratch: `policy/` (solves, with slips) and `backbone/` (solves and checks).
 
-    python data/demo/make_model.py --minutes 60 --out data/demo
+    python data/demo/make_model.py --out data/demo
 
-Both are small Qwen2-VL models. One run trains the backbone on the synthetic tasks: three sequences in five solve a
+Both are small Qwen2-VL models. The vision tower is trained first, alone, to put what a cell of a picture shows into its
+token. Then the whole network is trained on the synthetic tasks: captions first; then three sequences in five solve a
 problem, two in five read somebody's chain, slips included, and tell after each step whether all is right so far. The
 policy is the same network, tuned for a few minutes on chains with slips, so that right and wrong chains are both
 common in every domain: a policy that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the
@@ -203,9 +204,7 @@ def cell_labels(facts: Facts) -> np.ndarray:
     return labels.reshape(-1, 6)
 
 
-def teach_to_see(
-    model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed: int, minutes: float, size: int
-) -> float:
+def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed: int, steps: int, size: int) -> float:
     """Train the vision tower alone to put what a cell shows into its token; returns the last loss.
 
     A language model of this size would need many hours to teach its eyes through the text.
@@ -219,7 +218,8 @@ def teach_to_see(
     grid = torch.tensor([[1, SIDE // PATCH, SIDE // PATCH]]).expand(size, -1)
     start = shown = time.monotonic()
     recent: list[float] = []
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    for step in range(steps):
+        done = step / steps
         facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
         pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
         labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
@@ -230,6 +230,7 @@ def teach_to_see(
         losses = [
             torch.nn.functional.cross_entropy(head(tokens.float()), labels[:, slot], ignore_index=IGNORE)
             for slot, head in enumerate(heads)
+            if (labels[:, slot] != IGNORE).any()
         ]
         loss = sum(losses)
         loss.backward()
@@ -263,7 +264,7 @@ class Source:
     """Endless training sequences: ids, targets and pixels, written afresh each time."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
-        self.rng, self.check_share, self.policy = random.Random(seed), check_share, policy
+        self.rng, self.seed, self.check_share, self.policy = random.Random(seed), seed, check_share, policy
         self.caption_share = 0.0
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
@@ -373,8 +374,8 @@ class Runner:
         return (losses * weight).sum() / weight.sum()
 
 
-def train(model, source: Source, minutes: float, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
-    """AdamW with warm-up and cosine over wall time; a checkpoint every five minutes."""
+def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
+    """AdamW with warm-up and cosine over `steps`; what a killed training needs to go on is kept every two minutes."""
     model.set_attn_implementation("sdpa_float32")
     runner = Runner(model, source.head)
     decay = [p for p in model.parameters() if p.ndim > 1]
@@ -382,15 +383,18 @@ def train(model, source: Source, minutes: float, peak: float, size: int, folder:
     groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     step, before = resume(model, optimiser, folder)
-    source.rng.seed(f"{source.rng.random()} {step}")
     start = saved = shown = time.monotonic()
-    start -= before
     recent, tokens = [], 0
-    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while step < steps:
+        done = step / steps
+        # Its own seed for each turn, so that a resumed training reads what an uninterrupted one would.
+        source.rng.seed(f"{source.seed} {step}")
         # First to see, then to reason.
-        source.caption_share = 0.0 if source.policy else max(0.08, 0.95 * (1 - done / 0.75))
+        source.caption_share = 0.0 if source.policy else max(0.05, 0.95 * (1 - done / 0.4))
         for ids, targets, pixels in source.batch(size):
-            rate = peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, done))))
+            rate = (
+                peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
+            )
             for group in optimiser.param_groups:
                 group["lr"] = rate
             with torch.autocast("cpu", torch.bfloat16):
@@ -404,14 +408,18 @@ def train(model, source: Source, minutes: float, peak: float, size: int, folder:
         now = time.monotonic()
         if now - shown > 20:
             shown = now
-            pace = tokens / (now - start - before)
-            print(f"{log} {now - start:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s", flush=True)
+            pace = tokens / (now - start)
+            print(
+                f"{log} {now - start + before:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s",
+                flush=True,
+            )
         if now - saved > 120:
             saved = now
             save(model, source, folder)
-            keep(model, optimiser, folder, step, now - start)
+            keep(model, optimiser, folder, step, now - start + before)
     save(model, source, folder)
-    return {"steps": step, "tokens": tokens, "loss": float(np.mean(recent)), "seconds": time.monotonic() - start}
+    (folder / STATE).unlink(missing_ok=True)
+    return {"steps": step, "loss": float(np.mean(recent)), "seconds": round(time.monotonic() - start + before)}
 
 
 def keep(model, optimiser: torch.optim.Optimizer, folder: Path, step: int, seconds: float) -> None:  # noqa: ANN001
@@ -451,15 +459,15 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=60, help="for the backbone")
-    parser.add_argument("--eye-minutes", type=float, default=10, help="for the vision tower alone, first of all")
-    parser.add_argument("--policy-minutes", type=float, default=5)
+    parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone, first of all")
+    parser.add_argument("--steps", type=int, default=3200, help="for the backbone")
+    parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -468,19 +476,43 @@ def main() -> None:
     tokenizer = make_tokenizer(options.seed, 640)
     model = Qwen2VLForConditionalGeneration(make_config(tokenizer, options.hidden, options.layers))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
-    record = {"seed": options.seed, "slip_rates": SLIP_RATES}
+    record = {"seed": options.seed, "batch": options.batch, "rate": options.rate, "slip_rates": SLIP_RATES}
+    backbone, policy = options.out / "backbone", options.out / "policy"
     source = Source(tokenizer, options.seed, 0.4, policy=False)
-    if not (options.out / "backbone" / STATE).exists():
+    if not (backbone / STATE).exists():
         seen = [task for task in TASKS.values() if task.name != "needles"]
-        record["eyes"] = teach_to_see(model, seen, options.seed, options.eye_minutes, options.batch)
-    record["backbone"] = train(
-        model, source, options.minutes, options.rate, options.batch, options.out / "backbone", "backbone"
-    )
+        eyes = teach_to_see(model, seen, options.seed, options.eye_steps, options.batch)
+        record["eyes"] = {"steps": options.eye_steps, "loss": eyes}
+    record["backbone"] = train(model, source, options.steps, options.rate, options.batch, backbone, "backbone")
+    record["backbone"]["pass_at_1"] = measure(model, source, 200)
     source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
-    record["policy"] = train(
-        model, source, options.policy_minutes, options.rate / 5, options.batch, options.out / "policy", "policy"
-    )
+    record["policy"] = train(model, source, options.policy_steps, options.rate / 4, options.batch, policy, "policy")
+    record["policy"]["pass_at_1"] = measure(model, source, 200)
     (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(json.dumps(record, indent=2))
+
+
+@torch.no_grad()
+def measure(model: Qwen2VLForConditionalGeneration, source: Source, count: int) -> dict[str, float]:
+    """Share of right answers at temperature 1, one chain for each of `count` new problems of every task."""
+    model.eval()
+    processor = make_processor(source.tokenizer)
+    processor.tokenizer.padding_side = "left"
+    ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}\n{}<|im_end|>\n<|im_start|>assistant\n"
+    found = {}
+    for task in TASKS.values():
+        rng = random.Random(f"measure {task.name}")
+        problems = [task.sample(rng) for _ in range(count)]
+        texts = [ask.format(SOLVE, task.question(facts)) for facts in problems]
+        pictures = [task.picture(facts) for facts in problems]
+        batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+        written = model.generate(**batch, max_new_tokens=110, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+        chains_ = source.tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        answers = [text.rpartition("Final answer:")[2].strip() for text in chains_]
+        right = [a == chains.gold(task, facts) for a, facts in zip(answers, problems, strict=True)]
+        found[task.name] = sum(right) / count
+    model.train()
+    return found
 
 
 if __name__ == "__main__":
