@@ -52,6 +52,24 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
         raise RowError("image-truncated" if truncated else "image-unreadable", str(error) or repr(error)) from None
 
 
+def as_seen(picture: Image.Image) -> Image.Image:
+    """The picture as a person sees it, in RGB: upright by its EXIF orientation, transparency on white paper.
+
+    What every model here is shown, the policy and the PRM alike.
+    """
+    upright = ImageOps.exif_transpose(picture)
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    layer = upright.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def decode(data: bytes) -> Image.Image:
+    """`as_seen` of encoded bytes; OSError or ValueError when they cannot be decoded."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return as_seen(picture)
+
+
 def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
     width, height = picture.size
     if width * height > max_pixels:
@@ -61,15 +79,11 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
     picture.load()
     orientation = picture.getexif().get(_ORIENTATION)
     has_alpha = picture.has_transparency_data
-    upright = ImageOps.exif_transpose(picture)
-    if has_alpha:
-        paper = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(paper, upright.convert("RGBA"))
     return ImageFacts(
         format=kind,
         width=width,
         height=height,
-        perceptual_hash=str(imagehash.phash(upright.convert("RGB"))),
+        perceptual_hash=str(imagehash.phash(as_seen(picture))),
         orientation=orientation if orientation in range(1, 9) else None,
         has_alpha=has_alpha,
         note=f"animated, {frames} frames, the first is used" if frames > 1 else None,

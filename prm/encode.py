@@ -7,17 +7,17 @@ step goes to the front of the next one: the read position is the last token of t
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from curate.engines.torch_companions import mend
 from curate.errors import RowError, UserError
+from curate.images import decode
 from curate.prompts import problem_text
 from prm.examples import Example
 
@@ -79,15 +79,9 @@ def pieces(steps: Sequence[str]) -> list[str]:
 def open_image(data: bytes, name: str) -> Image.Image:
     """Upright RGB picture, on white where it is transparent; RowError when the bytes are none."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if not upright.has_transparency_data:
-                return upright.convert("RGB")
-            layer = upright.convert("RGBA")
+        return decode(data)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RowError("image", f"{name} cannot be decoded: {error}") from None
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def load_processor(model: str, revision: str | None) -> Any:

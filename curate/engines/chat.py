@@ -6,7 +6,6 @@ is the model's own; the pictures come first, then the text, then the header of t
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import PIL.Image
 
 from curate.engines.base import Image, Request, RequestRejected
+from curate.images import decode
 
 # Decoded pictures are raw pixels; this many bytes of them are kept at hand.
 _PICTURE_BYTES = 512 * 2**20
@@ -27,7 +27,7 @@ class Pictures:
         self._kept: OrderedDict[str, Any] = OrderedDict()
 
     def __call__(self, image: Image) -> Any:
-        """The picture in RGB; transparency on white. RequestRejected when it cannot be read."""
+        """The picture as `images.as_seen` shows it; RequestRejected when it cannot be read."""
         if image.image_hash in self._kept:
             self._kept.move_to_end(image.image_hash)
             return self._kept[image.image_hash]
@@ -45,14 +45,9 @@ def _size(picture: PIL.Image.Image) -> int:
 
 def _decode(image: Image) -> PIL.Image.Image:
     try:
-        with PIL.Image.open(io.BytesIO(image.data)) as opened:
-            if not opened.has_transparency_data:
-                return opened.convert("RGB")
-            layer = opened.convert("RGBA")
+        return decode(image.data)
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise RequestRejected(f"image {image.image_hash} cannot be decoded: {error}") from None
-    white = PIL.Image.new("RGBA", layer.size, "white")
-    return PIL.Image.alpha_composite(white, layer).convert("RGB")
 
 
 class Chat:

@@ -100,3 +100,38 @@ def test_ten_kills_change_no_row(tmp_path, seed):
     killed, stages = campaign(tmp_path, 10, seed)
     assert killed >= 2
     assert stages
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_ctrl_c_drains_keeps_and_exits_with_130(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    slow = yaml.safe_load(yaml.safe_dump(RECIPE))
+    slow["rollout"]["engine"] |= {"in_flight": 4, "args": {"latency": 0.3}}
+    recipe.write_text(yaml.safe_dump(slow))
+    workspace = tmp_path / "w"
+    process = curate("rollout", recipe, "-w", workspace)
+    process.wait(timeout=60)
+    assert process.returncode == 2, "there is nothing to roll out before ingest"
+    process.stdout.close()
+    assert curate("ingest", recipe, "-w", workspace).wait(timeout=120) == 0
+    process = curate("rollout", recipe, "-w", workspace, start_new_session=True)
+    journals = workspace / "tables" / "rollouts" / "main"
+    assert wait_for(lambda: any(path.stat().st_size for path in journals.glob("*.journal")))
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output.decode()
+    assert b"Interrupted" in output
+    assert b"Traceback" not in output
+    kept = sum(1 for path in journals.glob("*.journal") for _ in path.open())
+    assert kept > 0
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    finish(recipe, workspace)
+    assert len(contents(workspace)["rollouts"]) == 360
