@@ -53,8 +53,7 @@ def imports(path: Path, top_level: bool = False) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_file_is_short_and_says_what_it_is(path):
     text = path.read_text()
-    # The synthetic tasks are one table of data; elsewhere 400 lines are the limit.
-    limit = 600 if path.name == "tasks.py" else 400
+    limit = 400
     assert len(text.splitlines()) <= limit
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "no module docstring"

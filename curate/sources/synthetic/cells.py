@@ -1,0 +1,228 @@
+"""Dots, discs and rectangles on a grid: counting, comparing, geometry and space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+
+from curate.sources.synthetic import draw
+from curate.sources.synthetic.base import (
+    NAMED,
+    PAIR_RULES,
+    Facts,
+    Slots,
+    Task,
+    among,
+    combine,
+    conclude,
+    numbers_near,
+    seen,
+    step,
+)
+
+# ---------------------------------------------------------------- dots: counting and comparing
+
+
+def _sample_dots(rng: random.Random) -> dict[str, Any]:
+    colours = rng.sample(NAMED, 3)
+    more, fewer = sorted(rng.sample(range(1, 8), 2), reverse=True)
+    counts = [more, fewer, rng.randint(1, 6)]
+    cells = rng.sample([(c, r) for c in range(draw.CELLS) for r in range(draw.CELLS)], sum(counts))
+    hues = [colour for colour, count in zip(colours, counts, strict=True) for _ in range(count)]
+    dots = [[c, r, hue] for (c, r), hue in zip(cells, hues, strict=True)]
+    return {"dots": sorted(dots), "colours": colours, "first": colours[0], "second": colours[1]}
+
+
+def _dots_picture(facts: Facts) -> Image.Image:
+    return draw.discs([(c, r, hue) for c, r, hue in facts["dots"]])
+
+
+def _in_row(facts: Facts, colour: str, row: int) -> int:
+    return sum(1 for _, r, hue in facts["dots"] if hue == colour and r == row)
+
+
+def _count(facts: Facts, colour: str) -> int:
+    return sum(1 for *_, hue in facts["dots"] if hue == colour)
+
+
+_ROWS = tuple(f"r{row}" for row in range(draw.CELLS))
+_ROW_RULES: dict[str, Callable[[Sequence[int]], int]] = {
+    "adding the rows": sum,
+    "counting the rows that are not empty": lambda rows: sum(1 for n in rows if n),
+}
+
+dots_count = Task(
+    "dots_count",
+    "counting",
+    _sample_dots,
+    _dots_picture,
+    lambda f: f"How many {f['first']} dots are there?",
+    (
+        step("Count the {target} dots.", lambda f, s: {"target": f["first"]}, target=seen("colours")),
+        step(
+            "The rows hold " + " ".join(f"{{{row}}}" for row in _ROWS) + ".",
+            lambda f, s: {slot: str(_in_row(f, s["target"], row)) for row, slot in enumerate(_ROWS)},
+            **{slot: numbers_near(slot, 0, 6, reach=1) for slot in _ROWS},
+        ),
+        step("The total is found by {rule}.", lambda f, s: {"rule": "adding the rows"}, rule=among(*_ROW_RULES)),
+        step(
+            "That gives {result}.",
+            lambda f, s: {"result": str(_ROW_RULES[s["rule"]]([int(s[row]) for row in _ROWS]))},
+            result=numbers_near("result", 0, 12),
+        ),
+        conclude(numbers_near("answer", 0, 12)),
+    ),
+)
+
+dots_more = Task(
+    "dots_more",
+    "counting",
+    _sample_dots,
+    _dots_picture,
+    lambda f: f"How many more {f['first']} dots than {f['second']} dots are there?",
+    (
+        step(
+            "Compare the {first} dots and the {second} dots.",
+            lambda f, s: {"first": f["first"], "second": f["second"]},
+            first=seen("colours"),
+            second=seen("colours"),
+        ),
+        step(
+            "There are {a} {c} dots and {b} {d} dots.",
+            lambda f, s: {
+                "a": str(_count(f, s["first"])),
+                "c": s["first"],
+                "b": str(_count(f, s["second"])),
+                "d": s["second"],
+            },
+            a=numbers_near("a", 0, 9),
+            b=numbers_near("b", 0, 9),
+        ),
+        step("It is found by {rule}.", lambda f, s: {"rule": "subtracting"}, rule=among(*PAIR_RULES)),
+        step("{x} {op} {y} is {result}.", combine, result=numbers_near("result", 0, 18)),
+        conclude(numbers_near("answer", 0, 18)),
+    ),
+)
+
+
+# ---------------------------------------------------------------- grid and rectangle: geometry and space
+
+
+def _sample_grid(rng: random.Random) -> dict[str, Any]:
+    colours = rng.sample(NAMED, 3)
+    cells = rng.sample([(c, r) for c in range(draw.CELLS) for r in range(draw.CELLS)], 3)
+    return {
+        "colours": colours,
+        "places": [[c + 1, r + 1] for c, r in cells],
+        "first": colours[0],
+        "second": colours[1],
+    }
+
+
+def _place(facts: Facts, colour: str) -> tuple[int, int]:
+    column, row = facts["places"][facts["colours"].index(colour)]
+    return int(column), int(row)
+
+
+def _two_places(f: Facts, s: Slots) -> Slots:
+    (c1, r1), (c2, r2) = _place(f, s["first"]), _place(f, s["second"])
+    return {"p": s["first"], "c1": str(c1), "r1": str(r1), "q": s["second"], "c2": str(c2), "r2": str(r2)}
+
+
+def _walk(f: Facts, s: Slots) -> Slots:
+    across = abs(int(s["c1"]) - int(s["c2"]))
+    down = abs(int(s["r1"]) - int(s["r2"])) if s["rule"] == "along columns and rows" else 0
+    return {"across": str(across), "down": str(down), "result": str(across + down)}
+
+
+grid_distance = Task(
+    "grid_distance",
+    "geometry",
+    _sample_grid,
+    lambda f: draw.discs([(c - 1, r - 1, hue) for (c, r), hue in zip(f["places"], f["colours"], strict=True)]),
+    lambda f: f"How many cells apart are the {f['first']} disc and the {f['second']} disc, along the grid?",
+    (
+        step(
+            "Find the way from the {first} disc to the {second} disc.",
+            lambda f, s: {"first": f["first"], "second": f["second"]},
+            first=seen("colours"),
+            second=seen("colours"),
+        ),
+        step(
+            "The {p} disc is at column {c1} row {r1} and the {q} disc is at column {c2} row {r2}.",
+            _two_places,
+            **{slot: numbers_near(slot, 1, 6, reach=2) for slot in ("c1", "r1", "c2", "r2")},
+        ),
+        step(
+            "Cells are counted {rule}.",
+            lambda f, s: {"rule": "along columns and rows"},
+            rule=among("along columns and rows", "along columns only"),
+        ),
+        step("{across} across and {down} down is {result}.", _walk, result=numbers_near("result", 0, 12)),
+        conclude(numbers_near("answer", 0, 12)),
+    ),
+)
+
+
+def _sample_rectangle(rng: random.Random) -> dict[str, Any]:
+    width, height = rng.randint(1, 6), rng.randint(1, 6)
+    return {
+        "width": width,
+        "height": height,
+        "column": rng.randint(0, draw.CELLS - width),
+        "row": rng.randint(0, draw.CELLS - height),
+        "colour": rng.choice(NAMED),
+    }
+
+
+_SIZE_RULES: dict[str, Callable[[int, int], int]] = {
+    "the product": lambda w, h: w * h,
+    "the sum": lambda w, h: w + h,
+    "twice the sum": lambda w, h: 2 * (w + h),
+}
+_QUANTITIES = {"area": "the product", "perimeter": "twice the sum"}
+
+
+def _rectangle(quantity: str) -> Task:
+    return Task(
+        f"rectangle_{quantity}",
+        "geometry",
+        _sample_rectangle,
+        lambda f: draw.rectangle(f["column"], f["row"], f["width"], f["height"], f["colour"]),
+        lambda f: f"What is the {quantity} of the {f['colour']} rectangle?",
+        (
+            step(
+                "Find the {quantity} of the rectangle.",
+                lambda f, s: {"quantity": quantity},
+                quantity=among(*_QUANTITIES),
+            ),
+            step(
+                "It is {w} wide and {h} high.",
+                lambda f, s: {"w": str(f["width"]), "h": str(f["height"])},
+                w=numbers_near("w", 1, 6, reach=2),
+                h=numbers_near("h", 1, 6, reach=2),
+            ),
+            step(
+                "Take {rule} of width and height.",
+                lambda f, s: {"rule": _QUANTITIES[s["quantity"]]},
+                rule=among(*_SIZE_RULES),
+            ),
+            step(
+                "For {w2} and {h2} that is {result}.",
+                lambda f, s: {
+                    "w2": s["w"],
+                    "h2": s["h"],
+                    "result": str(_SIZE_RULES[s["rule"]](int(s["w"]), int(s["h"]))),
+                },
+                result=numbers_near("result", 1, 36),
+            ),
+            conclude(numbers_near("answer", 1, 36)),
+        ),
+    )
+
+
+rectangle_area = _rectangle("area")
+rectangle_perimeter = _rectangle("perimeter")
