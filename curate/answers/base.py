@@ -16,11 +16,21 @@ class Grade:
 
 
 _WRAPPERS = (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}"), re.compile(r"\\boxed\{([^{}]*)\}"))
+# Unicode's own normal form would make 10² a 102, and 1½ an 11/2.
+_SUPERSCRIPTS = re.compile("[\u207a\u207b\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_AFTER_DIGIT = re.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
+
+
+def _power(match: re.Match[str]) -> str:
+    digits = unicodedata.normalize("NFKC", match[0]).replace("\u2212", "-")
+    return f"^{digits}" if len(digits) == 1 else f"^{{{digits}}}"
 
 
 def plain(text: str) -> str:
     """Unicode-normal, without TeX text commands, dollar signs, Markdown emphasis, outer space and a final stop."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2013", "-")
+    text = _AFTER_DIGIT.sub(" ", _SUPERSCRIPTS.sub(_power, text))
+    text = unicodedata.normalize("NFKC", text)
+    text = text.replace("\u2212", "-").replace("\u2013", "-").replace("\u2044", "/")
     for wrapper in _WRAPPERS:
         text = wrapper.sub(r"\1", text)
     text = text.replace("$", "").replace("\\(", "").replace("\\)", "").replace("\\,", " ").replace("\\!", "")

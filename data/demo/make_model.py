@@ -460,7 +460,7 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone, first of all")
-    parser.add_argument("--steps", type=int, default=3200, help="for the backbone")
+    parser.add_argument("--steps", type=int, default=5000, help="for the backbone")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
