@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 
@@ -12,6 +13,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from curate.errors import RowError
 
 _ORIENTATION = 0x0112
+# Programs, not pictures: Pillow would start an interpreter for them.
+_PROGRAMS = ("EPS", "WMF")
+# What Pillow's decoders raise on damaged files, found by damaging files of every format.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
@@ -38,16 +54,15 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
         raise RowError("image-unreadable", "no bytes")
     try:
         with warnings.catch_warnings():
-            # Our own limit stands below; Pillow's warning about the same thing would only repeat it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our own limit stands below, and damaged metadata is no reason to bother anybody.
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as picture:
                 return _decode(picture, max_pixels)
     except Image.DecompressionBombError as error:
         raise RowError("image-too-large", str(error)) from None
     except UnidentifiedImageError:
         raise RowError("image-unreadable", f"no known image format in {len(data):,} bytes") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
-        # Pillow's decoders raise all of these on damaged files.
+    except _DAMAGED as error:
         truncated = "truncated" in str(error).lower() or isinstance(error, EOFError)
         raise RowError("image-truncated" if truncated else "image-unreadable", str(error) or repr(error)) from None
 
@@ -75,6 +90,8 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
     if width * height > max_pixels:
         raise RowError("image-too-large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
     kind = picture.format or "unknown"
+    if kind in _PROGRAMS:
+        raise RowError("image-unreadable", f"{kind} is a program that draws, not a picture; convert it first")
     frames = getattr(picture, "n_frames", 1)
     picture.load()
     orientation = picture.getexif().get(_ORIENTATION)

@@ -8,9 +8,8 @@ record says so, and a killed ingest skips the rows that are there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from curate.store import Workspace
 
 STAGE = "ingest"
 CHUNK = 1000
+CHUNK_BYTES = 256 * 2**20
 AnySource = SyntheticSource | FilesSource | HubSource
 
 
@@ -85,8 +85,7 @@ def run(
     for name in replace:
         if name not in names:
             raise UserError(f"--replace {name}: the recipe has no such source{did_you_mean(name, names)}")
-        for table in (PROBLEMS, IMAGES, REJECTS):
-            workspace.partition(table, name).clear()
+        _clear(name, workspace)
     total = Ledger("rows")
     reporter.start(STAGE, len(config.sources), "sources")
     for source in config.sources:
@@ -96,6 +95,38 @@ def run(
     reporter.finish()
     total.check(STAGE)
     return total
+
+
+def _clear(name: str, workspace: Workspace) -> None:
+    """Delete the rows of a source. Pictures that problems of other sources show too go over to those first."""
+    images = workspace.partition(IMAGES, name)
+    owned = {key for (key,) in images.keys()}  # noqa: SIM118 - a method, not a dictionary's
+    for problems in workspace.partitions(PROBLEMS):
+        if not owned or problems.folder.name == name:
+            continue
+        rows = problems.read(["problem_id", "image_hashes"]).to_pylist()
+        shown = {key: row["problem_id"] for row in rows for key in row["image_hashes"] if key in owned}
+        if shown:
+            heir = workspace.partition(IMAGES, problems.folder.name)
+            held = {key for (key,) in heir.keys()}  # noqa: SIM118
+            kept = (row for row in images.read().to_pylist() if row["image_hash"] in shown.keys() - held)
+            heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
+            owned -= shown.keys()
+    for table in (PROBLEMS, IMAGES, REJECTS):
+        workspace.partition(table, name).clear()
+
+
+def _chunks(rows: Iterator[SourceRow | BadRow]) -> Iterator[list[SourceRow | BadRow]]:
+    """What is committed at once: so many rows, fewer where their pictures are large."""
+    chunk, held = list[SourceRow | BadRow](), 0
+    for row in rows:
+        chunk.append(row)
+        held += sum(map(len, row.images)) if isinstance(row, SourceRow) else 0
+        if len(chunk) >= CHUNK or held >= CHUNK_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _add(total: Ledger, part: Ledger) -> None:
@@ -127,8 +158,8 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
     seen = _Seen.of(workspace, source.name)
     there, images_there = partition.keys(), workspace.partition(IMAGES, source.name).keys()
     workspace.partition(REJECTS, source.name).clear()
-    ledger, rows = Ledger("rows"), iter(adapter.rows())
-    while chunk := list(islice(rows, CHUNK)):
+    ledger = Ledger("rows")
+    for chunk in _chunks(adapter.rows()):
         _take_chunk(chunk, source, config, workspace, seen, there, images_there, ledger)
     ledger.check(f"{STAGE} {source.name}")
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
@@ -231,7 +262,7 @@ def _check_new(problem: Row, seen: _Seen) -> None:
     """A problem once, and each image (or text-only question) in one role only: the later row yields."""
     twin = seen.problems.get(problem["problem_id"])
     if twin is not None:
-        raise RowError("duplicate", f"the same question, choices and images as a problem of source {twin}")
+        raise RowError("duplicate", f"{problem['problem_id']} of source {twin} is the same problem")
     roles = {key: seen.image_roles.get(key) for key in problem["image_hashes"]}
     if not roles:
         roles = {"question": seen.question_roles.get(_question_key(problem))}
@@ -265,5 +296,5 @@ def _reject(source: AnySource, source_row: str, error: RowError, number: int) ->
         "problem_id": None,
         "domain": source.domain,
         "reason": error.reason,
-        "detail": error.detail[:500],
+        "detail": error.detail[:500].encode("utf-8", "replace").decode(),
     }

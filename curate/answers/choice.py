@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from curate.answers.base import Grade, folded, plain
 
-# "B", "(B)", "B.", "B)", "B: text", "option B"; a bare "A" in the middle of a sentence is an article, not a letter.
+# "B", "(B)", "B.", "B)", "B: text", "B, because", "option B"; a bare "A" in a sentence is an article, not a letter.
 _ALONE = re.compile(r"[\[(]?\s*([A-Za-z])\s*[\])]?\s*[.):]?")
-_LEADING = re.compile(r"[\[(]?([A-Z])(?:[\])]|[.:]|\))\s*\S.*", re.DOTALL)
-_NAMED = re.compile(r"\b(?:option|choice|answer)\s*[\[(]?([A-Z])\b[\])]?", re.IGNORECASE)
-_BRACKETED = re.compile(r"\(([A-Z])\)")
+_LEADING = re.compile(r"[\[(]?([A-Z])(?:[\])]|[.:,])\s*\S.*", re.DOTALL)
+_LIST = re.compile(r"[A-Z](?:\s*(?:,|/|&|\bor\b|\band\b)\s*[A-Z])+")
+_NAMED = re.compile(r"(?i:\b(?:option|choice|answer)(?:\s+is)?\b\s*:?)\s*(?:[\[(]([A-Za-z])[\])]|([A-Z])\b)")
+_BRACKETED = re.compile(r"\(([A-Za-z])\)")
 
 
 def _letters(text: str, count: int) -> set[str]:
@@ -20,10 +21,12 @@ def _letters(text: str, count: int) -> set[str]:
     known = set(string.ascii_uppercase[:count])
     if match := _ALONE.fullmatch(text):
         return {match[1].upper()} & known
-    found = {letter.upper() for pattern in (_NAMED, _BRACKETED) for letter in pattern.findall(text)}
+    if _LIST.fullmatch(text):
+        return {char for char in text if char.isupper()} & known
+    found = {match[1] or match[2] for match in _NAMED.finditer(text)} | set(_BRACKETED.findall(text))
     if match := _LEADING.fullmatch(text):
         found.add(match[1])
-    return found & known
+    return {letter.upper() for letter in found} & known
 
 
 def _by_text(text: str, choices: Sequence[str]) -> set[str]:

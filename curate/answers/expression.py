@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curate.answers.base import Grade, folded
-from curate.answers.number import read_number
+from curate.answers.number import read_number, same_number
 
 
 def grade_expression(response: str, gold: str, choices: Sequence[str]) -> Grade:
@@ -17,7 +17,7 @@ def grade_expression(response: str, gold: str, choices: Sequence[str]) -> Grade:
         return Grade(True, "expression-equal-text")
     wanted, given = read_number(gold), read_number(response)
     if wanted is not None and given is not None:
-        return Grade(wanted == given, "expression-number")
+        return Grade(same_number(given, wanted), "expression-number")
     from curate.answers.pool import shared
 
     return shared().verify(response, gold)

@@ -6,12 +6,11 @@ import re
 
 from curate.answers.base import plain
 
-# The last explicit statement wins: a line that announces the answer, or a sentence that does.
-_FINAL = re.compile(r"final\s+answer\s*+(?:is)?+\s*+[:=]?+\s*+(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
-_LINE = re.compile(r"^\W*answer\s*(?:is)?\s*[:=]\s*(.+?)\s*$", re.IGNORECASE | re.MULTILINE)
-_SENTENCE = re.compile(
-    r"\b(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)\s+is\s*:?\s*(.+?)(?:\.(?=\s|$)|\n|$)", re.IGNORECASE
-)
+# The last explicit statement wins: a line that announces the answer, or a sentence that does. Possessive repeats (`*+`)
+# keep the time linear in texts where a model repeats itself.
+_FINAL = re.compile(r"final\s++answer\s*+(?:is)?+\s*+[:=]?+\s*+(.+)", re.IGNORECASE)
+_LINE = re.compile(r"^[^\w\n]*+answer\s*+(?:is)?+\s*+[:=]\s*+(.+)", re.IGNORECASE | re.MULTILINE)
+_SENTENCE = re.compile(r"\b(?:answer|option|choice)\s++is\b\s*+:?+\s*+(.+?)(?:\.(?=\s|$)|\n|$)", re.IGNORECASE)
 _BOXED = "\\boxed{"
 
 

@@ -23,9 +23,12 @@ _MARK = r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%"
 _EXPONENT = r"(?:\^\{?\d\}?)?"
 # After a space: words of two letters and more, or a unit of one, but no function or constant of a formula.
 _WORD = rf"(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi|or|and)\b)(?:[A-Za-z]{{2,}}|[mgstVWJNAKLlh]){_EXPONENT}"
-_KNOWN = r"(?:[cdkmn]?m|[km]?g|ms|min|hrs?|m[lL]|k?Hz|k?W|kJ|k?Pa|in|inch|inches|ft|feet|yd|lb|oz|cents?|deg|degrees?|units?)"
+_KNOWN = (
+    r"(?:[cdkmn]?m|[km]?g|ms|min|hrs?|m[lL]|k?Hz|k?W|kJ|k?Pa"
+    r"|in|inch|inches|ft|feet|yd|lb|oz|cents?|deg|degrees?|units?)"
+)
 # "12 cm", "45 degrees", "5cm^2", "90^\circ"; but "2x" and "5m" may be formulae.
-_UNIT = re.compile(rf"\s*(?:{_MARK}|(?!m\b){_KNOWN}{_EXPONENT}|\s{_WORD}(?:\s+{_WORD}){{0,2}})\s*$")
+_UNIT = re.compile(rf"\s*(?:{_MARK}|(?![mg]\b){_KNOWN}{_EXPONENT}|\s{_WORD}(?:\s+{_WORD}){{0,2}})\s*$")
 # Where a number is what is wanted, any letters behind it are its unit.
 _ANY_UNIT = re.compile(rf"\s*(?:{_MARK}|[A-Za-z]+{_EXPONENT}(?:\s+[A-Za-z]+{_EXPONENT}){{0,2}})\s*$")
 _CURRENCY = re.compile(r"^\s*(?:\\?\$|€|£|¥)\s*")

@@ -1,18 +1,22 @@
-"""Worker processes for math-verify: a parse that hangs is killed with its worker and never stops a run.
+"""A worker process for math-verify: a parse that hangs is killed with its worker and never stops a run.
 
 math-verify's own time limit works with a signal, so only in a main thread and not inside long C calls. A process that
-can be killed has neither limit, and works the same from threads and from asyncio.
+can be killed has neither limit, and works the same from threads and from asyncio. It is a fresh interpreter that runs
+one small file: it inherits no engine, no threads and no main module.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import logging
-import multiprocessing
+import json
+import math
+import select
+import subprocess
+import sys
 import threading
-from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
+from typing import IO, cast
 
 from curate.answers.base import Grade
 
@@ -21,86 +25,121 @@ SECONDS = 10.0
 START_SECONDS = 120.0
 # Sympy caches without bound.
 TASKS_PER_WORKER = 500
+# Chains of one problem repeat their answers; the same question is asked once.
+REMEMBERED = 20_000
+# Longer texts are no expressions; a parser would need minutes for them.
+LONGEST = 2000
+
+_VERDICTS = {
+    "right": Grade(True, "expression-equivalent"),
+    "wrong": Grade(False, "expression-equivalent"),
+    "unparsed": Grade(False, "expression-unparsed"),
+    "gold-unparsed": Grade(None, "expression-gold-unparsed"),
+}
 
 
-def _serve(pipe: Connection) -> None:
-    """The worker's loop: (response, gold) in, right or wrong or an error's text out."""
-    import signal
+class _Dead(Exception):
+    """The worker ended, or could not be started."""
 
-    from math_verify import parse, verify
 
-    # Ctrl+C is the parent's business; it ends this process by closing the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.disable(logging.CRITICAL)
-    pipe.send("ready")
-    while True:
-        try:
-            response, gold = pipe.recv()
-        except EOFError:
-            return
-        try:
-            wanted = parse(f"${gold.strip('$ ')}$", parsing_timeout=None)
-            given = parse(f"${response.strip('$ ')}$", parsing_timeout=None)
-            answer: bool | str = bool(verify(wanted, given, timeout_seconds=None)) if wanted and given else "unparsed"
-        except Exception as error:  # sympy raises anything; the grade is then undecided, by its name
-            answer = type(error).__name__
-        pipe.send(answer)
+class _Late(Exception):
+    """The worker did not answer in time."""
 
 
 class Pool:
-    """One worker, started when first asked, replaced when it hangs, dies or has done `TASKS_PER_WORKER`."""
+    """One worker, started when first asked, replaced when it hangs, dies or has done `TASKS_PER_WORKER`.
+
+    One is enough: an expression takes milliseconds, and each distinct question is asked once.
+    """
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._process: Any = None
-        self._pipe: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._done = 0
+        self._known: dict[tuple[str, str], Grade] = {}
 
-    def _start(self) -> Connection:
-        # Spawn, because the parent may hold threads and locks of an engine.
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there,), daemon=True)
-        self._process.start()
-        there.close()
-        if not here.poll(START_SECONDS):
-            raise TimeoutError(f"the grading worker did not start within {START_SECONDS:.0f} s")
-        here.recv()
-        self._pipe, self._done = here, 0
-        return here
+    def verify(self, response: str, gold: str) -> Grade:
+        """Are the two expressions equivalent? Undecided when the worker hangs, dies twice or cannot judge."""
+        if len(response) > LONGEST:
+            return Grade(False, "expression-too-long")
+        with self._lock:
+            known = self._known.get((response, gold))
+            if known is not None:
+                return known
+            verdict = self._verdict(response, gold)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            if verdict.rule != "expression-worker-died":
+                self._known[response, gold] = verdict
+            return verdict
 
     def close(self) -> None:
         """Kill the worker; the next question starts another."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
-
-    def verify(self, response: str, gold: str) -> Grade:
-        """Are the two expressions equivalent? Undecided when the worker hangs, dies or cannot parse the gold."""
         with self._lock:
+            self._kill()
+
+    def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        # Also closes the pipes, and reads what is left, so that the worker leaves nothing behind.
+        process.communicate()
+
+    def _verdict(self, response: str, gold: str) -> Grade:
+        # A worker may have been killed while it had nothing to do; the question is not to blame the first time.
+        for _ in range(2):
             try:
-                pipe = self._pipe or self._start()
-                pipe.send((response, gold))
-                if not pipe.poll(self._seconds):
-                    self.close()
-                    return Grade(None, "expression-timeout")
-                answer = pipe.recv()
-            except (EOFError, OSError):
-                self.close()
-                return Grade(None, "expression-worker-died")
+                answer = self._ask(response, gold)
+            except _Late:
+                self._kill()
+                return Grade(None, "expression-timeout")
+            except (_Dead, OSError):
+                self._kill()
+                continue
             self._done += 1
             if self._done >= TASKS_PER_WORKER:
-                self.close()
-        if answer == "unparsed":
-            return Grade(False, "expression-unparsed")
-        if isinstance(answer, str):
-            return Grade(None, f"expression-error-{answer}")
-        return Grade(answer, "expression-equivalent")
+                self._kill()
+            return _VERDICTS.get(answer) or Grade(None, f"expression-error-{answer}")
+        return Grade(None, "expression-worker-died")
+
+    def _ask(self, response: str, gold: str) -> str:
+        process = self._process or self._start()
+        question = json.dumps([response, gold, 2 * math.ceil(self._seconds)]) + "\n"
+        stdin = cast(IO[bytes], process.stdin)
+        stdin.write(question.encode())
+        stdin.flush()
+        return self._read(process, self._seconds)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        worker = Path(__file__).with_name("worker.py")
+        # -P keeps this folder out of the worker's import path: its files are named like other packages' modules.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(worker)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._done = 0
+        try:
+            self._read(self._process, START_SECONDS)
+        except _Late:
+            raise _Dead from None
+        return self._process
+
+    @staticmethod
+    def _read(process: subprocess.Popen[bytes], seconds: float) -> str:
+        """The worker's next answer: a line of a few bytes, written at once."""
+        stdout = cast(IO[bytes], process.stdout)
+        poll = select.poll()
+        poll.register(stdout, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise _Late
+        line = stdout.readline()
+        if not line.endswith(b"\n"):
+            raise _Dead
+        return line.decode().strip()
 
 
 @functools.cache

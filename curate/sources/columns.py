@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def check(columns: ColumnMap, names: Iterable[str], what: str) -> None:
 def row(record: Mapping[str, Any], columns: ColumnMap, number: int, root: Path | None) -> SourceRow | BadRow:
     """One record; a BadRow when a column holds what cannot be used."""
     identity = record.get(columns.id) if columns.id else None
-    name = str(identity) if identity is not None else str(number)
+    name = writable(str(identity)) if identity is not None else str(number)
     try:
         return SourceRow(
             source_row=name,
@@ -38,6 +39,11 @@ def row(record: Mapping[str, Any], columns: ColumnMap, number: int, root: Path |
         return BadRow(name, error)
 
 
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON can hold and UTF-8 cannot, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _text(value: Any) -> str | None:
     """Text of a scalar; null stays null. A float that is whole loses its '.0', as CSV and pandas add it."""
     if value is None:
@@ -45,8 +51,12 @@ def _text(value: Any) -> str | None:
     if isinstance(value, float):
         if value != value:  # NaN is how frames write null
             return None
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, str | int | bool):
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, str):
+        if writable(value) != value:
+            raise RowError("not-utf-8", f"half of a surrogate pair in: {writable(value)[:80]}")
+        return value
+    if isinstance(value, int | bool | Decimal):
         return str(value)
     if isinstance(value, list) and len(value) == 1:
         return _text(value[0])
@@ -70,7 +80,8 @@ def _parse_list(text: str) -> Any:
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            # Deep nesting raises the last two.
             continue
     raise RowError("unusable-choices", f"choices are no list: {text[:80]}")
 
@@ -100,13 +111,19 @@ def _images(value: Any, root: Path | None) -> Iterable[bytes]:
 def _file(name: str, root: Path | None) -> bytes:
     if root is None:
         raise RowError("image-missing", f"{name}: the source has no folder that image paths are relative to")
+    if not name.strip():
+        raise RowError("image-missing", "an empty path")
     base = root.resolve()
-    path = (base / name).resolve()
-    if not path.is_relative_to(base):
-        raise RowError("image-outside-root", f"{name} leads out of the image folder")
     try:
+        path = (base / name).resolve()
+        if not path.is_relative_to(base):
+            raise RowError("image-outside-root", f"{name} leads out of the image folder")
+        # A pipe or a device would be read for ever.
+        if not path.is_file():
+            raise RowError("image-missing", f"{name} is no file in the image folder")
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise RowError("image-missing", f"{name} is not in the image folder") from None
+    except (ValueError, RuntimeError) as error:
+        # No path at all (a NUL byte, half a surrogate pair), or links that go round in a circle.
+        raise RowError("image-missing", f"{writable(name)}: {error}") from None
     except OSError as error:
         raise RowError("image-unreadable", f"{name}: {error.strerror}") from None

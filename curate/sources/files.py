@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.config import FilesSource
@@ -16,6 +18,8 @@ from curate.errors import RowError, UserError
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 
+# So many records are read before the columns are checked.
+_LOOK_AHEAD = 100
 Record = tuple[int, dict[str, Any] | RowError]
 
 
@@ -27,6 +31,8 @@ class Files:
         self._path = config.path if config.path.is_absolute() else base / config.path
         root = config.root if config.root is not None else self._path.parent
         self._root = root if root.is_absolute() else base / root
+        if config.root is not None and not self._root.is_dir():
+            raise UserError(f'Source "{config.name}": there is no image folder at {config.root}; check root.')
         if not self._path.is_file():
             raise UserError(f'Source "{config.name}": there is no file at {config.path}; check ingest.sources.')
 
@@ -38,21 +44,22 @@ class Files:
             raise UserError(
                 f'Source "{self._config.name}": {self._path.name} is none of {", ".join(readers)}; convert it first.'
             )
-        checked = False
-        for number, record in reader(self._path):
+        records = reader(self._path)
+        ahead = list(itertools.islice(records, _LOOK_AHEAD))
+        self._check(ahead)
+        for number, record in itertools.chain(ahead, records):
             if self._config.limit is not None and number > self._config.limit:
                 return
             if isinstance(record, RowError):
                 yield BadRow(str(number), record)
-                continue
-            if not checked:
-                self._check(record)
-                checked = True
-            yield columns.row(record, self._config.columns, number, self._root)
+            else:
+                yield columns.row(record, self._config.columns, number, self._root)
 
-    def _check(self, record: dict[str, Any]) -> None:
-        """Columns are looked for once, in the first readable record: later ones may lack some (null)."""
-        columns.check(self._config.columns, record, f'Source "{self._config.name}": {self._path.name}')
+    def _check(self, records: Sequence[Record]) -> None:
+        """Columns are looked for in the first records together: one JSON line may lack what others have (null)."""
+        names = {name: None for _, record in records if isinstance(record, dict) for name in record}
+        if names:
+            columns.check(self._config.columns, names, f'Source "{self._config.name}": {self._path.name}')
 
 
 def _json_lines(path: Path) -> Iterator[Record]:
@@ -75,10 +82,20 @@ def _json_lines(path: Path) -> Iterator[Record]:
 
 def _csv(path: Path) -> Iterator[Record]:
     """Rows are decoded one by one, so that a bad byte costs its row only."""
-    with path.open("rb") as file:
-        header = next(csv.reader([file.readline().decode("utf-8-sig", errors="replace")]), [])
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-        for number, cells in enumerate(csv.reader(text), start=1):
+    with (
+        path.open("rb") as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
+    ):
+        lines = csv.reader(text)
+        header = [name.encode(errors="replace").decode() for name in next(lines, [])]
+        for number in itertools.count(1):
+            try:
+                cells = next(lines)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, RowError("malformed-line", f"row {number}: {error}")
+                continue
             if not cells:
                 continue
             if any("\udc80" <= char <= "\udcff" for cell in cells for char in cell):
@@ -90,14 +107,28 @@ def _csv(path: Path) -> Iterator[Record]:
 
 
 def _parquet(path: Path) -> Iterator[Record]:
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            number = 0
             for batch in file.iter_batches(batch_size=256):
-                for record in batch.to_pylist():
+                for record in _records(batch):
                     number += 1
                     yield number, record
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path.name} is no readable Parquet file ({str(error).splitlines()[0]}); get it again."
         ) from None
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
+    """Rows of a batch; Parquet does not promise that its texts are UTF-8."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for index in range(batch.num_rows):
+        try:
+            yield batch.slice(index, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            yield RowError("not-utf-8", f"{error.reason} at byte {error.start} of a text")

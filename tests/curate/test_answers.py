@@ -3,7 +3,10 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -35,6 +38,32 @@ def test_extract(text, answer):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "Final answer: x" + " " * 50_000 + "y",
+        "\n" * 50_000,
+        "the answer is" + "\n" * 50_000,
+        "answer" + " " * 50_000,
+        "final answer " * 10_000,
+        "\\boxed{" * 20_000,
+    ],
+)
+def test_a_text_that_repeats_itself_costs_no_time(text):
+    begin = time.monotonic()
+    extract(text)
+    assert time.monotonic() - begin < 2
+
+
+@given(st.text(max_size=300), st.sampled_from(["7", "B", "yes", "Paris"]))
+def test_no_text_of_a_model_ends_a_run(text, gold):
+    kind = infer_type(gold, ["x", "y"] if gold == "B" else [])
+    for response in (text, extract(text), extract(f"Final answer: {text}")):
+        verdict = grade(response, gold, kind, ["x", "y"])
+        assert verdict.outcome in (True, False, None)
+        assert verdict.rule
+
+
+@pytest.mark.parametrize(
     ("response", "gold", "outcome"),
     [
         ("7", "7", True),
@@ -57,6 +86,20 @@ def test_extract(text, answer):
         ("0.0000001", "0", True),
         ("seven", "7", False),
         ("1e99999999", "5", False),
+        ("3 \\times 10^5", "300000", True),
+        ("3 × 10⁵", "300000", True),
+        ("10²", "102", False),
+        ("1½", "1.5", True),
+        ("2\\frac{1}{2}", "2.5", True),
+        ("\\frac12", "0.5", True),
+        ("x = \\frac{1}{2}", "0.5", True),
+        ("r ≈ 5cm", "5", True),
+        ("50 cm²", "50", True),
+        ("1 000", "1000", True),
+        ("1{,}000", "1000", True),
+        ("1/0", "1", False),
+        ("7" * 10_000, "7", False),
+        ("\\frac{" + "7" * 10_000 + "}{7}", "7", False),
         (None, "5", False),
     ],
 )
@@ -86,6 +129,10 @@ CHOICES = ["a dog", "Cat", "A", "none of these"]
         ("A dog is there", "A", False),
         ("E", "B", False),
         ("I am not sure", "B", False),
+        ("answer a dog", "A", False),
+        ("B, because it meows", "B", True),
+        ("B or C", "B", None),
+        ("I take (b)", "B", True),
         # The text of a choice goes before the letter that it happens to be.
         ("A", "C", True),
     ],
@@ -114,6 +161,11 @@ def test_yes_no(response, gold, outcome):
         ("(3,-4)", "(3,-4)", True),
         ("(3,4)", "(3,-4)", False),
         ("\\frac{90}{23}", "$\\frac{90}{23}$", True),
+        # A letter behind a number is no unit in a formula.
+        ("2y", "2x", False),
+        ("2", "2x", False),
+        ("90", "90^\\circ", True),
+        ("9" * 5000, "\\sqrt{8}", False),
     ],
 )
 def test_expressions(response, gold, outcome):
@@ -126,6 +178,9 @@ def test_expressions(response, gold, outcome):
         ("B", ["x", "y"], "choice"),
         ("Yes", [], "yes-no"),
         ("12.5 cm", [], "number"),
+        ("5 apples", [], "number"),
+        ("2x", [], "expression"),
+        ("3 sin x", [], "expression"),
         ("(3,-4)", [], "expression"),
         ("\\sqrt{34}", [], "expression"),
         ("Lake Geneva", [], "text"),
@@ -152,15 +207,55 @@ def test_a_hanging_parse_is_killed_and_undecided(pool):
     verdict = pool.verify("\\sqrt{4}", "2")
     assert (verdict.outcome, verdict.rule) == (None, "expression-timeout")
     pool._seconds = 20
-    assert pool.verify("\\sqrt{4}", "2").outcome is True
+    assert pool.verify("\\sqrt{9}", "3").outcome is True
 
 
-def test_a_dead_worker_is_replaced(pool):
+def test_an_expression_that_asks_for_the_moon_costs_only_itself():
+    small = Pool(seconds=1)
+    assert small.verify("9^{9^{9^{9}}}", "2").outcome is None
+    assert small.verify("2+2", "4").outcome is True
+    small.close()
+
+
+def test_a_worker_that_was_killed_is_replaced_without_losing_the_question(pool):
     pool.verify("1", "1")
-    os.kill(pool._process.pid, signal.SIGKILL)
-    pool._process.join()
-    assert pool.verify("1", "1").rule == "expression-worker-died"
-    assert pool.verify("2+2", "4").outcome is True
+    killed = pool._process
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert pool.verify("3+2", "5").outcome is True
+    assert pool._process.pid != killed.pid
+
+
+def test_a_question_is_asked_once(pool):
+    first = pool.verify("x^2-1", "(x-1)(x+1)")
+    done = pool._done
+    assert pool.verify("x^2-1", "(x-1)(x+1)") == first
+    assert pool._done == done
+
+
+def test_a_script_without_a_main_guard_gets_its_grades(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from curate.answers import grade\n"
+        "import sys\n"
+        "verdict = grade('2\\\\sqrt{2}', '\\\\sqrt{8}', 'expression', [])\n"
+        "assert verdict.outcome is True, verdict\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_equal_texts_and_numbers_start_no_worker():
+    code = (
+        "import sys\n"
+        "from curate.answers import grade\n"
+        "assert grade('(3,-4)', '$(3,-4)$', 'expression', []).outcome\n"
+        "assert grade('0.5', '\\\\frac{1}{2}', 'expression', []).outcome\n"
+        "assert 'curate.answers.pool' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_works_from_threads_and_asyncio(pool):

@@ -85,3 +85,26 @@ def test_what_cannot_be_used_is_refused_with_its_reason(data, reason):
 def test_the_limit_on_bytes_comes_before_decoding():
     with pytest.raises(RowError, match="limit is 10"):
         inspect(encoded(blobs()), max_pixels=10**6, max_bytes=10)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "ICO", "AVIF"])
+def test_damaged_files_are_refused_or_read_and_never_more(kind):
+    rng = random.Random(kind)
+    whole = encoded(blobs(), kind)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 5])):
+            data[rng.randrange(rng.choice([min(64, len(data)), len(data)]))] = rng.randrange(256)
+        if rng.random() < 0.4:
+            del data[rng.randrange(len(data)) :]
+        try:
+            facts = inspect(bytes(data), **LIMITS)
+        except RowError as error:
+            assert error.reason in ("image-unreadable", "image-truncated", "image-too-large")
+        else:
+            assert facts.width * facts.height <= LIMITS["max_pixels"]
+
+
+def test_a_program_that_draws_is_never_run():
+    with pytest.raises(RowError, match="EPS is a program"):
+        inspect(encoded(blobs(), "EPS"), **LIMITS)

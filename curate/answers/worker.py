@@ -1,0 +1,56 @@
+"""The program that a grading worker runs: pairs of expressions in, verdicts out, one line each.
+
+Run as a file by its path, so it imports nothing of this package, and nothing of the program that started it.
+"""
+
+import json
+import logging
+import resource
+import signal
+import sys
+
+# Some expressions ask for more memory than the machine has; the worker's share must not cost an engine its life.
+MEMORY = 2 * 2**30
+
+
+def judge(response: str, gold: str) -> str:
+    """right, wrong, unparsed, gold-unparsed, or the name of the error that math-verify ended with."""
+    from math_verify import parse, verify
+
+    try:
+        wanted = parse(f"${gold.strip('$ ')}$", parsing_timeout=None)
+        if not wanted:
+            return "gold-unparsed"
+        given = parse(f"${response.strip('$ ')}$", parsing_timeout=None)
+        if not given:
+            return "unparsed"
+        return "right" if verify(wanted, given, timeout_seconds=None) else "wrong"
+    except Exception as error:  # sympy raises anything; the grade is then undecided, by its name
+        return type(error).__name__
+
+
+def main() -> None:
+    """Answer until the input ends. A question that takes longer than its limit ends the process, even inside C code."""
+    # Ctrl+C is the parent's business; it ends this process by closing the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    logging.disable(logging.CRITICAL)
+    judge("1", "1")
+    answers = sys.stdout
+    # What a library prints must not be read as an answer.
+    sys.stdout = sys.stderr
+    answers.write("ready\n")
+    answers.flush()
+    for line in sys.stdin:
+        response, gold, limit = json.loads(line)
+        # The parent kills a worker that is late; this is for a parent that was killed itself.
+        signal.alarm(limit)
+        verdict = judge(response, gold)
+        signal.alarm(0)
+        answers.write(verdict + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
