@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as pads
+
 from curate import lineage
 from curate.answers import grade, infer_type
 from curate.config import FilesSource, HubSource, IngestConfig, SyntheticSource, did_you_mean
@@ -24,7 +26,7 @@ from curate.seeds import content_hash, digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.stage import Reporter
-from curate.store import Workspace
+from curate.store import Partition, Workspace
 
 STAGE = "ingest"
 CHUNK = 1000
@@ -99,21 +101,25 @@ def run(
 
 def _clear(name: str, workspace: Workspace) -> None:
     """Delete the rows of a source. Pictures that problems of other sources show too go over to those first."""
-    images = workspace.partition(IMAGES, name)
-    owned = {key for (key,) in images.keys()}  # noqa: SIM118 - a method, not a dictionary's
+    owned = _hashes(workspace.partition(IMAGES, name))
     for problems in workspace.partitions(PROBLEMS):
         if not owned or problems.folder.name == name:
             continue
         rows = problems.read(["problem_id", "image_hashes"]).to_pylist()
         shown = {key: row["problem_id"] for row in rows for key in row["image_hashes"] if key in owned}
-        if shown:
-            heir = workspace.partition(IMAGES, problems.folder.name)
-            held = {key for (key,) in heir.keys()}  # noqa: SIM118
-            kept = (row for row in images.read().to_pylist() if row["image_hash"] in shown.keys() - held)
-            heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
-            owned -= shown.keys()
+        heir = workspace.partition(IMAGES, problems.folder.name)
+        wanted = shown.keys() - _hashes(heir)
+        owned -= shown.keys()
+        if not wanted:
+            continue
+        kept = workspace.read(IMAGES, where=pads.field("image_hash").isin(sorted(wanted))).to_pylist()
+        heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
     for table in (PROBLEMS, IMAGES, REJECTS):
         workspace.partition(table, name).clear()
+
+
+def _hashes(images: Partition) -> set[str]:
+    return set(images.read(["image_hash"])["image_hash"].to_pylist())
 
 
 def _chunks(rows: Iterator[SourceRow | BadRow]) -> Iterator[list[SourceRow | BadRow]]:

@@ -25,7 +25,7 @@ def check(columns: ColumnMap, names: Iterable[str], what: str) -> None:
 def row(record: Mapping[str, Any], columns: ColumnMap, number: int, root: Path | None) -> SourceRow | BadRow:
     """One record; a BadRow when a column holds what cannot be used."""
     identity = record.get(columns.id) if columns.id else None
-    name = writable(str(identity)) if identity is not None else str(number)
+    name = writable(str(identity)) if identity not in (None, "") else str(number)
     try:
         return SourceRow(
             source_row=name,

@@ -88,6 +88,11 @@ MESS = [
     (b'["a", "list"]\n', "malformed-line"),
     (b'{"id": "bytes", "question": "\xff\xfe", "answer": "1"}\n', "not-utf-8"),
     (line("fine", question="How many? fine"), "duplicate"),
+    (line("half-pair", question="\ud83d?"), "not-utf-8"),
+    (line("half-pair-path", image="\ud83d.png"), "image-missing"),
+    (line("nul-path", image="a\0b.png"), "image-missing"),
+    (line("no-path", image=""), "image-missing"),
+    (line("nested", choices="[" * 5000), "unusable-choices"),
 ]
 
 
@@ -222,6 +227,43 @@ def test_a_wrong_source_is_one_sentence(place, more, said):
     with pytest.raises(UserError) as error:
         ingest(place, [files(**more)])
     assert said in str(error.value)
+
+
+def test_replacing_a_source_keeps_the_pictures_that_others_show(place):
+    (place / "rows.jsonl").write_bytes(line("a") + line("b", image="blue.jpg"))
+    (place / "more.jsonl").write_bytes(line("c"))
+    sources = [files(), files(name="more", path="more.jsonl", domain="other")]
+    workspace, _ = ingest(place, sources)
+    assert workspace.read(IMAGES).num_rows == 2
+    (place / "rows.jsonl").write_bytes(line("d", image="blue.jpg"))
+    for _ in range(2):
+        workspace, ledger = ingest(place, sources, replace=["mess"])
+        problems, images = workspace.read(PROBLEMS).to_pylist(), workspace.read(IMAGES).to_pylist()
+        assert len(problems) == 2
+        assert sorted(h for row in problems for h in row["image_hashes"]) == sorted(row["image_hash"] for row in images)
+        assert {row["problem_id"] for row in images} == {row["problem_id"] for row in problems}
+        assert ledger.adds_up()
+
+
+def test_large_pictures_are_committed_in_small_chunks(place, monkeypatch):
+    from curate import ingest as stage
+
+    monkeypatch.setattr(stage, "CHUNK_BYTES", 1)
+    (place / "rows.jsonl").write_bytes(b"".join(line(f"r{n}") for n in range(40)) + line("r0"))
+    workspace, ledger = ingest(place, [files()])
+    assert (ledger.out, ledger.duplicate) == (40, 1)
+    assert len(workspace.partition(PROBLEMS, "mess").files()) == 40
+    twin = next(row for row in workspace.read(REJECTS).to_pylist() if row["reason"] == "duplicate")
+    assert twin["detail"].split()[0] in workspace.read(PROBLEMS)["problem_id"].to_pylist()
+
+
+def test_a_text_only_question_is_in_one_role_only(place):
+    (place / "rows.jsonl").write_bytes(line("a", image=None))
+    (place / "test.jsonl").write_bytes(line("a", image=None) + line("b", image=None))
+    sources = [files(), files(name="test", path="test.jsonl", role="test", domain="other")]
+    workspace, ledger = ingest(place, sources)
+    assert ledger.rejected == {"overlaps-train": 1}
+    assert sorted(row["role"] for row in workspace.read(PROBLEMS).to_pylist()) == ["test", "train"]
 
 
 def test_replace_of_an_unknown_source_is_one_sentence(place):
