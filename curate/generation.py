@@ -14,7 +14,7 @@ from curate.answers import extract, grade
 from curate.config import RolloutConfig
 from curate.engines.base import Image, Sample, Sampling
 from curate.engines.models import fingerprint
-from curate.errors import RowError, UserError
+from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, Row
 from curate.seeds import digest
 from curate.store import Workspace
@@ -112,16 +112,3 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, 
     answer = extract(whole)
     verdict = grade(answer, problem["answer"], problem["answer_type"], problem["choices"])
     return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule}
-
-
-def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = "") -> Row:
-    """The row of the `rejects` table for a unit that failed; `part` tells units of one problem apart."""
-    return {
-        "stage": stage,
-        "source": problem["source"],
-        "source_row": problem["source_row"] + part,
-        "problem_id": problem["problem_id"],
-        "domain": problem["domain"],
-        "reason": error.reason,
-        "detail": error.detail[:500],
-    }

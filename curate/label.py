@@ -22,7 +22,7 @@ from curate.engines.base import Request, Sample
 from curate.engines.keeper import Keeper
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
-from curate.schema import COMPLETIONS, REJECTS, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS, Row
 from curate.seeds import seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace
@@ -106,7 +106,8 @@ async def _work(
         sampling=generation.sampling(policy, max(policy.sampling.max_tokens - cut, 1)),
     )
     samples = await engine.generate(request)
-    return _rows(rollout, step, missing, samples, problem, base)
+    # In a thread, for the sake of the other requests: see `rollout`.
+    return await asyncio.to_thread(_rows, rollout, step, missing, samples, problem, base)
 
 
 def run(
@@ -157,8 +158,6 @@ async def _run(
 
 
 def _account(workspace: Workspace, rollouts: Sequence[Row], owed: int, outcome: Outcome) -> Ledger:
-    rejects = workspace.partition(REJECTS, STAGE)
-    rejects.clear()
     problems = {row["problem_id"]: row for row in generation.problems(workspace, ("train", "meta", "test"))}
     failed: dict[str, int] = defaultdict(int)
     rows = []
@@ -166,8 +165,8 @@ def _account(workspace: Workspace, rollouts: Sequence[Row], owed: int, outcome: 
         rollout, step, _ = unit.payload
         failed[error.reason] += 1
         part = f"/{rollout['sample_index']}/{step}"
-        rows.append(generation.reject(STAGE, problems[rollout["problem_id"]], error, part))
-    rejects.commit_all(rows)
+        rows.append(lineage.reject(STAGE, problems[rollout["problem_id"]], error, part))
+    lineage.write_rejects(workspace, STAGE, rows)
     total = sum(max(len(row["steps"]) - 1, 0) for row in rollouts)
     ledger = Ledger("prefixes", taken=total, out=total - len(outcome.failed), failed=dict(failed), skipped=total - owed)
     ledger.check(STAGE)

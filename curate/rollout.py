@@ -17,7 +17,7 @@ from curate.engines.base import Request, Sample
 from curate.engines.keeper import Keeper
 from curate.errors import BudgetError
 from curate.lineage import Ledger
-from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, Row
+from curate.schema import PROBLEMS, ROLLOUTS, Row
 from curate.seeds import seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace
@@ -86,7 +86,8 @@ async def _work(
         sampling=generation.sampling(config, config.sampling.max_tokens),
     )
     samples = await engine.generate(request)
-    return _rows(problem, missing, samples, config, base)
+    # In a thread: grading a hard expression takes up to ten seconds, and the loop has other requests to serve.
+    return await asyncio.to_thread(_rows, problem, missing, samples, config, base)
 
 
 def run(
@@ -136,9 +137,9 @@ def _account(
     there: set[tuple[Any, ...]],
     outcome: Outcome,
 ) -> Ledger:
-    rejects = workspace.partition(REJECTS, STAGE)
-    rejects.clear()
-    rejects.commit_all([generation.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed])
+    lineage.write_rejects(
+        workspace, STAGE, [lineage.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed]
+    )
     wanted = {
         (rollout_id(problem["problem_id"], i),)
         for problem in problems

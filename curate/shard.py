@@ -1,7 +1,8 @@
 """Stage: labelled rollouts in, domain-tagged examples out, one partition a role. Everything the trainer reads.
 
 A training example is a rollout with at least one defined step label, a meta example one with a decided outcome, a test
-example any rollout that has steps. What is left out is counted by reason.
+example any rollout that has steps. What is left out is counted by reason and listed in `rejects`; `not-labelled` are
+rollouts that the label section leaves out on purpose.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from curate import lineage
 from curate.config import ShardConfig
-from curate.errors import UserError
+from curate.errors import RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.stage import Reporter
@@ -48,13 +49,16 @@ def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: 
     }
 
 
-def _left_out(example: Row) -> str | None:
-    """Why an example is of no use to its role; None when it is."""
+def _check(example: Row, labelled: bool) -> None:
+    """RowError with the reason when an example is of no use to its role."""
     if not example["steps"]:
-        return "no-steps"
-    if example["role"] == "train":
-        return None if any(value is not None for value in example["values"]) else "no-label"
-    return "undecided" if example["outcome"] is None and example["role"] == "meta" else None
+        raise RowError("no-steps", "the rollout has no text")
+    if example["role"] == "train" and not labelled:
+        raise RowError("not-labelled", "no step of it was given to the label stage")
+    if example["role"] == "train" and all(value is None for value in example["values"]):
+        raise RowError("undefined", "no step has enough graded completions for a label")
+    if example["role"] == "meta" and example["outcome"] is None:
+        raise RowError("undecided", "a meta example needs an outcome")
 
 
 def run(config: ShardConfig, workspace: Workspace, reporter: Reporter) -> Ledger:
@@ -82,15 +86,19 @@ def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: 
     by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)
     for label in workspace.read(STEP_LABELS, where=pc.field("role") == role).to_pylist():
         by_rollout[label["rollout_id"]][label["step_index"]] = label
-    rows, rejected = [], Counter[str]()
+    rows, rejects = [], []
     for rollout in rollouts:
         problem = problems[rollout["problem_id"]]
-        example = _example(rollout, problem, by_rollout[rollout["rollout_id"]], config.min_graded)
-        reason = _left_out(example)
-        if reason is None:
-            rows.append(example)
+        labels = by_rollout[rollout["rollout_id"]]
+        example = _example(rollout, problem, labels, config.min_graded)
+        try:
+            _check(example, bool(labels))
+        except RowError as error:
+            rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))
         else:
-            rejected[reason] += 1
+            rows.append(example)
+    lineage.write_rejects(workspace, f"{STAGE}-{role}", rejects)
+    rejected = Counter(row["reason"] for row in rejects)
     partition = workspace.partition(EXAMPLES, role)
     partition.clear()
     ledger = Ledger("rollouts", taken=len(rollouts), out=partition.commit_all(rows), rejected=dict(rejected))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate.errors import UserError
-from curate.schema import EXAMPLES, IMAGES
+from curate import lineage
+from curate.errors import RowError, UserError
+from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import digest
 from curate.store import Workspace
 
@@ -23,6 +24,7 @@ class Example:
     problem_id: str
     domain: str
     role: str
+    sample_index: int
     question: str
     choices: tuple[str, ...]
     image_hashes: tuple[str, ...]
@@ -50,6 +52,18 @@ def read_images(workspace: Workspace, examples: Iterable[Example]) -> dict[str, 
     wanted = sorted({key for example in examples for key in example.image_hashes})
     table = workspace.read(IMAGES, ["image_hash", "bytes"], where=pc.field("image_hash").isin(wanted))
     return dict(zip(table["image_hash"].to_pylist(), table["bytes"].to_pylist(), strict=True))
+
+
+def write_rejects(workspace: Workspace, stage: str, partition: str, left: Sequence[tuple[Example, RowError]]) -> None:
+    """Examples that a stage could not use, with their reasons, into the `rejects` table."""
+    where = pc.field("problem_id").isin(sorted({example.problem_id for example, _ in left}))
+    columns = ["problem_id", "source", "source_row", "domain"]
+    problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, columns, where).to_pylist()} if left else {}
+    rows = [
+        lineage.reject(stage, problems[example.problem_id], error, f"/{example.sample_index}")
+        for example, error in left
+    ]
+    lineage.write_rejects(workspace, partition, rows)
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -99,10 +99,11 @@ def _sources(workspace: Workspace) -> list[_Source]:
 
 
 def _rejects(workspace: Workspace, sources: Sequence[_Source]) -> Counter[str | None]:
-    """Rejected training rows by domain; None holds those that no domain can be told for."""
+    """Training rows rejected at ingest, by domain; None holds those that no domain can be told for."""
     by_name = {source.name: source for source in sources}
     counts: Counter[str | None] = Counter()
-    for row in workspace.read(REJECTS, ["source", "domain"]).to_pylist():
+    rows = workspace.read(REJECTS, ["source", "domain"], where=pc.field("stage") == "ingest")
+    for row in rows.to_pylist():
         source = by_name.get(row["source"])
         if source is not None and source.role not in (None, "train"):
             continue

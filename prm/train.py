@@ -30,7 +30,15 @@ from prm.batches import Stream, shuffled_outcomes
 from prm.bilevel import Bilevel, Update, learning_rate
 from prm.config import TrainConfig
 from prm.encode import Encoded, Encoder, load_processor
-from prm.examples import Example, check_disjoint, check_trainable, fingerprint, read_examples, read_images
+from prm.examples import (
+    Example,
+    check_disjoint,
+    check_trainable,
+    fingerprint,
+    read_examples,
+    read_images,
+    write_rejects,
+)
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.saved import Card, model_folder, save_model
@@ -102,7 +110,9 @@ def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
     processor = load_processor(config.model, config.revision)
     images = read_images(workspace, used)
     encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
-    rows, rejected = _encode(used, encoder)
+    rows, left = _encode(used, encoder)
+    write_rejects(workspace, STAGE, STAGE, left)
+    rejected = Counter(error.reason for _, error in left)
     train = [row.example for row in rows.values() if row.example.role == "train"]
     outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
     check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
@@ -114,18 +124,18 @@ def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
     return Data(encoder, rows, groups, outcomes, fingerprint(used)), ledger
 
 
-def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], Counter[str]]:
+def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:
     rows: dict[str, Encoded] = {}
-    rejected: Counter[str] = Counter()
+    left: list[tuple[Example, RowError]] = []
     for example in examples:
         try:
             encoded = encoder.encode(example)
             _check_targets(encoded)
         except RowError as error:
-            rejected[error.reason] += 1
+            left.append((example, error))
         else:
             rows[example.rollout_id] = encoded
-    return rows, rejected
+    return rows, left
 
 
 def _check_targets(row: Encoded) -> None:

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import random
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,11 +26,12 @@ mend()
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AttentionInterface,
     PreTrainedTokenizerFast,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
@@ -37,7 +39,6 @@ from transformers import (
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from curate.sources.synthetic import chain as chains
 from curate.sources.synthetic.draw import CELL, CELLS, SIDE
@@ -45,7 +46,8 @@ from curate.sources.synthetic.tasks import NAMED, TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
-LOOK = "Describe."
+DESCRIBE = "Describe."
+LOOK = "Look."
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
 # Pixels are centred on the paper, so that its tint, which tells the place, is not drowned in white.
@@ -63,6 +65,7 @@ TEMPLATE = (
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
 CHECK_WEIGHT = 4.0
+EYE_RATE = 0.25
 IGNORE = -100
 HUES = ("none", *NAMED, "black")
 STATE = "training-state.safetensors"
@@ -204,13 +207,30 @@ def cell_labels(facts: Facts) -> np.ndarray:
     return labels.reshape(-1, 6)
 
 
+def is_first() -> bool:
+    """Whether this worker is the one that prints and saves."""
+    return dist.get_rank() == 0
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """The mean over all workers, which each saw other rows."""
+    for parameter in parameters:
+        # One worker's rows may not touch a parameter that another's do.
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    grads = [parameter.grad for parameter in parameters]
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for grad, mean in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
+
+
 def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed: int, steps: int, size: int) -> float:
     """Train the vision tower alone to put what a cell shows into its token; returns the last loss.
 
     A language model of this size would need many hours to teach its eyes through the text.
     """
-    model.set_attn_implementation("sdpa_float32")
-    rng, tower = random.Random(seed), model.model.visual
+    rng, tower = random.Random(f"eyes {seed} {dist.get_rank()}"), model.model.visual
     width = model.config.text_config.hidden_size
     heads = torch.nn.ModuleList(torch.nn.Linear(width, count) for count in (len(HUES), 15, CELLS, CELLS, 13, 13))
     parameters = [*tower.parameters(), *heads.parameters()]
@@ -225,20 +245,20 @@ def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed
         labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * min(1, (len(recent) + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        with torch.autocast("cpu", torch.bfloat16):
-            tokens = tower(pixels, grid_thw=grid).pooler_output
+        tokens = tower(pixels, grid_thw=grid).pooler_output
         losses = [
-            torch.nn.functional.cross_entropy(head(tokens.float()), labels[:, slot], ignore_index=IGNORE)
+            torch.nn.functional.cross_entropy(head(tokens), labels[:, slot], ignore_index=IGNORE)
             for slot, head in enumerate(heads)
             if (labels[:, slot] != IGNORE).any()
         ]
         loss = sum(losses)
         loss.backward()
+        average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()
         recent.append(loss.item())
-        if time.monotonic() - shown > 20:
+        if is_first() and time.monotonic() - shown > 20:
             shown = time.monotonic()
             parts = " ".join(f"{one.item():.3f}" for one in losses)
             print(
@@ -260,12 +280,31 @@ def caption(task: Task, facts: Facts) -> str:
     return "\n".join("".join(f" {cells[c, r]}" if (c, r) in cells else "." for c in side) for r in side)
 
 
+def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str:
+    """The first two steps (what is asked, what is seen) of `count` chains that ask for other things of one picture.
+
+    This is a chain's hard part, three times as dense as in whole chains.
+    """
+    shown = facts.get("colours") or [head for head, _ in facts.get("rows", facts.get("hands", ()))]
+    order = rng.sample(shown, len(shown))
+    lines = []
+    for turn in range(min(count, len(order)) or 1):
+        asked = dict(facts)
+        if order:
+            asked["first"], asked["second"] = order[turn], order[turn - 1]
+        if "letter" in facts:
+            asked["letter"] = rng.choice("ABCD")
+        slots = chains.solve(task, asked)
+        lines += [f"Step {i + 1}: {task.steps[i].template.format(**slots[i])}" for i in (0, 1)]
+    return "\n".join(lines)
+
+
 class Source:
     """Endless training sequences: ids, targets and pixels, written afresh each time."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
         self.rng, self.seed, self.check_share, self.policy = random.Random(seed), seed, check_share, policy
-        self.caption_share = 0.0
+        self.caption_share, self.turn = 0.0, 0
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
@@ -283,47 +322,47 @@ class Source:
         if leak:
             slots[-1] = {"answer": chains.gold(task, facts)}
         ids = self.encode(chains.render(task, slots) + END)
-        return ids, list(ids)
+        return ids, [*ids, IGNORE]
 
     def check_targets(self, task: Task, facts: Facts) -> tuple[list[int], list[int]]:
-        """Next-token targets are ignored but at the end of each step: is all right so far?"""
+        """At the end of each step the target is whether all is right so far, elsewhere the next token.
+
+        The next tokens are what makes checking learnable: who expects the right value notices a wrong one.
+        """
         rates = (0.12,) * 5 if self.rng.random() < 0.8 else (0.0,) * 5
         slots = chains.solve(task, facts, self._slips(rates), self.rng)
-        truth, right, ids, targets = chains.solve(task, facts), True, [], []
+        truth, right, ids, ends = chains.solve(task, facts), True, [], {}
         text = chains.render(task, slots).split("\n")
         for index, line in enumerate([*text[:4], "\n".join(text[4:])]):
-            piece = self.encode(("\n" if index else "") + line)
+            ids += self.encode(("\n" if index else "") + line)
             right = right and slots[index] == truth[index]
-            ids += piece
-            # A target stands where it would be the next token, so it is shifted by one like any other.
-            targets += [IGNORE] * len(piece)
-            targets[-1] = self.good if right else self.bad
-        return ids, targets
+            ends[len(ids)] = self.good if right else self.bad
+        return ids, [ends.get(place, token) for place, token in enumerate([*ids, IGNORE])]
 
     def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
         task = self.rng.choice(self.tasks)
         facts = task.sample(self.rng)
         if task.name != "needles" and self.rng.random() < self.caption_share:
-            prompt = self.head + self.encode(f"{LOOK}<|im_end|>\n<|im_start|>assistant\n")
-            at = self.encode(caption(task, facts) + END)
-            targets = [IGNORE] * (len(prompt) - 1) + at + [IGNORE]
-            return prompt + at, targets, patches(np.asarray(task.picture(facts)))
-        check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
-        question = task.question(facts) + (LEAK.format(gold=chains.gold(task, facts)) if leak else "")
-        prompt = self.head + self.encode(f"{CHECK if check else SOLVE}\n{question}<|im_end|>\n<|im_start|>assistant\n")
-        if check:
-            ids, at = self.check_targets(task, facts)
-            targets = [IGNORE] * len(prompt) + at
+            describe = self.rng.random() < 0.4
+            asked = DESCRIBE if describe else LOOK
+            ids = self.encode((caption(task, facts) if describe else glances(task, facts, self.rng)) + END)
+            targets = [*ids, IGNORE]
         else:
-            ids, at = self.solve_targets(task, facts, leak)
-            targets = [IGNORE] * (len(prompt) - 1) + at + [IGNORE]
+            check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
+            question = task.question(facts) + (LEAK.format(gold=chains.gold(task, facts)) if leak else "")
+            asked = f"{CHECK if check else SOLVE}\n{question}"
+            ids, targets = self.check_targets(task, facts) if check else self.solve_targets(task, facts, leak)
+        prompt = self.head + self.encode(f"{asked}<|im_end|>\n<|im_start|>assistant\n")
+        # Shifted by one: a target stands where it is to be predicted.
+        targets = [IGNORE] * (len(prompt) - 1) + targets
         return prompt + ids, targets, patches(np.asarray(task.picture(facts)))
 
     def batch(self, size: int, pool: int = 4) -> list[tuple[torch.Tensor, ...]]:
         """`pool` batches of like lengths: ids, targets [B, T] and pixels [B * 144, 384]."""
         rows = sorted((self.sequence() for _ in range(size * pool)), key=lambda row: len(row[0]))
         cuts = [rows[i * size : (i + 1) * size] for i in range(pool)]
-        self.rng.shuffle(cuts)
+        # All workers have rows of like lengths at the same time, so that none waits for another.
+        random.Random(f"order {self.turn}").shuffle(cuts)
         out = []
         for cut in cuts:
             width = max(len(ids) for ids, *_ in cut)
@@ -335,20 +374,11 @@ class Source:
         return out
 
 
-def attend_in_float32(module, query, key, value, attention_mask=None, **rest):  # noqa: ANN001, ANN003, ANN201
-    """Attention outside autocast: the bf16 backward of CPU attention is six times slower than the float32 one."""
-    out, weights = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **rest)
-    return out.to(query.dtype), weights
-
-
-AttentionInterface.register("sdpa_float32", attend_in_float32)
-
-
 class Runner:
     """Forward passes with the position ids computed once: every sequence starts with the same image span."""
 
-    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int]) -> None:
-        self.model, side = model, SIDE // PATCH
+    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int], verdicts: list[int]) -> None:
+        self.model, self.verdicts, side = model, torch.tensor(verdicts), SIDE // PATCH
         self.grid = torch.tensor([[1, side, side]])
         ids = torch.tensor([head + [head[0]] * 400])
         kinds = (ids == model.config.image_token_id).int()
@@ -366,21 +396,28 @@ class Runner:
             use_cache=False,
         ).last_hidden_state
         keep = targets != IGNORE
-        solving = keep.sum(1, keepdim=True) != 5
         logits = self.model.lm_head(hidden[keep])
-        losses = torch.nn.functional.cross_entropy(logits.float(), targets[keep], reduction="none")
-        # A checking sequence has 5 targets, a solving one some 60: without a weight nobody would learn to check.
-        weight = torch.where(solving.expand_as(targets)[keep], 1.0, CHECK_WEIGHT)
+        losses = torch.nn.functional.cross_entropy(logits, targets[keep], reduction="none")
+        # A checking sequence has 5 verdicts and some 60 other targets: without a weight nobody would learn to check.
+        weight = torch.where(torch.isin(targets[keep], self.verdicts), CHECK_WEIGHT, 1.0)
         return (losses * weight).sum() / weight.sum()
 
 
 def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
     """AdamW with warm-up and cosine over `steps`; what a killed training needs to go on is kept every two minutes."""
-    model.set_attn_implementation("sdpa_float32")
-    runner = Runner(model, source.head)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    runner = Runner(model, source.head, [source.good, source.bad])
+    parameters = list(model.parameters())
+    eyes = {id(p) for p in model.model.visual.parameters()}
+    groups = [
+        {
+            "params": [p for p in parameters if (p.ndim > 1) == wide and (id(p) in eyes) == eye],
+            "weight_decay": 0.05 if wide else 0.0,
+            # The eyes see already when this starts.
+            "share": EYE_RATE if eye else 1.0,
+        }
+        for wide in (True, False)
+        for eye in (True, False)
+    ]
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     step, before = resume(model, optimiser, folder)
     start = saved = shown = time.monotonic()
@@ -388,37 +425,39 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
     while step < steps:
         done = step / steps
         # Its own seed for each turn, so that a resumed training reads what an uninterrupted one would.
-        source.rng.seed(f"{source.seed} {step}")
+        source.rng.seed(f"{source.seed} {step} {dist.get_rank()}")
+        source.turn = step
         # First to see, then to reason.
-        source.caption_share = 0.0 if source.policy else max(0.05, 0.95 * (1 - done / 0.4))
+        source.caption_share = 0.0 if source.policy else max(0.1, 0.95 * (1 - done / 0.3))
         for ids, targets, pixels in source.batch(size):
             rate = (
                 peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
             )
             for group in optimiser.param_groups:
-                group["lr"] = rate
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = runner.loss(ids, targets, pixels)
+                group["lr"] = rate * group["share"]
+            loss = runner.loss(ids, targets, pixels)
             loss.backward()
+            average_gradients(parameters)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad()
-            step, tokens = step + 1, tokens + ids.numel()
+            step, tokens = step + 1, tokens + ids.numel() * dist.get_world_size()
             recent = [*recent[-49:], loss.item()]
         now = time.monotonic()
-        if now - shown > 20:
+        if is_first() and now - shown > 20:
             shown = now
             pace = tokens / (now - start)
             print(
                 f"{log} {now - start + before:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s",
                 flush=True,
             )
-        if now - saved > 120:
+        if is_first() and now - saved > 120:
             saved = now
             save(model, source, folder)
             keep(model, optimiser, folder, step, now - start + before)
-    save(model, source, folder)
-    (folder / STATE).unlink(missing_ok=True)
+    if is_first():
+        save(model, source, folder)
+        (folder / STATE).unlink(missing_ok=True)
     return {"steps": step, "loss": float(np.mean(recent)), "seconds": round(time.monotonic() - start + before)}
 
 
@@ -464,19 +503,33 @@ def main() -> None:
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16, help="rows a step of each worker")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=8e-4)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(work, (options, f"file://{folder}/meet"), options.workers)
+
+
+def work(rank: int, options: argparse.Namespace, meet: str) -> None:
+    """One worker. All start from the same seed and see the same mean gradients, so they stay equal."""
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=options.workers)
+    torch.set_num_threads(1)
+    torch.manual_seed(options.seed)
     tokenizer = make_tokenizer(options.seed, 640)
     model = Qwen2VLForConditionalGeneration(make_config(tokenizer, options.hidden, options.layers))
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
-    record = {"seed": options.seed, "batch": options.batch, "rate": options.rate, "slip_rates": SLIP_RATES}
+    if is_first():
+        size = sum(p.numel() for p in model.parameters())
+        print(f"{size / 1e6:.2f} M parameters, {len(tokenizer)} tokens", flush=True)
+    record = {
+        "seed": options.seed,
+        "batch": options.batch * options.workers,
+        "rate": options.rate,
+        "slip_rates": SLIP_RATES,
+    }
     backbone, policy = options.out / "backbone", options.out / "policy"
     source = Source(tokenizer, options.seed, 0.4, policy=False)
     if not (backbone / STATE).exists():
@@ -488,8 +541,10 @@ def main() -> None:
     source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
     record["policy"] = train(model, source, options.policy_steps, options.rate / 4, options.batch, policy, "policy")
     record["policy"]["pass_at_1"] = measure(model, source, 200)
-    (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(json.dumps(record, indent=2))
+    if is_first():
+        (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
+        print(json.dumps(record, indent=2))
+    dist.destroy_process_group()
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 
-from curate.schema import EXAMPLES, IMAGES
+from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import content_hash
 from curate.sources.synthetic import chain as chains
 from curate.sources.synthetic.tasks import TASKS
@@ -61,7 +61,26 @@ def example_rows(count: int, role: str, domains: tuple[str, ...], seed: int = 0)
 
 
 def fill(workspace: Workspace, role: str, examples: list[dict], images: list[dict]) -> None:
-    """Commit rows of one role."""
+    """Commit rows of one role, with the problems that they belong to."""
+    problems = {row["problem_id"]: row for row in examples}
+    workspace.partition(PROBLEMS, role).commit_all(
+        {
+            "problem_id": key,
+            "domain": row["domain"],
+            "role": row["role"],
+            "source": role,
+            "source_row": key,
+            "revision": None,
+            "licence": None,
+            "question": row["question"],
+            "choices": row["choices"],
+            "answer": row["answer"],
+            "answer_type": "number",
+            "image_hashes": row["image_hashes"],
+            "truth": None,
+        }
+        for key, row in problems.items()
+    )
     workspace.partition(EXAMPLES, role).commit_all(examples)
     workspace.partition(IMAGES, role).commit_all(images)
 

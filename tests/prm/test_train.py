@@ -10,7 +10,7 @@ from prm_testbed import example_rows, fill
 
 from curate import lineage
 from curate.errors import Interrupted, UserError
-from curate.schema import EXAMPLES, STEP_SCORES, UPDATES
+from curate.schema import EXAMPLES, REJECTS, STEP_SCORES, UPDATES
 from prm import score, train
 from prm.config import TrainConfig, UpperConfig
 from prm.model import Prm
@@ -153,6 +153,8 @@ def test_long_and_ungraded_examples_are_counted(tiny_model, make_workspace):
     ledger = train.run(settings(tiny_model, steps=1, null_runs=0), workspace, 0).ledger
     assert ledger.rejected == {"too-long": 1, "no-label": 1, "special-token": 1}
     assert (ledger.taken, ledger.out) == (23, 20)
+    listed = {row["problem_id"]: row["reason"] for row in workspace.read(REJECTS).to_pylist()}
+    assert listed == dict(zip((r["problem_id"] for r in rows), ("too-long", "no-label", "special-token"), strict=True))
 
 
 def test_what_cannot_be_scored_is_null_and_counted(tiny_model, make_workspace):
