@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate import lineage
+from curate.config import did_you_mean
 from curate.errors import RowError, UserError
 from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import digest
@@ -89,14 +90,21 @@ def check_disjoint(examples: Sequence[Example]) -> None:
                 )
 
 
+def _check_names(weights: Mapping[str, float], domains: Sequence[str]) -> None:
+    unknown, missing = sorted(set(weights) - set(domains)), sorted(set(domains) - set(weights))
+    if unknown:
+        raise UserError(f'`train.weights` names "{unknown[0]}", no train domain{did_you_mean(unknown[0], domains)}')
+    if missing:
+        raise UserError(f"`train.weights` has no weight for {', '.join(missing)}; give each train domain one.")
+
+
 def check_trainable(train: Sequence[Example], meta: Sequence[Example], mode: str, weights: Mapping[str, float]) -> None:
     """UserError when these sets cannot be trained on in this mode."""
     domains = sorted({example.domain for example in train})
     if not train:
         raise UserError("There is no train example with a labelled step; run `curate label` and `curate shard` first.")
-    if mode == "frozen" and (set(weights) != set(domains)):
-        differ = ", ".join(sorted(set(weights) ^ set(domains)))
-        raise UserError(f"Frozen weights must name each train domain once; these differ: {differ}.")
+    if mode == "frozen":
+        _check_names(weights, domains)
     if mode != "domain":
         return
     if len(domains) < 2:
