@@ -2,23 +2,27 @@
 
     python data/demo/make_model.py --out data/demo
 
-Both are small Qwen2-VL models. The vision tower is trained first, alone, to put what a cell of a picture shows into its
-token. Then the whole network is trained on the synthetic tasks: captions first; then three sequences in five solve a
-problem, two in five read somebody's chain, slips included, and tell after each step whether all is right so far. The
-policy is the same network, tuned for a few minutes on chains with slips, so that right and wrong chains are both
-common in every domain: a policy that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the
-measured pass@1 go to `model.json`.
+Both are small Qwen2-VL models, trained in four parts. First the language model alone, on chains whose pictures it does
+not see: it learns how chains go, and its words. Then the vision tower alone, to put what a cell of a picture shows into
+its token, in those words. Then both together: looks at pictures first; then three sequences in five solve a problem,
+two in five read somebody's chain, slips included, and tell after each step whether all is right so far. The policy is
+the same network, tuned for a few minutes on chains with slips, so that right and wrong chains are both common in every
+domain: a policy that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the measured pass@1
+go to `model.json`. A killed run goes on from what lies in `parts`, which can be deleted at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import random
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from curate.engines.torch_companions import mend
 
@@ -41,12 +45,12 @@ from transformers import (
 )
 
 from curate.sources.synthetic import chain as chains
+from curate.sources.synthetic.cells import in_half
 from curate.sources.synthetic.draw import CELL, CELLS, SIDE
 from curate.sources.synthetic.tasks import NAMED, TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
-DESCRIBE = "Describe."
 LOOK = "Look."
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
@@ -66,9 +70,8 @@ SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
 CHECK_WEIGHT = 4.0
 EYE_RATE = 0.25
+SHARPNESS = 10.0
 IGNORE = -100
-HUES = ("none", *NAMED, "black")
-STATE = "training-state.safetensors"
 
 
 def make_tokenizer(seed: int, size: int) -> PreTrainedTokenizerFast:
@@ -172,39 +175,50 @@ def grid_cells(facts: Facts) -> dict[tuple[int, int], str]:
     return {(c, r): facts["colour"] for c in columns for r in rows}
 
 
-def cell_labels(facts: Facts) -> np.ndarray:
-    """What each visual token should know, [36, 6]: colour, sign, row, column, and two numbers; IGNORE where nothing.
+# Words that a visual token may stand for: a colour, a place, and a number; their own words say them in a chain.
+COLOUR_WORDS = tuple(f" {hue}" for hue in NAMED)
+PLACE_WORDS = (" top", " bottom", " A", " B", " C", " D")
+NUMBER_WORDS = tuple(f" {number}" for number in range(13))
+# Further numbers of a cell that have no word of their own there: row, column, and two sizes.
+PLAIN = (CELLS, CELLS, 13, 13)
 
-    The numbers: a bar's height; a hand's mark; width and height of a rectangle; how many of the colour in the row.
+
+def cell_labels(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
+    """What each visual token should know: words [36, 3] (index of the word, one past the last for none) and numbers
+    [36, 4] (row, column, and width and height of a rectangle or the total of a dot's colour); IGNORE where nothing.
     """
-    labels = np.full((CELLS, CELLS, 6), IGNORE)
-    labels[..., 2], labels[..., 3] = np.arange(CELLS)[:, None], np.arange(CELLS)[None, :]
-    labels[..., 0] = labels[..., 1] = 0
+    words = np.empty((CELLS, CELLS, 3), np.int64)
+    words[:] = len(COLOUR_WORDS), len(PLACE_WORDS), len(NUMBER_WORDS)
+    plain = np.full((CELLS, CELLS, 4), IGNORE)
+    plain[..., 0], plain[..., 1] = np.arange(CELLS)[:, None], np.arange(CELLS)[None, :]
     if "heights" in facts:
         for place, (hue, height) in enumerate(zip(facts["colours"], facts["heights"], strict=True), start=1):
-            labels[CELLS - (height + 1) // 2 :, place, 0] = HUES.index(hue)
-            labels[:, place, 4] = height
+            words[CELLS - (height + 1) // 2 :, place, 0] = NAMED.index(hue)
+            words[:, place, 2] = height
     elif "hands" in facts:
-        labels[..., 0] = IGNORE
+        words[..., :] = IGNORE
         for hue, mark in facts["hands"]:
             for reach in (0.35, 0.6, 0.85):
                 x = int((SIDE / 2 + reach * 40 * math.sin(math.pi * mark / 6)) // CELL)
                 y = int((SIDE / 2 - reach * 40 * math.cos(math.pi * mark / 6)) // CELL)
-                labels[y, x, 0], labels[y, x, 4] = HUES.index(hue), mark
+                words[y, x] = NAMED.index(hue), len(PLACE_WORDS), mark
     elif "rows" in facts:
-        labels[0, 1:5, 1] = range(11, 15)
+        words[0, 1:5, 1] = range(2, 6)
         for row, (head, digits) in enumerate(facts["rows"], start=1):
-            labels[row, 0, 0] = HUES.index(head)
-            labels[row, 1:5, 1] = [digit + 1 for digit in digits]
-            labels[row, 0:5, 5] = HUES.index(head)
+            words[row, 0:5, 0] = NAMED.index(head)
+            words[row, 1:5, 1] = range(2, 6)
+            words[row, 1:5, 2] = digits
     else:
         cells = grid_cells(facts)
         for (column, row), hue in cells.items():
-            labels[row, column, 0] = HUES.index(hue)
-            in_row = sum(1 for (_, r), other in cells.items() if r == row and other == hue)
-            labels[row, column, 4] = facts.get("width", in_row)
-            labels[row, column, 5] = facts.get("height", IGNORE)
-    return labels.reshape(-1, 6)
+            words[row, column, 0] = NAMED.index(hue)
+            if "dots" in facts:
+                upper = row < CELLS // 2
+                words[row, column, 1:] = 0 if upper else 1, in_half(facts, hue, upper)
+                plain[row, column, 2] = in_half(facts, hue, True) + in_half(facts, hue, False)
+            else:
+                plain[row, column, 2:] = facts.get("width", IGNORE), facts.get("height", IGNORE)
+    return words.reshape(-1, 3), plain.reshape(-1, 4)
 
 
 def is_first() -> bool:
@@ -225,15 +239,43 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed: int, steps: int, size: int) -> float:
-    """Train the vision tower alone to put what a cell shows into its token; returns the last loss.
+class Sight(torch.nn.Module):
+    """Reads words and numbers off visual tokens. The words are the language model's own embeddings: a visual token is
+    to lie near the words for what it shows, so that whatever finds and copies a word in a text does so in a picture.
+    """
+
+    def __init__(self, model: Qwen2VLForConditionalGeneration, word_ids: list[list[int]]) -> None:
+        super().__init__()
+        table = model.get_input_embeddings().weight.detach()
+        self.words = [torch.nn.functional.normalize(table[ids], dim=1) for ids in word_ids]
+        self.numbers = torch.nn.ModuleList(torch.nn.Linear(table.shape[1], count) for count in PLAIN)
+
+    def losses(self, tokens: torch.Tensor, words: torch.Tensor, numbers: torch.Tensor) -> list[torch.Tensor]:
+        """One loss for each kind of label, of visual tokens [n, width]."""
+        found = []
+        for slot, directions in enumerate(self.words):
+            logits = SHARPNESS * tokens @ directions.T
+            # "None of these" wins against words that are less than half there.
+            none = torch.full_like(logits[:, :1], SHARPNESS / 2)
+            found.append((torch.cat([logits, none], 1), words[:, slot]))
+        found += [(head(tokens), numbers[:, slot]) for slot, head in enumerate(self.numbers)]
+        return [
+            torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
+            for logits, labels in found
+            if (labels != IGNORE).any()
+        ]
+
+
+def teach_to_see(
+    model: Qwen2VLForConditionalGeneration, tasks: list[Task], source: Source, steps: int, size: int
+) -> dict[str, float]:
+    """Train the vision tower alone to put what a cell shows into its token, in the language model's words.
 
     A language model of this size would need many hours to teach its eyes through the text.
     """
-    rng, tower = random.Random(f"eyes {seed} {dist.get_rank()}"), model.model.visual
-    width = model.config.text_config.hidden_size
-    heads = torch.nn.ModuleList(torch.nn.Linear(width, count) for count in (len(HUES), 15, CELLS, CELLS, 13, 13))
-    parameters = [*tower.parameters(), *heads.parameters()]
+    rng, tower = random.Random(f"eyes {source.seed} {dist.get_rank()}"), model.model.visual
+    sight = Sight(model, [source.word_ids(words) for words in (COLOUR_WORDS, PLACE_WORDS, NUMBER_WORDS)])
+    parameters = [*tower.parameters(), *sight.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
     grid = torch.tensor([[1, SIDE // PATCH, SIDE // PATCH]]).expand(size, -1)
     start = shown = time.monotonic()
@@ -242,15 +284,12 @@ def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed
         done = step / steps
         facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
         pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
-        labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
+        words, numbers = (
+            torch.from_numpy(np.concatenate(part)) for part in zip(*(cell_labels(f) for _, f in facts), strict=True)
+        )
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1, (len(recent) + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        tokens = tower(pixels, grid_thw=grid).pooler_output
-        losses = [
-            torch.nn.functional.cross_entropy(head(tokens), labels[:, slot], ignore_index=IGNORE)
-            for slot, head in enumerate(heads)
-            if (labels[:, slot] != IGNORE).any()
-        ]
+            group["lr"] = 1e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        losses = sight.losses(tower(pixels, grid_thw=grid).pooler_output, words, numbers)
         loss = sum(losses)
         loss.backward()
         average_gradients(parameters)
@@ -264,20 +303,7 @@ def teach_to_see(model: Qwen2VLForConditionalGeneration, tasks: list[Task], seed
             print(
                 f"eyes {shown - start:6.0f} s step {len(recent)} loss {np.mean(recent[-50:]):.4f} ({parts})", flush=True
             )
-    return float(np.mean(recent[-50:]))
-
-
-def caption(task: Task, facts: Facts) -> str:
-    """All that a picture shows, in reading order: what teaches a small model to see, long before it can reason."""
-    if "heights" in facts:
-        return "".join(f" {hue} {height}" for hue, height in zip(facts["colours"], facts["heights"], strict=True))
-    if "hands" in facts:
-        return "".join(f" {hue} {mark}" for hue, mark in facts["hands"])
-    if task.family == "table":
-        return "\n".join(f" {head} " + " ".join(map(str, digits)) for head, digits in facts["rows"])
-    cells = grid_cells(facts)
-    side = range(CELLS)
-    return "\n".join("".join(f" {cells[c, r]}" if (c, r) in cells else "." for c in side) for r in side)
+    return {"steps": steps, "loss": float(np.mean(recent[-50:])), "seconds": round(time.monotonic() - start)}
 
 
 def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str:
@@ -304,7 +330,7 @@ class Source:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
         self.rng, self.seed, self.check_share, self.policy = random.Random(seed), seed, check_share, policy
-        self.caption_share, self.turn = 0.0, 0
+        self.look_share, self.turn, self.blind = 0.0, 0, False
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
@@ -313,6 +339,13 @@ class Source:
         )
         # The needles are out of reach of so small a model; they get their share, no more.
         self.tasks = [t for t in TASKS.values() if t.name != "needles"] * 4 + [TASKS["needles"]]
+
+    def word_ids(self, words: tuple[str, ...]) -> list[int]:
+        """The one token of each of these words."""
+        ids = [self.encode(word) for word in words]
+        if any(len(each) != 1 for each in ids):
+            raise ValueError(f"not one token each: {words}")
+        return [each[0] for each in ids]
 
     def _slips(self, rates: tuple[float, ...]) -> list[int]:
         return [index for index, rate in enumerate(rates) if self.rng.random() < rate]
@@ -342,10 +375,9 @@ class Source:
     def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
         task = self.rng.choice(self.tasks)
         facts = task.sample(self.rng)
-        if task.name != "needles" and self.rng.random() < self.caption_share:
-            describe = self.rng.random() < 0.4
-            asked = DESCRIBE if describe else LOOK
-            ids = self.encode((caption(task, facts) if describe else glances(task, facts, self.rng)) + END)
+        if task.name != "needles" and self.rng.random() < self.look_share:
+            asked = LOOK
+            ids = self.encode(glances(task, facts, self.rng) + END)
             targets = [*ids, IGNORE]
         else:
             check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
@@ -355,7 +387,7 @@ class Source:
         prompt = self.head + self.encode(f"{asked}<|im_end|>\n<|im_start|>assistant\n")
         # Shifted by one: a target stands where it is to be predicted.
         targets = [IGNORE] * (len(prompt) - 1) + targets
-        return prompt + ids, targets, patches(np.asarray(task.picture(facts)))
+        return prompt + ids, targets, None if self.blind else patches(np.asarray(task.picture(facts)))
 
     def batch(self, size: int, pool: int = 4) -> list[tuple[torch.Tensor, ...]]:
         """`pool` batches of like lengths: ids, targets [B, T] and pixels [B * 144, 384]."""
@@ -370,7 +402,8 @@ class Source:
             targets = torch.full((size, width), IGNORE)
             for row, (one, at, _) in enumerate(cut):
                 ids[row, : len(one)], targets[row, : len(at)] = torch.tensor(one), torch.tensor(at)
-            out.append((ids, targets, torch.from_numpy(np.concatenate([pixels for *_, pixels in cut]))))
+            shown = None if self.blind else torch.from_numpy(np.concatenate([pixels for *_, pixels in cut]))
+            out.append((ids, targets, shown))
         return out
 
 
@@ -384,14 +417,14 @@ class Runner:
         kinds = (ids == model.config.image_token_id).int()
         self.positions, _ = model.model.get_rope_index(ids, kinds, image_grid_thw=self.grid)
 
-    def loss(self, ids: torch.Tensor, targets: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
         size, width = ids.shape
         hidden = self.model.model(
             input_ids=ids,
             position_ids=self.positions[:, :, :width].expand(-1, size, -1),
             attention_mask=None,
             pixel_values=pixels,
-            image_grid_thw=self.grid.expand(size, -1),
+            image_grid_thw=None if pixels is None else self.grid.expand(size, -1),
             mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
             use_cache=False,
         ).last_hidden_state
@@ -403,7 +436,7 @@ class Runner:
         return (losses * weight).sum() / weight.sum()
 
 
-def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, log: str) -> dict[str, float]:  # noqa: ANN001
+def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, part: str) -> dict[str, float]:  # noqa: ANN001
     """AdamW with warm-up and cosine over `steps`; what a killed training needs to go on is kept every two minutes."""
     runner = Runner(model, source.head, [source.good, source.bad])
     parameters = list(model.parameters())
@@ -419,7 +452,8 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
         for eye in (True, False)
     ]
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
-    step, before = resume(model, optimiser, folder)
+    state = folder / f"{part}-state.safetensors"
+    step, before = resume(model, optimiser, state)
     start = saved = shown = time.monotonic()
     recent, tokens = [], 0
     while step < steps:
@@ -427,8 +461,8 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
         # Its own seed for each turn, so that a resumed training reads what an uninterrupted one would.
         source.rng.seed(f"{source.seed} {step} {dist.get_rank()}")
         source.turn = step
-        # First to see, then to reason.
-        source.caption_share = 0.0 if source.policy else max(0.1, 0.95 * (1 - done / 0.3))
+        # First to look, then to reason.
+        source.look_share = max(0.1, 0.7 * (1 - done / 0.4)) if part == "backbone" else 0.0
         for ids, targets, pixels in source.batch(size):
             rate = (
                 peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
@@ -448,39 +482,36 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
             shown = now
             pace = tokens / (now - start)
             print(
-                f"{log} {now - start + before:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s",
+                f"{part} {now - start + before:6.0f} s step {step} loss {np.mean(recent):.4f} {pace:.0f} tok/s",
                 flush=True,
             )
         if is_first() and now - saved > 120:
             saved = now
-            save(model, source, folder)
-            keep(model, optimiser, folder, step, now - start + before)
-    if is_first():
-        save(model, source, folder)
-        (folder / STATE).unlink(missing_ok=True)
+            keep(model, optimiser, state, step, now - start + before)
     return {"steps": step, "loss": float(np.mean(recent)), "seconds": round(time.monotonic() - start + before)}
 
 
-def keep(model, optimiser: torch.optim.Optimizer, folder: Path, step: int, seconds: float) -> None:  # noqa: ANN001
+def keep(model, optimiser: torch.optim.Optimizer, path: Path, step: int, seconds: float) -> None:  # noqa: ANN001
     """All that a killed training needs to go on, in float32."""
     state = {f"weight.{name}": value.data for name, value in model.named_parameters()}
     for name, value in model.named_parameters():
         for key, moment in optimiser.state[value].items():
             state[f"{key}.{name}"] = moment
-    where = folder / STATE
-    save_file(
-        {k: v.contiguous() for k, v in state.items()},
-        where.with_suffix(".tmp"),
-        {"step": str(step), "seconds": str(seconds)},
-    )
-    where.with_suffix(".tmp").replace(where)
+    write(path, state, {"step": str(step), "seconds": str(seconds)})
 
 
-def resume(model, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, float]:  # noqa: ANN001
+def write(path: Path, tensors: dict[str, torch.Tensor], about: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, about)
+    temporary.replace(path)
+
+
+def resume(model, optimiser: torch.optim.Optimizer, path: Path) -> tuple[int, float]:  # noqa: ANN001
     """(step, seconds) of a killed training, with its weights and moments put back; (0, 0) for a new one."""
-    if not (folder / STATE).exists():
+    if not path.exists():
         return 0, 0.0
-    with safe_open(folder / STATE, "pt") as file:
+    with safe_open(path, "pt") as file:
         about = file.metadata()
         for name, value in model.named_parameters():
             value.data.copy_(file.get_tensor(f"weight.{name}"))
@@ -488,18 +519,37 @@ def resume(model, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, 
     return int(about["step"]), float(about["seconds"])
 
 
+def once(part: str, model, folder: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN001
+    """Do a part of the training, or, when it was done before, put its weights back; returns its record."""
+    path = folder / f"{part}.safetensors"
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            for name, value in model.named_parameters():
+                value.data.copy_(file.get_tensor(name))
+            return json.loads(file.metadata()["record"])
+    record = make()
+    # Nobody may look for the file before all are past the question above.
+    dist.barrier()
+    if is_first():
+        write(path, {name: p.data for name, p in model.named_parameters()}, {"record": json.dumps(record)})
+        (folder / f"{part}-state.safetensors").unlink(missing_ok=True)
+    dist.barrier()
+    return record
+
+
 def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -> None:
     """bf16 safetensors with its processor: what `from_pretrained` and vLLM load."""
-    import copy
-
+    if not is_first():
+        return
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     make_processor(source.tokenizer).save_pretrained(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone, first of all")
-    parser.add_argument("--steps", type=int, default=5000, help="for the backbone")
+    parser.add_argument("--word-steps", type=int, default=600, help="for the language model, without pictures")
+    parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone")
+    parser.add_argument("--steps", type=int, default=2400, help="for the backbone, both together")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
@@ -530,17 +580,27 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
         "rate": options.rate,
         "slip_rates": SLIP_RATES,
     }
-    backbone, policy = options.out / "backbone", options.out / "policy"
+    parts = options.out / "parts"
+    parts.mkdir(exist_ok=True)
+    seen = [task for task in TASKS.values() if task.name != "needles"]
     source = Source(tokenizer, options.seed, 0.4, policy=False)
-    if not (backbone / STATE).exists():
-        seen = [task for task in TASKS.values() if task.name != "needles"]
-        eyes = teach_to_see(model, seen, options.seed, options.eye_steps, options.batch)
-        record["eyes"] = {"steps": options.eye_steps, "loss": eyes}
-    record["backbone"] = train(model, source, options.steps, options.rate, options.batch, backbone, "backbone")
+
+    def teach(part: str, steps: int, rate: float) -> dict[str, Any]:
+        return once(part, model, parts, lambda: train(model, source, steps, rate, options.batch, parts, part))
+
+    source.blind = True
+    record["words"] = teach("words", options.word_steps, options.rate)
+    source.blind = False
+    record["eyes"] = once(
+        "eyes", model, parts, lambda: teach_to_see(model, seen, source, options.eye_steps, options.batch)
+    )
+    record["backbone"] = teach("backbone", options.steps, options.rate)
     record["backbone"]["pass_at_1"] = measure(model, source, 200)
+    save(model, source, options.out / "backbone")
     source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
-    record["policy"] = train(model, source, options.policy_steps, options.rate / 4, options.batch, policy, "policy")
+    record["policy"] = teach("policy", options.policy_steps, options.rate / 4)
     record["policy"]["pass_at_1"] = measure(model, source, 200)
+    save(model, source, options.out / "policy")
     if is_first():
         (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
         print(json.dumps(record, indent=2))
@@ -555,7 +615,7 @@ def measure(model: Qwen2VLForConditionalGeneration, source: Source, count: int) 
     processor.tokenizer.padding_side = "left"
     ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}\n{}<|im_end|>\n<|im_start|>assistant\n"
     found = {}
-    for task in TASKS.values():
+    for task in list(TASKS.values())[dist.get_rank() :: dist.get_world_size()]:
         rng = random.Random(f"measure {task.name}")
         problems = [task.sample(rng) for _ in range(count)]
         texts = [ask.format(SOLVE, task.question(facts)) for facts in problems]
@@ -567,7 +627,9 @@ def measure(model: Qwen2VLForConditionalGeneration, source: Source, count: int) 
         right = [a == chains.gold(task, facts) for a, facts in zip(answers, problems, strict=True)]
         found[task.name] = sum(right) / count
     model.train()
-    return found
+    everywhere: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everywhere, found)
+    return {name: part[name] for name in TASKS for part in everywhere if name in part}
 
 
 if __name__ == "__main__":

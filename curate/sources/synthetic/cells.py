@@ -40,19 +40,16 @@ def _dots_picture(facts: Facts) -> Image.Image:
     return draw.discs([(c, r, hue) for c, r, hue in facts["dots"]])
 
 
-def _in_row(facts: Facts, colour: str, row: int) -> int:
-    return sum(1 for _, r, hue in facts["dots"] if hue == colour and r == row)
+def in_half(facts: Facts, colour: str, upper: bool) -> int:
+    """Dots of a colour in the upper or the lower three rows."""
+    return sum(1 for _, r, hue in facts["dots"] if hue == colour and (r < draw.CELLS // 2) == upper)
 
 
 def _count(facts: Facts, colour: str) -> int:
     return sum(1 for *_, hue in facts["dots"] if hue == colour)
 
 
-_ROWS = tuple(f"r{row}" for row in range(draw.CELLS))
-_ROW_RULES: dict[str, Callable[[Sequence[int]], int]] = {
-    "adding the rows": sum,
-    "counting the rows that are not empty": lambda rows: sum(1 for n in rows if n),
-}
+_HALF_RULES: dict[str, Callable[[Sequence[int]], int]] = {"adding the halves": sum, "taking the fuller half": max}
 
 dots_count = Task(
     "dots_count",
@@ -63,14 +60,19 @@ dots_count = Task(
     (
         step("Count the {target} dots.", lambda f, s: {"target": f["first"]}, target=seen("colours")),
         step(
-            "The rows hold " + " ".join(f"{{{row}}}" for row in _ROWS) + ".",
-            lambda f, s: {slot: str(_in_row(f, s["target"], row)) for row, slot in enumerate(_ROWS)},
-            **{slot: numbers_near(slot, 0, 6, reach=1) for slot in _ROWS},
+            "The top half holds {upper} and the bottom half holds {lower}.",
+            lambda f, s: {half: str(in_half(f, s["target"], half == "upper")) for half in ("upper", "lower")},
+            upper=numbers_near("upper", 0, 7, reach=2),
+            lower=numbers_near("lower", 0, 7, reach=2),
         ),
-        step("The total is found by {rule}.", lambda f, s: {"rule": "adding the rows"}, rule=among(*_ROW_RULES)),
+        step("The total is found by {rule}.", lambda f, s: {"rule": "adding the halves"}, rule=among(*_HALF_RULES)),
         step(
-            "That gives {result}.",
-            lambda f, s: {"result": str(_ROW_RULES[s["rule"]]([int(s[row]) for row in _ROWS]))},
+            "For {x} and {y} that gives {result}.",
+            lambda f, s: {
+                "x": s["upper"],
+                "y": s["lower"],
+                "result": str(_HALF_RULES[s["rule"]]([int(s["upper"]), int(s["lower"])])),
+            },
             result=numbers_near("result", 0, 12),
         ),
         conclude(numbers_near("answer", 0, 12)),

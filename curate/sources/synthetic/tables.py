@@ -26,7 +26,9 @@ def _table_row(f: Facts, s: Slots) -> Slots:
 
 
 _DIGITS = ("d1", "d2", "d3", "d4")
-_READ_ROW = "The {head} row reads " + " ".join(f"{{{slot}}}" for slot in _DIGITS) + "."
+_READ_ROW = (
+    "The {head} row reads " + " ".join(f"{letter} {{{d}}}" for letter, d in zip(LETTERS, _DIGITS, strict=True)) + "."
+)
 _digit_near = {slot: numbers_near(slot, 0, 9) for slot in _DIGITS}
 
 table_lookup = Task(
@@ -44,13 +46,13 @@ table_lookup = Task(
         ),
         step(_READ_ROW, _table_row, **_digit_near),
         step(
-            "{letter2} is column {number}.",
-            lambda f, s: {"letter2": s["letter"], "number": str(LETTERS.index(s["letter"]) + 1)},
-            number=among("1", "2", "3", "4"),
+            "The number after {column} is wanted.",
+            lambda f, s: {"column": s["letter"]},
+            column=among(*LETTERS),
         ),
         step(
             "So the number is {result}.",
-            lambda f, s: {"result": s[f"d{s['number']}"]},
+            lambda f, s: {"result": s[_DIGITS[LETTERS.index(s["column"])]]},
             result=lambda f, s: [s[slot] for slot in _DIGITS],
         ),
         conclude(numbers_near("answer", 0, 9)),
