@@ -16,7 +16,7 @@ from curate.lineage import Ledger
 from curate.schema import STEP_SCORES, UPDATES, Row
 from curate.store import Partition, Workspace
 from prm.encode import Encoded, Encoder, load_processor
-from prm.examples import Example, read_examples, read_images
+from prm.examples import Example, read_examples, read_images, write_rejects
 from prm.model import Prm
 from prm.saved import model_folder, read_card
 
@@ -101,19 +101,21 @@ def _score_run(
         for block in _batched(owed, _BLOCK):
             partition.commit_all(score_examples(prm, encoder, block, name, batch_rows))
             on_rows(name, len(block), len(owed))
-    ledger.rejected = _unscored(partition, examples)
+    left = _unscored(partition, examples)
+    write_rejects(workspace, STAGE, f"{STAGE}-{name}", left)
+    ledger.rejected = {"no-score": len(left)} if left else {}
     ledger.out = ledger.taken - sum(ledger.rejected.values())
     ledger.check(STAGE)
     lineage.write(partition, STAGE, settings, {"examples": len(examples)}, ledger)
     return ledger
 
 
-def _unscored(partition: Partition, examples: Sequence[Example]) -> dict[str, int]:
+def _unscored(partition: Partition, examples: Sequence[Example]) -> list[tuple[Example, RowError]]:
     """Examples without a single score."""
     table = partition.read(["rollout_id", "score"])
     scored = set(table.filter(pc.is_valid(table["score"]))["rollout_id"].to_pylist())
-    count = sum(example.rollout_id not in scored for example in examples)
-    return {"no-score": count} if count else {}
+    error = RowError("no-score", "it is too long, has no step with text, or cannot be put in tokens")
+    return [(example, error) for example in examples if example.rollout_id not in scored]
 
 
 def load_prm(folder: Path, images: dict[str, bytes]) -> tuple[Prm, Encoder]:

@@ -51,6 +51,7 @@ from curate.sources.synthetic.tasks import NAMED, TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
+NAME = "Name."
 LOOK = "Look."
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
@@ -70,7 +71,14 @@ SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
 CHECK_WEIGHT = 4.0
 EYE_RATE = 0.25
-SHARPNESS = 10.0
+SHARPNESS, NONE = 20.0, 0.2
+# Shares of sequences that name what is seen, and that look twice, by part and by how far it has come (0 to 1).
+SHARES: dict[str, Callable[[float], tuple[float, float]]] = {
+    "words": lambda done: (0.0, 0.0),
+    "names": lambda done: (0.9, 0.0),
+    "backbone": lambda done: (max(0.05, 0.3 * (1 - done / 0.5)), max(0.05, 0.3 * (1 - done / 0.5))),
+    "policy": lambda done: (0.0, 0.0),
+}
 IGNORE = -100
 
 
@@ -247,23 +255,30 @@ class Sight(torch.nn.Module):
     def __init__(self, model: Qwen2VLForConditionalGeneration, word_ids: list[list[int]]) -> None:
         super().__init__()
         table = model.get_input_embeddings().weight.detach()
-        self.words = [torch.nn.functional.normalize(table[ids], dim=1) for ids in word_ids]
+        # What colours have in common is of no use in telling them apart.
+        self.words = [torch.nn.functional.normalize(table[ids] - table[ids].mean(0), dim=1) for ids in word_ids]
         self.numbers = torch.nn.ModuleList(torch.nn.Linear(table.shape[1], count) for count in PLAIN)
 
     def losses(self, tokens: torch.Tensor, words: torch.Tensor, numbers: torch.Tensor) -> list[torch.Tensor]:
-        """One loss for each kind of label, of visual tokens [n, width]."""
+        """One loss for each kind of label, of visual tokens [n, width], and one that keeps them as long as words.
+
+        Only directions count, as for the language model, which normalises what it reads: the words must make up the
+        token, not lie in it somewhere.
+        """
+        length = tokens.norm(dim=1, keepdim=True)
+        pure = tokens / length
         found = []
         for slot, directions in enumerate(self.words):
-            logits = SHARPNESS * tokens @ directions.T
-            # "None of these" wins against words that are less than half there.
-            none = torch.full_like(logits[:, :1], SHARPNESS / 2)
+            logits = SHARPNESS * pure @ directions.T
+            none = torch.full_like(logits[:, :1], SHARPNESS * NONE)
             found.append((torch.cat([logits, none], 1), words[:, slot]))
-        found += [(head(tokens), numbers[:, slot]) for slot, head in enumerate(self.numbers)]
-        return [
+        found += [(head(pure * pure.shape[1] ** 0.5), numbers[:, slot]) for slot, head in enumerate(self.numbers)]
+        losses = [
             torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
             for logits, labels in found
             if (labels != IGNORE).any()
         ]
+        return [*losses, 0.1 * length.log().square().mean()]
 
 
 def teach_to_see(
@@ -306,6 +321,32 @@ def teach_to_see(
     return {"steps": steps, "loss": float(np.mean(recent[-50:])), "seconds": round(time.monotonic() - start)}
 
 
+def names(facts: Facts, rng: random.Random) -> str:
+    """What a picture shows as bare pairs, a colour and its numbers, in any order: each number is one look-up by a word
+    that stands right before it. What a chain asks for is more of the same with other words in between.
+    """
+
+    def of(hue: str) -> str:
+        if "heights" in facts:
+            return f"{hue} {facts['heights'][facts['colours'].index(hue)]}"
+        if "hands" in facts:
+            return f"{hue} {dict(facts['hands'])[hue]}"
+        if "rows" in facts:
+            digits = dict(facts["rows"])[hue]
+            letters = rng.sample(range(4), 4)
+            return " ".join([hue, *(f"{'ABCD'[at]} {digits[at]}" for at in letters)])
+        if "dots" in facts:
+            upper, lower = in_half(facts, hue, True), in_half(facts, hue, False)
+            return f"{hue} top {upper} bottom {lower} all {upper + lower}"
+        column, row = facts["places"][facts["colours"].index(hue)]
+        return f"{hue} column {column} row {row}"
+
+    shown = facts.get("colours") or [head for head, _ in facts.get("rows", facts.get("hands", ()))]
+    if not shown:
+        return f" {facts['width']} wide {facts['height']} high"
+    return "".join(f" {of(hue)}" for hue in rng.sample(shown, len(shown)))
+
+
 def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str:
     """The first two steps (what is asked, what is seen) of `count` chains that ask for other things of one picture.
 
@@ -330,7 +371,8 @@ class Source:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
         self.rng, self.seed, self.check_share, self.policy = random.Random(seed), seed, check_share, policy
-        self.look_share, self.turn, self.blind = 0.0, 0, False
+        self.name_share = self.look_share = 0.0
+        self.turn, self.blind = 0, False
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
@@ -375,9 +417,11 @@ class Source:
     def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
         task = self.rng.choice(self.tasks)
         facts = task.sample(self.rng)
-        if task.name != "needles" and self.rng.random() < self.look_share:
-            asked = LOOK
-            ids = self.encode(glances(task, facts, self.rng) + END)
+        kind = self.rng.random() if task.name != "needles" else 1.0
+        if kind < self.name_share + self.look_share:
+            name = kind < self.name_share
+            asked = NAME if name else LOOK
+            ids = self.encode((names(facts, self.rng) if name else glances(task, facts, self.rng)) + END)
             targets = [*ids, IGNORE]
         else:
             check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
@@ -461,8 +505,7 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
         # Its own seed for each turn, so that a resumed training reads what an uninterrupted one would.
         source.rng.seed(f"{source.seed} {step} {dist.get_rank()}")
         source.turn = step
-        # First to look, then to reason.
-        source.look_share = max(0.1, 0.7 * (1 - done / 0.4)) if part == "backbone" else 0.0
+        source.name_share, source.look_share = SHARES[part](done)
         for ids, targets, pixels in source.batch(size):
             rate = (
                 peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
@@ -549,7 +592,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--word-steps", type=int, default=600, help="for the language model, without pictures")
     parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone")
-    parser.add_argument("--steps", type=int, default=2400, help="for the backbone, both together")
+    parser.add_argument("--name-steps", type=int, default=1400, help="for both, on naming what a picture shows")
+    parser.add_argument("--steps", type=int, default=1600, help="for the backbone, both together")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
@@ -594,6 +638,7 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
     record["eyes"] = once(
         "eyes", model, parts, lambda: teach_to_see(model, seen, source, options.eye_steps, options.batch)
     )
+    record["names"] = teach("names", options.name_steps, options.rate)
     record["backbone"] = teach("backbone", options.steps, options.rate)
     record["backbone"]["pass_at_1"] = measure(model, source, 200)
     save(model, source, options.out / "backbone")

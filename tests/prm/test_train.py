@@ -167,6 +167,7 @@ def test_what_cannot_be_scored_is_null_and_counted(tiny_model, make_workspace):
     for _ in range(2):
         ledger = score.run(workspace)
         assert (ledger.taken, ledger.out, ledger.rejected) == (3, 2, {"no-score": 1})
+        assert [row["problem_id"] for row in workspace.read(REJECTS).to_pylist()] == [rows[0]["problem_id"]]
     found = {(r["rollout_id"], r["step_index"]): r["score"] for r in workspace.read(STEP_SCORES).to_pylist()}
     assert all(found[rows[0]["rollout_id"], step] is None for step in range(5))
     assert [found[rows[1]["rollout_id"], step] is None for step in range(3)] == [False, True, False]
