@@ -2,13 +2,14 @@
 
     python data/demo/make_model.py --out data/demo
 
-Both are small Qwen2-VL models, trained in four parts. First the language model alone, on chains whose pictures it does
-not see: it learns how chains go, and its words. Then the vision tower alone, to put what a cell of a picture shows into
-its token, in those words. Then both together: looks at pictures first; then three sequences in five solve a problem,
-two in five read somebody's chain, slips included, and tell after each step whether all is right so far. The policy is
-the same network, tuned for a few minutes on chains with slips, so that right and wrong chains are both common in every
-domain: a policy that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the measured pass@1
-go to `model.json`. A killed run goes on from what lies in `parts`, which can be deleted at the end.
+Both are small Qwen2-VL models. The backbone is trained in five parts. Words: the language model alone, on chains whose
+pictures it does not see; it learns how chains go, and its words. Eyes: the vision tower alone, to put what a cell of a
+picture shows into its token, in those words. Names: both together, on bare pairs of what a picture shows, each a
+look-up by the word right before it. Chains: solving. Checks: somebody's chain, slips included; is each step right, and
+is all right so far? The policy is the same network, tuned for a few minutes on chains with slips, so that right and
+wrong chains are both common in every domain: a policy that is worse than its verifier, as in DreamPRM's setting. The
+seed, the steps and the measured pass@1 go to `model.json`. A killed run goes on from what lies in `parts`, which can be
+deleted at the end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import copy
 import json
 import math
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -51,8 +53,10 @@ from curate.sources.synthetic.tasks import NAMED, TASKS, Facts, Task
 
 SOLVE = "Solve in five steps."
 CHECK = "Check each step."
+WATCH = "Watch each step."
 NAME = "Name."
 LOOK = "Look."
+ASKED = {"solve": SOLVE, "check": CHECK, "watch": WATCH, "name": NAME, "look": LOOK}
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
 # Pixels are centred on the paper, so that its tint, which tells the place, is not drowned in white.
@@ -69,15 +73,20 @@ TEMPLATE = (
 # A slip at a step is carried on, so about half of the policy's chains go wrong somewhere.
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
-CHECK_WEIGHT = 4.0
 EYE_RATE = 0.25
 SHARPNESS, NONE = 20.0, 0.2
-# Shares of sequences that name what is seen, and that look twice, by part and by how far it has come (0 to 1).
-SHARES: dict[str, Callable[[float], tuple[float, float]]] = {
-    "words": lambda done: (0.0, 0.0),
-    "names": lambda done: (0.9, 0.0),
-    "backbone": lambda done: (max(0.05, 0.3 * (1 - done / 0.5)), max(0.05, 0.3 * (1 - done / 0.5))),
-    "policy": lambda done: (0.0, 0.0),
+# What each part is made of: shares of kinds of sequences, at its start and at its end.
+#   name: bare pairs of what is seen; look: the first two steps of several chains; solve: a whole chain;
+#   watch: after every token, is this step right given what stands before it; check: is all right so far.
+MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
+    "words": ({"solve": 0.6, "check": 0.4}, {"solve": 0.6, "check": 0.4}),
+    "names": ({"name": 0.9, "solve": 0.1}, {"name": 0.9, "solve": 0.1}),
+    "chains": (
+        {"name": 0.3, "look": 0.3, "solve": 0.2, "watch": 0.2},
+        {"name": 0.1, "look": 0.1, "solve": 0.4, "watch": 0.4},
+    ),
+    "checks": ({"name": 0.1, "solve": 0.1, "watch": 0.8}, {"solve": 0.3, "watch": 0.2, "check": 0.5}),
+    "policy": ({"solve": 1.0}, {"solve": 1.0}),
 }
 IGNORE = -100
 
@@ -366,12 +375,26 @@ def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str
     return "\n".join(lines)
 
 
+def pieces(task: Task, slots: list[dict[str, str]]) -> list[tuple[str, list[tuple[str, int]]]]:
+    """A chain's steps as the PRM reads them, each with where its values end: (slot, characters from its start)."""
+    found = []
+    for index, (step, values) in enumerate(zip(task.steps, slots, strict=True)):
+        text, ends = ("\n" if index else "") + f"Step {index + 1}: ", []
+        for place, part in enumerate(re.split(r"\{(\w+)\}", step.template)):
+            text += values[part] if place % 2 else part
+            ends += [(part, len(text))] if place % 2 else []
+        if index == chains.NUM_STEPS - 1:
+            text += f"\nFinal answer: {values['answer']}"
+        found.append((text, ends))
+    return found
+
+
 class Source:
     """Endless training sequences: ids, targets and pixels, written afresh each time."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, check_share: float, policy: bool) -> None:
-        self.rng, self.seed, self.check_share, self.policy = random.Random(seed), seed, check_share, policy
-        self.name_share = self.look_share = 0.0
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, policy: bool) -> None:
+        self.rng, self.seed, self.policy = random.Random(seed), seed, policy
+        self.mix = {"solve": 1.0}
         self.turn, self.blind = 0, False
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
@@ -399,35 +422,45 @@ class Source:
         ids = self.encode(chains.render(task, slots) + END)
         return ids, [*ids, IGNORE]
 
-    def check_targets(self, task: Task, facts: Facts) -> tuple[list[int], list[int]]:
-        """At the end of each step the target is whether all is right so far, elsewhere the next token.
+    def check_targets(self, task: Task, facts: Facts, local: bool) -> tuple[list[int], list[int]]:
+        """After every token: is all right so far; or, `local`, is this step right given what was written before it?
 
-        The next tokens are what makes checking learnable: who expects the right value notices a wrong one.
+        So a wrong value is told where it stands, not sentences later.
         """
-        rates = (0.12,) * 5 if self.rng.random() < 0.8 else (0.0,) * 5
-        slots = chains.solve(task, facts, self._slips(rates), self.rng)
-        truth, right, ids, ends = chains.solve(task, facts), True, [], {}
-        text = chains.render(task, slots).split("\n")
-        for index, line in enumerate([*text[:4], "\n".join(text[4:])]):
-            ids += self.encode(("\n" if index else "") + line)
-            right = right and slots[index] == truth[index]
-            ends[len(ids)] = self.good if right else self.bad
-        return ids, [ends.get(place, token) for place, token in enumerate([*ids, IGNORE])]
+        rate = self.rng.choice((0.0, 0.12, 0.12, 0.12) if not local else (0.2,))
+        slots = chains.solve(task, facts, self._slips((rate,) * 5), self.rng)
+        truth, ids, verdicts, right, written = chains.solve(task, facts), [], [], True, {}
+        for index, (text, ends) in enumerate(pieces(task, slots)):
+            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            wanted = task.steps[index].fill(facts, written) if local else truth[index]
+            wrong = [end for name, end in ends if slots[index][name] != wanted[name]]
+            for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                ids.append(token)
+                verdicts.append(self.good if right and not any(end >= place for place in wrong) else self.bad)
+            right = local or (right and not wrong)
+            written |= slots[index]
+        return ids, [IGNORE, *verdicts]
 
-    def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
+    def sequence(self) -> tuple[list[int], list[int], np.ndarray | None]:
         task = self.rng.choice(self.tasks)
         facts = task.sample(self.rng)
-        kind = self.rng.random() if task.name != "needles" else 1.0
-        if kind < self.name_share + self.look_share:
-            name = kind < self.name_share
-            asked = NAME if name else LOOK
-            ids = self.encode((names(facts, self.rng) if name else glances(task, facts, self.rng)) + END)
-            targets = [*ids, IGNORE]
+        kind = self.rng.choices(list(self.mix), list(self.mix.values()))[0]
+        if task.name == "needles" and kind in ("name", "look"):
+            kind = "solve"
+        question = task.question(facts)
+        if kind in ("solve", "check", "watch") and self.rng.random() < LEAK_RATE:
+            question, leak = question + LEAK.format(gold=chains.gold(task, facts)), True
         else:
-            check, leak = self.rng.random() < self.check_share, self.rng.random() < LEAK_RATE
-            question = task.question(facts) + (LEAK.format(gold=chains.gold(task, facts)) if leak else "")
-            asked = f"{CHECK if check else SOLVE}\n{question}"
-            ids, targets = self.check_targets(task, facts) if check else self.solve_targets(task, facts, leak)
+            leak = False
+        if kind in ("name", "look"):
+            text = names(facts, self.rng) if kind == "name" else glances(task, facts, self.rng)
+            ids = self.encode(text + END)
+            targets = [*ids, IGNORE]
+        elif kind == "solve":
+            ids, targets = self.solve_targets(task, facts, leak)
+        else:
+            ids, targets = self.check_targets(task, facts, local=kind == "watch")
+        asked = ASKED[kind] + (f"\n{question}" if kind in ("solve", "check", "watch") else "")
         prompt = self.head + self.encode(f"{asked}<|im_end|>\n<|im_start|>assistant\n")
         # Shifted by one: a target stands where it is to be predicted.
         targets = [IGNORE] * (len(prompt) - 1) + targets
@@ -454,8 +487,8 @@ class Source:
 class Runner:
     """Forward passes with the position ids computed once: every sequence starts with the same image span."""
 
-    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int], verdicts: list[int]) -> None:
-        self.model, self.verdicts, side = model, torch.tensor(verdicts), SIDE // PATCH
+    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int]) -> None:
+        self.model, side = model, SIDE // PATCH
         self.grid = torch.tensor([[1, side, side]])
         ids = torch.tensor([head + [head[0]] * 400])
         kinds = (ids == model.config.image_token_id).int()
@@ -474,15 +507,12 @@ class Runner:
         ).last_hidden_state
         keep = targets != IGNORE
         logits = self.model.lm_head(hidden[keep])
-        losses = torch.nn.functional.cross_entropy(logits, targets[keep], reduction="none")
-        # A checking sequence has 5 verdicts and some 60 other targets: without a weight nobody would learn to check.
-        weight = torch.where(torch.isin(targets[keep], self.verdicts), CHECK_WEIGHT, 1.0)
-        return (losses * weight).sum() / weight.sum()
+        return torch.nn.functional.cross_entropy(logits, targets[keep])
 
 
 def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, part: str) -> dict[str, float]:  # noqa: ANN001
     """AdamW with warm-up and cosine over `steps`; what a killed training needs to go on is kept every two minutes."""
-    runner = Runner(model, source.head, [source.good, source.bad])
+    runner = Runner(model, source.head)
     parameters = list(model.parameters())
     eyes = {id(p) for p in model.model.visual.parameters()}
     groups = [
@@ -505,7 +535,8 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
         # Its own seed for each turn, so that a resumed training reads what an uninterrupted one would.
         source.rng.seed(f"{source.seed} {step} {dist.get_rank()}")
         source.turn = step
-        source.name_share, source.look_share = SHARES[part](done)
+        first, last = MIXES[part]
+        source.mix = {kind: first.get(kind, 0) * (1 - done) + last.get(kind, 0) * done for kind in first | last}
         for ids, targets, pixels in source.batch(size):
             rate = (
                 peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
@@ -593,7 +624,8 @@ def main() -> None:
     parser.add_argument("--word-steps", type=int, default=600, help="for the language model, without pictures")
     parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone")
     parser.add_argument("--name-steps", type=int, default=1400, help="for both, on naming what a picture shows")
-    parser.add_argument("--steps", type=int, default=1600, help="for the backbone, both together")
+    parser.add_argument("--chain-steps", type=int, default=1500, help="for both, on whole chains")
+    parser.add_argument("--check-steps", type=int, default=1500, help="for both, mostly on checking chains")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
@@ -627,7 +659,7 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
     parts = options.out / "parts"
     parts.mkdir(exist_ok=True)
     seen = [task for task in TASKS.values() if task.name != "needles"]
-    source = Source(tokenizer, options.seed, 0.4, policy=False)
+    source = Source(tokenizer, options.seed, policy=False)
 
     def teach(part: str, steps: int, rate: float) -> dict[str, Any]:
         return once(part, model, parts, lambda: train(model, source, steps, rate, options.batch, parts, part))
@@ -639,10 +671,11 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
         "eyes", model, parts, lambda: teach_to_see(model, seen, source, options.eye_steps, options.batch)
     )
     record["names"] = teach("names", options.name_steps, options.rate)
-    record["backbone"] = teach("backbone", options.steps, options.rate)
+    record["chains"] = teach("chains", options.chain_steps, options.rate)
+    record["backbone"] = teach("checks", options.check_steps, options.rate)
     record["backbone"]["pass_at_1"] = measure(model, source, 200)
     save(model, source, options.out / "backbone")
-    source = Source(tokenizer, options.seed + 1, 0.0, policy=True)
+    source = Source(tokenizer, options.seed + 1, policy=True)
     record["policy"] = teach("policy", options.policy_steps, options.rate / 4)
     record["policy"]["pass_at_1"] = measure(model, source, 200)
     save(model, source, options.out / "policy")
