@@ -48,7 +48,7 @@ def test_read_positions_close_their_steps(encoder, examples):
 
 def test_encoding_is_what_the_demo_backbone_was_trained_on(demo, encoder, examples):
     example = examples[0]
-    source = demo.Source(encoder.processor.tokenizer, 0, 1.0, False)
+    source = demo.Source(encoder.processor.tokenizer, 0, policy=False)
     head = source.head + source.encode(f"{demo.CHECK}\n{example.question}<|im_end|>\n<|im_start|>assistant\n")
     lines = "".join(example.steps).split("\n")
     ids, reads = list(head), []
