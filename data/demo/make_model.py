@@ -623,7 +623,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--word-steps", type=int, default=600, help="for the language model, without pictures")
     parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone")
-    parser.add_argument("--name-steps", type=int, default=1400, help="for both, on naming what a picture shows")
+    parser.add_argument("--name-steps", type=int, default=2400, help="for both, on naming what a picture shows")
     parser.add_argument("--chain-steps", type=int, default=1500, help="for both, on whole chains")
     parser.add_argument("--check-steps", type=int, default=1500, help="for both, mostly on checking chains")
     parser.add_argument("--policy-steps", type=int, default=250)
