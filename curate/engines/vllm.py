@@ -253,4 +253,8 @@ def _cpu_arguments() -> dict[str, Any]:
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": 65_536,
         "max_num_seqs": 256,
+        # The default of 128 is longer than most prefixes here, so that none would be found in the cache again.
+        "block_size": 32,
+        # A second process for the one worker only spins between its steps.
+        "distributed_executor_backend": "uni",
     }
