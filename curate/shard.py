@@ -2,7 +2,7 @@
 
 A training example is a rollout with at least one defined step label, a meta example one with a decided outcome, a test
 example any rollout that has steps. What is left out is counted by reason and listed in `rejects`; `not-labelled` are
-rollouts that the label section leaves out on purpose.
+rollouts that the label section leaves out on purpose, or whose completions failed and are still owed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def _check(example: Row, labelled: bool) -> None:
     if not example["steps"]:
         raise RowError("no-steps", "the rollout has no text")
     if example["role"] == "train" and not labelled:
-        raise RowError("not-labelled", "no step of it was given to the label stage")
+        raise RowError(
+            "not-labelled", "it has no step labels: left out by the label section, or its completions failed"
+        )
     if example["role"] == "train" and all(value is None for value in example["values"]):
         raise RowError("undefined", "no step has enough graded completions for a label")
     if example["role"] == "meta" and example["outcome"] is None:
