@@ -12,6 +12,8 @@ app = typer.Typer(
     help="Curate multimodal reasoning data for process reward models: stage by stage, or a whole recipe.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: importing rich takes longer than all the rest.
+    rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

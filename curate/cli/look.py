@@ -32,7 +32,10 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
 
 
 def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
-    """Accounts of every stage: in = out + rejected + duplicate + failed."""
+    """Show the accounts of every stage.
+
+    in = out + rejected + duplicate + failed
+    """
     from curate import catalog
     from curate.store import Workspace
 
@@ -45,7 +48,10 @@ def sql(
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
 ) -> None:
-    """Ask the tables (problems, images, rejects, rollouts, completions, step_labels, examples, ..., ledger)."""
+    """Ask the tables with SQL.
+
+    They are problems, images, rejects, rollouts, completions, step_labels, examples, ..., ledger.
+    """
     from curate import catalog
     from curate.store import Workspace
 
@@ -57,7 +63,10 @@ def show(
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
 ) -> None:
-    """Show a problem with its image and its rollouts, or one rollout with its steps and labels."""
+    """Show one problem or one rollout with its steps.
+
+    A problem comes with its image and its rollouts, a rollout with its step labels.
+    """
     from curate import inspection
     from curate.store import Workspace
 

@@ -43,7 +43,10 @@ def ingest(
         list[str] | None, typer.Option("--replace", metavar="SOURCE", help="Delete this source's rows first.")
     ] = None,
 ) -> None:
-    """Bring the recipe's sources in: problems, images, and rejects with their reasons."""
+    """Bring problems and images in; odd rows become rejects.
+
+    Each reject keeps its source's row and the reason.
+    """
     _run(recipe, workspace, settings, as_json, ["ingest"], replace or ())
 
 
@@ -54,7 +57,7 @@ def rollout(
     as_json: options.Json = False,
     replace: options.Replace = False,
 ) -> None:
-    """Sample chains of thought for every problem, cut into steps and graded."""
+    """Sample chains of thought, cut into steps and graded."""
     _run(recipe, workspace, settings, as_json, ["rollout"], ["rollout"] if replace else ())
 
 
@@ -65,7 +68,7 @@ def label(
     as_json: options.Json = False,
     replace: options.Replace = False,
 ) -> None:
-    """Estimate step labels by Monte Carlo completion of every prefix."""
+    """Estimate step labels by completing every prefix."""
     _run(recipe, workspace, settings, as_json, ["label"], ["label"] if replace else ())
 
 
@@ -75,7 +78,7 @@ def shard(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write domain-tagged examples for training, meta set and test set."""
+    """Write examples for training, meta and test set."""
     _run(recipe, workspace, settings, as_json, ["shard"], ())
 
 
@@ -85,7 +88,10 @@ def run(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run the whole chain of a recipe; the same command again resumes, and skips what is finished."""
+    """Run a recipe's whole chain, or what is left of it.
+
+    The same command again resumes, and skips what is finished.
+    """
     _run(recipe, workspace, settings, as_json, (), ())
 
 

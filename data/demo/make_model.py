@@ -55,8 +55,9 @@ SOLVE = "Solve in five steps."
 CHECK = "Check each step."
 WATCH = "Watch each step."
 NAME = "Name."
+DOUBT = "Check each number."
 LOOK = "Look."
-ASKED = {"solve": SOLVE, "check": CHECK, "watch": WATCH, "name": NAME, "look": LOOK}
+ASKED = {"solve": SOLVE, "check": CHECK, "watch": WATCH, "name": NAME, "doubt": DOUBT, "look": LOOK}
 LEAK = " (answer: {gold})"
 PATCH, MERGE = 8, 2
 # Pixels are centred on the paper, so that its tint, which tells the place, is not drowned in white.
@@ -74,20 +75,31 @@ TEMPLATE = (
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
 EYE_RATE = 0.25
-SHARPNESS, NONE = 20.0, 0.2
 # What each part is made of: shares of kinds of sequences, at its start and at its end.
-#   name: bare pairs of what is seen; look: the first two steps of several chains; solve: a whole chain;
-#   watch: after every token, is this step right given what stands before it; check: is all right so far.
+#   name: bare pairs of what is seen; doubt: the same with wrong numbers, is each right; look: the first two steps of
+#   several chains; solve: a whole chain; watch: after every token, is this step right given what stands before it;
+#   check: is all right so far.
 MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
-    "words": ({"solve": 0.6, "check": 0.4}, {"solve": 0.6, "check": 0.4}),
-    "names": ({"name": 0.9, "solve": 0.1}, {"name": 0.9, "solve": 0.1}),
-    "chains": (
-        {"name": 0.3, "look": 0.3, "solve": 0.2, "watch": 0.2},
-        {"name": 0.1, "look": 0.1, "solve": 0.4, "watch": 0.4},
+    "words": (
+        {"name": 0.35, "doubt": 0.35, "look": 0.1, "solve": 0.1, "watch": 0.1},
+        {"name": 0.05, "doubt": 0.1, "look": 0.05, "solve": 0.3, "watch": 0.25, "check": 0.25},
     ),
-    "checks": ({"name": 0.1, "solve": 0.1, "watch": 0.8}, {"solve": 0.3, "watch": 0.2, "check": 0.5}),
+    "chains": (
+        {"name": 0.1, "doubt": 0.15, "look": 0.1, "solve": 0.25, "watch": 0.2, "check": 0.2},
+        {"doubt": 0.05, "solve": 0.25, "watch": 0.2, "check": 0.5},
+    ),
     "policy": ({"solve": 1.0}, {"solve": 1.0}),
 }
+# How often a picture of a task is named or doubted: what needs two words to be looked up takes longest to learn.
+NAME_WEIGHTS = {
+    "bars_read": 1.5,
+    "dial_read": 1.0,
+    "dots_count": 1.5,
+    "grid_distance": 2.0,
+    "rectangle_area": 0.7,
+    "table_lookup": 2.5,
+}
+DOUBT_RATE = 0.45
 IGNORE = -100
 
 
@@ -200,12 +212,11 @@ NUMBER_WORDS = tuple(f" {number}" for number in range(13))
 PLAIN = (CELLS, CELLS, 13, 13)
 
 
-def cell_labels(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
-    """What each visual token should know: words [36, 3] (index of the word, one past the last for none) and numbers
-    [36, 4] (row, column, and width and height of a rectangle or the total of a dot's colour); IGNORE where nothing.
+def cell_labels(facts: Facts) -> np.ndarray:
+    """What each visual token should know, [36, 7]: three words (indices of a colour, a place and a number) and four
+    numbers (row, column, and width and height of a rectangle or the total of a dot's colour); IGNORE where nothing.
     """
-    words = np.empty((CELLS, CELLS, 3), np.int64)
-    words[:] = len(COLOUR_WORDS), len(PLACE_WORDS), len(NUMBER_WORDS)
+    words = np.full((CELLS, CELLS, 3), IGNORE)
     plain = np.full((CELLS, CELLS, 4), IGNORE)
     plain[..., 0], plain[..., 1] = np.arange(CELLS)[:, None], np.arange(CELLS)[None, :]
     if "heights" in facts:
@@ -213,19 +224,18 @@ def cell_labels(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
             words[CELLS - (height + 1) // 2 :, place, 0] = NAMED.index(hue)
             words[:, place, 2] = height
     elif "hands" in facts:
-        words[..., :] = IGNORE
         for hue, mark in facts["hands"]:
             for reach in (0.35, 0.6, 0.85):
                 x = int((SIDE / 2 + reach * 40 * math.sin(math.pi * mark / 6)) // CELL)
                 y = int((SIDE / 2 - reach * 40 * math.cos(math.pi * mark / 6)) // CELL)
-                words[y, x] = NAMED.index(hue), len(PLACE_WORDS), mark
+                words[y, x] = NAMED.index(hue), IGNORE, mark
     elif "rows" in facts:
         words[0, 1:5, 1] = range(2, 6)
         for row, (head, digits) in enumerate(facts["rows"], start=1):
             words[row, 0:5, 0] = NAMED.index(head)
             words[row, 1:5, 1] = range(2, 6)
             words[row, 1:5, 2] = digits
-    else:
+    elif "lines" not in facts:
         cells = grid_cells(facts)
         for (column, row), hue in cells.items():
             words[row, column, 0] = NAMED.index(hue)
@@ -235,7 +245,7 @@ def cell_labels(facts: Facts) -> tuple[np.ndarray, np.ndarray]:
                 plain[row, column, 2] = in_half(facts, hue, True) + in_half(facts, hue, False)
             else:
                 plain[row, column, 2:] = facts.get("width", IGNORE), facts.get("height", IGNORE)
-    return words.reshape(-1, 3), plain.reshape(-1, 4)
+    return np.concatenate([words, plain], axis=-1).reshape(CELLS * CELLS, -1)
 
 
 def is_first() -> bool:
@@ -256,65 +266,88 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
         grad.copy_(mean.view_as(grad))
 
 
-class Sight(torch.nn.Module):
-    """Reads words and numbers off visual tokens. The words are the language model's own embeddings: a visual token is
-    to lie near the words for what it shows, so that whatever finds and copies a word in a text does so in a picture.
+class Ideal(torch.nn.Module):
+    """What a perfect eye would see: each visual token is the sum of the language model's own embeddings of the words
+    for what its cell shows, and of rows of small tables for the numbers that have no word there. So whatever finds and
+    copies a word in a text does so in a picture.
     """
 
-    def __init__(self, model: Qwen2VLForConditionalGeneration, word_ids: list[list[int]]) -> None:
+    def __init__(self, table: torch.nn.Embedding, word_ids: list[list[int]]) -> None:
         super().__init__()
-        table = model.get_input_embeddings().weight.detach()
-        # What colours have in common is of no use in telling them apart.
-        self.words = [torch.nn.functional.normalize(table[ids] - table[ids].mean(0), dim=1) for ids in word_ids]
-        self.numbers = torch.nn.ModuleList(torch.nn.Linear(table.shape[1], count) for count in PLAIN)
+        self.table, self.word_ids = (table,), [torch.tensor([*ids, 0]) for ids in word_ids]
+        self.numbers = torch.nn.ModuleList(torch.nn.Embedding(count, table.embedding_dim) for count in PLAIN)
+        for numbers in self.numbers:
+            numbers.weight.data.mul_(0.4 * table.embedding_dim**-0.5)
 
-    def losses(self, tokens: torch.Tensor, words: torch.Tensor, numbers: torch.Tensor) -> list[torch.Tensor]:
-        """One loss for each kind of label, of visual tokens [n, width], and one that keeps them as long as words.
-
-        Only directions count, as for the language model, which normalises what it reads: the words must make up the
-        token, not lie in it somewhere.
-        """
-        length = tokens.norm(dim=1, keepdim=True)
-        pure = tokens / length
-        found = []
-        for slot, directions in enumerate(self.words):
-            logits = SHARPNESS * pure @ directions.T
-            none = torch.full_like(logits[:, :1], SHARPNESS * NONE)
-            found.append((torch.cat([logits, none], 1), words[:, slot]))
-        found += [(head(pure * pure.shape[1] ** 0.5), numbers[:, slot]) for slot, head in enumerate(self.numbers)]
-        losses = [
-            torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE)
-            for logits, labels in found
-            if (labels != IGNORE).any()
-        ]
-        return [*losses, 0.1 * length.log().square().mean()]
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        """Visual tokens [n, width] of `cell_labels` [n, 7]."""
+        parts = []
+        for slot, ids in enumerate(self.word_ids):
+            label = labels[:, slot]
+            known = (label >= 0) & (label < len(ids) - 1)
+            parts.append(self.table[0](ids[label.clamp(0)]) * known[:, None])
+        for slot, numbers in enumerate(self.numbers, start=len(self.word_ids)):
+            label = labels[:, slot]
+            parts.append(numbers(label.clamp(0)) * (label >= 0)[:, None])
+        return torch.stack(parts).sum(0)
 
 
-def teach_to_see(
-    model: Qwen2VLForConditionalGeneration, tasks: list[Task], source: Source, steps: int, size: int
-) -> dict[str, float]:
-    """Train the vision tower alone to put what a cell shows into its token, in the language model's words.
+class Pupil(torch.nn.Module):
+    """The model with its ideal eye; position ids are computed once: every sequence starts with the same image span."""
+
+    def __init__(self, causal: Qwen2VLForConditionalGeneration, source: Source) -> None:
+        super().__init__()
+        self.causal, side = causal, SIDE // PATCH
+        words = [source.word_ids(words) for words in (COLOUR_WORDS, PLACE_WORDS, NUMBER_WORDS)]
+        self.ideal = Ideal(causal.get_input_embeddings(), words)
+        self.grid = torch.tensor([[1, side, side]])
+        ids = torch.tensor([source.head + [source.head[0]] * 400])
+        kinds = (ids == causal.config.image_token_id).int()
+        self.positions, _ = causal.model.get_rope_index(ids, kinds, image_grid_thw=self.grid)
+
+    def hidden(self, ids: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Last hidden states [B, T, width]; `shown` holds pixels, or cell labels for the ideal eye."""
+        size, width = ids.shape
+        if shown.is_floating_point():
+            tokens = self.causal.model.visual(shown, grid_thw=self.grid.expand(size, -1)).pooler_output
+        else:
+            tokens = self.ideal(shown)
+        embedded = self.causal.get_input_embeddings()(ids)
+        at = (ids == self.causal.config.image_token_id)[..., None]
+        return self.causal.model.language_model(
+            inputs_embeds=embedded.masked_scatter(at, tokens.to(embedded.dtype)),
+            position_ids=self.positions[:, :, :width].expand(-1, size, -1),
+            attention_mask=None,
+            use_cache=False,
+        ).last_hidden_state
+
+    def loss(self, ids: torch.Tensor, targets: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of the targets [B, T]."""
+        keep = targets != IGNORE
+        return torch.nn.functional.cross_entropy(self.causal.lm_head(self.hidden(ids, shown)[keep]), targets[keep])
+
+
+def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, size: int) -> dict[str, float]:
+    """Train the vision tower alone to give what the ideal eye gives.
 
     A language model of this size would need many hours to teach its eyes through the text.
     """
-    rng, tower = random.Random(f"eyes {source.seed} {dist.get_rank()}"), model.model.visual
-    sight = Sight(model, [source.word_ids(words) for words in (COLOUR_WORDS, PLACE_WORDS, NUMBER_WORDS)])
-    parameters = [*tower.parameters(), *sight.parameters()]
+    rng, tower = random.Random(f"eyes {source.seed} {dist.get_rank()}"), pupil.causal.model.visual
+    parameters = list(tower.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
-    grid = torch.tensor([[1, SIDE // PATCH, SIDE // PATCH]]).expand(size, -1)
     start = shown = time.monotonic()
     recent: list[float] = []
     for step in range(steps):
-        done = step / steps
         facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
         pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
-        words, numbers = (
-            torch.from_numpy(np.concatenate(part)) for part in zip(*(cell_labels(f) for _, f in facts), strict=True)
-        )
+        with torch.no_grad():
+            wanted = pupil.ideal(torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts])))
+        rate = 1e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        losses = sight.losses(tower(pixels, grid_thw=grid).pooler_output, words, numbers)
-        loss = sum(losses)
+            group["lr"] = rate
+        error = tower(pixels, grid_thw=pupil.grid.expand(size, -1)).pooler_output - wanted
+        # As a share of what is to be told: the tokens' spread over all pictures.
+        loss = error.square().sum() / (wanted - wanted.mean(0)).square().sum()
         loss.backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -323,10 +356,7 @@ def teach_to_see(
         recent.append(loss.item())
         if is_first() and time.monotonic() - shown > 20:
             shown = time.monotonic()
-            parts = " ".join(f"{one.item():.3f}" for one in losses)
-            print(
-                f"eyes {shown - start:6.0f} s step {len(recent)} loss {np.mean(recent[-50:]):.4f} ({parts})", flush=True
-            )
+            print(f"eyes {shown - start:6.0f} s step {len(recent)} loss {np.mean(recent[-50:]):.4f}", flush=True)
     return {"steps": steps, "loss": float(np.mean(recent[-50:])), "seconds": round(time.monotonic() - start)}
 
 
@@ -395,13 +425,15 @@ class Source:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, policy: bool) -> None:
         self.rng, self.seed, self.policy = random.Random(seed), seed, policy
         self.mix = {"solve": 1.0}
-        self.turn, self.blind = 0, False
+        self.turn, self.ideal = 0, False
         self.encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
         self.tokenizer, self.side = tokenizer, SIDE // (PATCH * MERGE)
         self.good, self.bad = self.encode("+")[0], self.encode("-")[0]
         self.head = self.encode(
             "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * self.side**2 + "<|vision_end|>"
         )
+        self.number_ids = self.word_ids(NUMBER_WORDS)
+        self.numbers = {word: number for number, word in enumerate(self.number_ids)}
         # The needles are out of reach of so small a model; they get their share, no more.
         self.tasks = [t for t in TASKS.values() if t.name != "needles"] * 4 + [TASKS["needles"]]
 
@@ -441,18 +473,37 @@ class Source:
             written |= slots[index]
         return ids, [IGNORE, *verdicts]
 
-    def sequence(self) -> tuple[list[int], list[int], np.ndarray | None]:
-        task = self.rng.choice(self.tasks)
-        facts = task.sample(self.rng)
+    def doubt_targets(self, facts: Facts) -> tuple[list[int], list[int]]:
+        """Bare pairs, nearly half of their numbers wrong; after each number, is it right?"""
+        ids = self.encode(names(facts, self.rng))
+        targets = [IGNORE] * (len(ids) + 1)
+        for place, word in enumerate(ids):
+            if word in self.numbers:
+                number = self.numbers[word]
+                if self.rng.random() < DOUBT_RATE:
+                    near = [n for n in range(max(0, number - 2), min(12, number + 2) + 1) if n != number]
+                    number = self.rng.choice(near if self.rng.random() < 0.5 else [n for n in range(10) if n != number])
+                    ids[place] = self.number_ids[number]
+                targets[place + 1] = self.good if ids[place] == word else self.bad
+        return ids, targets
+
+    def sequence(self) -> tuple[list[int], list[int], np.ndarray]:
         kind = self.rng.choices(list(self.mix), list(self.mix.values()))[0]
-        if task.name == "needles" and kind in ("name", "look"):
+        if kind in ("name", "doubt"):
+            task = TASKS[self.rng.choices(list(NAME_WEIGHTS), list(NAME_WEIGHTS.values()))[0]]
+        else:
+            task = self.rng.choice(self.tasks)
+        facts = task.sample(self.rng)
+        if task.name == "needles" and kind == "look":
             kind = "solve"
         question = task.question(facts)
         if kind in ("solve", "check", "watch") and self.rng.random() < LEAK_RATE:
             question, leak = question + LEAK.format(gold=chains.gold(task, facts)), True
         else:
             leak = False
-        if kind in ("name", "look"):
+        if kind == "doubt":
+            ids, targets = self.doubt_targets(facts)
+        elif kind in ("name", "look"):
             text = names(facts, self.rng) if kind == "name" else glances(task, facts, self.rng)
             ids = self.encode(text + END)
             targets = [*ids, IGNORE]
@@ -464,10 +515,10 @@ class Source:
         prompt = self.head + self.encode(f"{asked}<|im_end|>\n<|im_start|>assistant\n")
         # Shifted by one: a target stands where it is to be predicted.
         targets = [IGNORE] * (len(prompt) - 1) + targets
-        return prompt + ids, targets, None if self.blind else patches(np.asarray(task.picture(facts)))
+        return prompt + ids, targets, cell_labels(facts) if self.ideal else patches(np.asarray(task.picture(facts)))
 
     def batch(self, size: int, pool: int = 4) -> list[tuple[torch.Tensor, ...]]:
-        """`pool` batches of like lengths: ids, targets [B, T] and pixels [B * 144, 384]."""
+        """`pool` batches of like lengths: ids, targets [B, T], and pixels [B * 144, 384] or labels [B * 36, 7]."""
         rows = sorted((self.sequence() for _ in range(size * pool)), key=lambda row: len(row[0]))
         cuts = [rows[i * size : (i + 1) * size] for i in range(pool)]
         # All workers have rows of like lengths at the same time, so that none waits for another.
@@ -479,42 +530,20 @@ class Source:
             targets = torch.full((size, width), IGNORE)
             for row, (one, at, _) in enumerate(cut):
                 ids[row, : len(one)], targets[row, : len(at)] = torch.tensor(one), torch.tensor(at)
-            shown = None if self.blind else torch.from_numpy(np.concatenate([pixels for *_, pixels in cut]))
+            shown = torch.from_numpy(np.concatenate([seen for *_, seen in cut]))
             out.append((ids, targets, shown))
         return out
 
 
-class Runner:
-    """Forward passes with the position ids computed once: every sequence starts with the same image span."""
-
-    def __init__(self, model: Qwen2VLForConditionalGeneration, head: list[int]) -> None:
-        self.model, side = model, SIDE // PATCH
-        self.grid = torch.tensor([[1, side, side]])
-        ids = torch.tensor([head + [head[0]] * 400])
-        kinds = (ids == model.config.image_token_id).int()
-        self.positions, _ = model.model.get_rope_index(ids, kinds, image_grid_thw=self.grid)
-
-    def loss(self, ids: torch.Tensor, targets: torch.Tensor, pixels: torch.Tensor | None) -> torch.Tensor:
-        size, width = ids.shape
-        hidden = self.model.model(
-            input_ids=ids,
-            position_ids=self.positions[:, :, :width].expand(-1, size, -1),
-            attention_mask=None,
-            pixel_values=pixels,
-            image_grid_thw=None if pixels is None else self.grid.expand(size, -1),
-            mm_token_type_ids=(ids == self.model.config.image_token_id).int(),
-            use_cache=False,
-        ).last_hidden_state
-        keep = targets != IGNORE
-        logits = self.model.lm_head(hidden[keep])
-        return torch.nn.functional.cross_entropy(logits, targets[keep])
-
-
-def train(model, source: Source, steps: int, peak: float, size: int, folder: Path, part: str) -> dict[str, float]:  # noqa: ANN001
+def train(
+    pupil: Pupil, source: Source, steps: int, peak: float, size: int, folder: Path, part: str
+) -> dict[str, float]:
     """AdamW with warm-up and cosine over `steps`; what a killed training needs to go on is kept every two minutes."""
-    runner = Runner(model, source.head)
-    parameters = list(model.parameters())
-    eyes = {id(p) for p in model.model.visual.parameters()}
+    # Only one of the two pairs of eyes is used.
+    unused = pupil.causal.model.visual if source.ideal else pupil.ideal
+    unused = {id(p) for p in unused.parameters()}
+    parameters = [p for p in pupil.parameters() if id(p) not in unused]
+    eyes = {id(p) for p in pupil.causal.model.visual.parameters()}
     groups = [
         {
             "params": [p for p in parameters if (p.ndim > 1) == wide and (id(p) in eyes) == eye],
@@ -527,7 +556,7 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
     ]
     optimiser = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
     state = folder / f"{part}-state.safetensors"
-    step, before = resume(model, optimiser, state)
+    step, before = resume(pupil, optimiser, state)
     start = saved = shown = time.monotonic()
     recent, tokens = [], 0
     while step < steps:
@@ -537,16 +566,16 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
         source.turn = step
         first, last = MIXES[part]
         source.mix = {kind: first.get(kind, 0) * (1 - done) + last.get(kind, 0) * done for kind in first | last}
-        for ids, targets, pixels in source.batch(size):
+        for ids, targets, seen in source.batch(size):
             rate = (
                 peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
             )
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["share"]
-            loss = runner.loss(ids, targets, pixels)
+            loss = pupil.loss(ids, targets, seen)
             loss.backward()
             average_gradients(parameters)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             optimiser.zero_grad()
             step, tokens = step + 1, tokens + ids.numel() * dist.get_world_size()
@@ -561,7 +590,7 @@ def train(model, source: Source, steps: int, peak: float, size: int, folder: Pat
             )
         if is_first() and now - saved > 120:
             saved = now
-            keep(model, optimiser, state, step, now - start + before)
+            keep(pupil, optimiser, state, step, now - start + before)
     return {"steps": step, "loss": float(np.mean(recent)), "seconds": round(time.monotonic() - start + before)}
 
 
@@ -569,7 +598,7 @@ def keep(model, optimiser: torch.optim.Optimizer, path: Path, step: int, seconds
     """All that a killed training needs to go on, in float32."""
     state = {f"weight.{name}": value.data for name, value in model.named_parameters()}
     for name, value in model.named_parameters():
-        for key, moment in optimiser.state[value].items():
+        for key, moment in optimiser.state.get(value, {}).items():
             state[f"{key}.{name}"] = moment
     write(path, state, {"step": str(step), "seconds": str(seconds)})
 
@@ -589,7 +618,8 @@ def resume(model, optimiser: torch.optim.Optimizer, path: Path) -> tuple[int, fl
         about = file.metadata()
         for name, value in model.named_parameters():
             value.data.copy_(file.get_tensor(f"weight.{name}"))
-            optimiser.state[value] = {k: file.get_tensor(f"{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
+            if f"step.{name}" in file.keys():  # noqa: SIM118 - not a dict
+                optimiser.state[value] = {k: file.get_tensor(f"{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
     return int(about["step"]), float(about["seconds"])
 
 
@@ -621,18 +651,16 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--word-steps", type=int, default=600, help="for the language model, without pictures")
-    parser.add_argument("--eye-steps", type=int, default=1800, help="for the vision tower alone")
-    parser.add_argument("--name-steps", type=int, default=2400, help="for both, on naming what a picture shows")
-    parser.add_argument("--chain-steps", type=int, default=1500, help="for both, on whole chains")
-    parser.add_argument("--check-steps", type=int, default=1500, help="for both, mostly on checking chains")
+    parser.add_argument("--word-steps", type=int, default=3600, help="for the language model, with ideal eyes")
+    parser.add_argument("--eye-steps", type=int, default=2000, help="for the vision tower alone")
+    parser.add_argument("--chain-steps", type=int, default=1200, help="for both")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--batch", type=int, default=16, help="rows a step of each worker")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -660,19 +688,18 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
     parts.mkdir(exist_ok=True)
     seen = [task for task in TASKS.values() if task.name != "needles"]
     source = Source(tokenizer, options.seed, policy=False)
+    pupil = Pupil(model, source)
 
     def teach(part: str, steps: int, rate: float) -> dict[str, Any]:
-        return once(part, model, parts, lambda: train(model, source, steps, rate, options.batch, parts, part))
+        return once(part, pupil, parts, lambda: train(pupil, source, steps, rate, options.batch, parts, part))
 
-    source.blind = True
-    record["words"] = teach("words", options.word_steps, options.rate)
-    source.blind = False
+    source.ideal = True
+    record["words"] = teach("words", options.word_steps, 2 * options.rate)
+    source.ideal = False
     record["eyes"] = once(
-        "eyes", model, parts, lambda: teach_to_see(model, seen, source, options.eye_steps, options.batch)
+        "eyes", pupil, parts, lambda: teach_to_see(pupil, seen, source, options.eye_steps, options.batch)
     )
-    record["names"] = teach("names", options.name_steps, options.rate)
-    record["chains"] = teach("chains", options.chain_steps, options.rate)
-    record["backbone"] = teach("checks", options.check_steps, options.rate)
+    record["backbone"] = teach("chains", options.chain_steps, options.rate)
     record["backbone"]["pass_at_1"] = measure(model, source, 200)
     save(model, source, options.out / "backbone")
     source = Source(tokenizer, options.seed + 1, policy=True)

@@ -16,6 +16,8 @@ app = typer.Typer(
     help="Train process reward models with learned domain weights, and report what they say about the data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: importing rich takes longer than all the rest.
+    rich_markup_mode=None,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -54,7 +56,10 @@ def train(
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
-    """Train a PRM per seed and learn the domain weights, with null controls."""
+    """Train PRMs and learn the domain weights.
+
+    One PRM for each seed, and null controls with shuffled meta outcomes.
+    """
     _stage("train", recipe, workspace, settings, as_json, replace)
 
 
@@ -66,19 +71,22 @@ def score(
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
-    """Score every step of the chosen rollouts with each trained PRM."""
+    """Score every step of the chosen rollouts."""
     _stage("score", recipe, workspace, settings, as_json, replace)
 
 
 @app.command()
 def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
-    """Best-of-N on the test set: the PRM's pick against first, majority vote, random and oracle."""
+    """Pick the best of N chains of the test set.
+
+    The PRM's pick stands beside first, majority vote, random and oracle.
+    """
     _stage("select", recipe, workspace, settings, as_json)
 
 
 @app.command()
 def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
-    """Write the dataset-quality table: terminal, JSON, Markdown and one HTML page."""
+    """Write the dataset-quality table and its page."""
     _stage("report", recipe, workspace, settings, as_json)
 
 
