@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
+import torch
+from making import network
 from prm_testbed import example_rows, fill
+from transformers import Qwen2VLForConditionalGeneration
 
 from curate.store import Workspace
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="session")
-def demo() -> ModuleType:
-    """The script that makes the demo models: its tokeniser, processor and configuration."""
-    spec = importlib.util.spec_from_file_location("make_model", ROOT / "data/demo/make_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny_model(demo, tmp_path_factory) -> str:
+def tiny_model(tmp_path_factory) -> str:
     """Folder of a random Qwen2-VL with two layers."""
-    import torch
-
     folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = demo.make_tokenizer(1, 640)
-    config = demo.make_config(tokenizer, hidden=64, layers=2)
+    tokenizer = network.make_tokenizer(1, 640)
+    config = network.make_config(tokenizer, hidden=64, layers=2)
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = demo.Qwen2VLForConditionalGeneration(config)
+        model = Qwen2VLForConditionalGeneration(config)
         # Large enough that attention, positions and images matter to the output.
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.08)
     model.save_pretrained(folder)
-    demo.make_processor(tokenizer).save_pretrained(folder)
+    network.make_processor(tokenizer).save_pretrained(folder)
     return str(folder)
 
 

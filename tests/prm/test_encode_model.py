@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import network, sequences, sight
 from PIL import Image
 from prm_testbed import example_rows, to_examples
+from transformers import Qwen2VLForConditionalGeneration
 
 from curate.errors import RowError, UserError
 from prm.encode import Encoder, load_processor, open_image, pieces
@@ -46,10 +48,10 @@ def test_read_positions_close_their_steps(encoder, examples):
         assert encoded.reads[-1] == len(encoded.ids) - 1
 
 
-def test_encoding_is_what_the_demo_backbone_was_trained_on(demo, encoder, examples):
+def test_encoding_is_what_the_demo_backbone_was_trained_on(encoder, examples):
     example = examples[0]
-    source = demo.Source(encoder.processor.tokenizer, 0, policy=False)
-    head = source.head + source.encode(f"{demo.CHECK}\n{example.question}<|im_end|>\n<|im_start|>assistant\n")
+    source = sequences.Source(encoder.processor.tokenizer, 0, policy=False)
+    head = source.head + source.encode(f"{network.CHECK}\n{example.question}<|im_end|>\n<|im_start|>assistant\n")
     lines = "".join(example.steps).split("\n")
     ids, reads = list(head), []
     for index, line in enumerate([*lines[:4], "\n".join(lines[4:])]):
@@ -60,7 +62,7 @@ def test_encoding_is_what_the_demo_backbone_was_trained_on(demo, encoder, exampl
     assert list(encoded.reads) == reads
     picture = np.asarray(open_image(encoder.images[example.image_hashes[0]], "one"))
     made = encoder.prompt(example).pixels["pixel_values"].numpy()
-    np.testing.assert_allclose(made, demo.patches(picture), atol=1e-5)
+    np.testing.assert_allclose(made, sight.patches(picture), atol=1e-5)
 
 
 def test_a_control_token_in_a_text_is_refused(encoder, examples):
@@ -144,11 +146,11 @@ def test_a_later_step_changes_no_earlier_score(tiny_model, encoder, examples):
     torch.testing.assert_close(a[:3], b[:3], atol=1e-5, rtol=1e-5)
 
 
-def test_label_token_head_is_the_models_own_odds(demo, tiny_model, encoder, examples):
+def test_label_token_head_is_the_models_own_odds(tiny_model, encoder, examples):
     prm = Prm.load(tiny_model)
     right, wrong = encoder.token("+"), encoder.token("-")
     prm.start_head("label-token", right, wrong, 0)
-    causal = demo.Qwen2VLForConditionalGeneration.from_pretrained(tiny_model).eval()
+    causal = Qwen2VLForConditionalGeneration.from_pretrained(tiny_model).eval()
     row = encoder.encode(examples[0])
     prompt = encoder.prompt(row.example)
     with torch.no_grad():
