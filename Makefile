@@ -27,7 +27,7 @@ demo: setup
 	@$(BIN)/curate run recipes/runs/demo.yaml --workspace $(WORKSPACE)
 
 test: setup
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff format --check .
