@@ -18,6 +18,7 @@ import copy
 import json
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from making.network import SOLVE, make_config, make_processor, make_tokenizer
 from making.sequences import SLIP_RATES, Source
+from making.sight import IGNORE
 from making.training import Pupil, is_first, once, teach_to_see, train
 from transformers import Qwen2VLForConditionalGeneration
 
 from curate.sources.synthetic import chain as chains
-from curate.sources.synthetic.tasks import TASKS
+from curate.sources.synthetic.tasks import TASKS, Task
 
 
 def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -> None:
@@ -41,29 +43,42 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
     make_processor(source.tokenizer).save_pretrained(folder)
 
 
-@torch.no_grad()
-def measure(model: Qwen2VLForConditionalGeneration, source: Source, count: int) -> dict[str, float]:
-    """Share of right answers at temperature 1, one chain for each of `count` new problems of every task."""
-    model.eval()
-    processor = make_processor(source.tokenizer)
-    processor.tokenizer.padding_side = "left"
-    ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}\n{}<|im_end|>\n<|im_start|>assistant\n"
-    found = {}
-    for task in list(TASKS.values())[dist.get_rank() :: dist.get_world_size()]:
-        rng = random.Random(f"measure {task.name}")
-        problems = [task.sample(rng) for _ in range(count)]
-        texts = [ask.format(SOLVE, task.question(facts)) for facts in problems]
-        pictures = [task.picture(facts) for facts in problems]
-        batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
-        written = model.generate(**batch, max_new_tokens=110, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
-        chains_ = source.tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
-        answers = [text.rpartition("Final answer:")[2].strip() for text in chains_]
-        right = [a == chains.gold(task, facts) for a, facts in zip(answers, problems, strict=True)]
-        found[task.name] = sum(right) / count
-    model.train()
+def each_task(measure: Callable[[Task], float]) -> dict[str, float]:
+    """A figure for every task; the workers share the tasks."""
+    found = {task.name: measure(task) for task in list(TASKS.values())[dist.get_rank() :: dist.get_world_size()]}
     everywhere: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(everywhere, found)
     return {name: part[name] for name in TASKS for part in everywhere if name in part}
+
+
+@torch.no_grad()
+def pass_at_1(pupil: Pupil, source: Source, task: Task, count: int = 200) -> float:
+    """Share of right answers at temperature 1, one chain for each of `count` new problems."""
+    rng, processor = random.Random(f"measure {task.name}"), make_processor(source.tokenizer)
+    torch.manual_seed(count)
+    processor.tokenizer.padding_side = "left"
+    ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}\n{}<|im_end|>\n<|im_start|>assistant\n"
+    problems = [task.sample(rng) for _ in range(count)]
+    texts = [ask.format(SOLVE, task.question(facts)) for facts in problems]
+    pictures = [task.picture(facts) for facts in problems]
+    batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+    written = pupil.causal.generate(**batch, max_new_tokens=110, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+    texts = source.tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    answers = [text.rpartition("Final answer:")[2].strip() for text in texts]
+    return sum(a == chains.gold(task, facts) for a, facts in zip(answers, problems, strict=True)) / count
+
+
+@torch.no_grad()
+def chain_auroc(pupil: Pupil, source: Source, task: Task, count: int = 200) -> float:
+    """AUROC of the verdict after the last step, of `count` new chains with slips: is all of it right?"""
+    source.tasks, source.mix = [task], {"check": 1.0}
+    source.rng.seed(f"measure {task.name}")
+    ((ids, targets, seen),) = source.batch(count, pool=1)
+    rows, last = torch.arange(count), (targets != IGNORE).cumsum(1).argmax(1)
+    logits = pupil.causal.lm_head(pupil.hidden(ids, seen)[rows, last])
+    odds, right = logits[:, source.good] - logits[:, source.bad], targets[rows, last] == source.good
+    above = odds[right][:, None] - odds[~right][None]
+    return ((above > 0).float() + 0.5 * (above == 0).float()).mean().item()
 
 
 def work(rank: int, options: argparse.Namespace, meet: str) -> None:
@@ -100,11 +115,15 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
         "eyes", pupil, parts, lambda: teach_to_see(pupil, seen, source, options.eye_steps, options.batch)
     )
     record["backbone"] = teach("chains", options.chain_steps, options.rate)
-    record["backbone"]["pass_at_1"] = measure(model, source, 200)
+    pupil.eval()
+    record["backbone"]["pass_at_1"] = each_task(lambda task: pass_at_1(pupil, source, task))
+    record["backbone"]["chain_auroc"] = each_task(lambda task: chain_auroc(pupil, source, task))
+    pupil.train()
     save(model, source, options.out / "backbone")
     source = Source(tokenizer, options.seed + 1, policy=True)
     record["policy"] = teach("policy", options.policy_steps, options.rate / 4)
-    record["policy"]["pass_at_1"] = measure(model, source, 200)
+    pupil.eval()
+    record["policy"]["pass_at_1"] = each_task(lambda task: pass_at_1(pupil, source, task))
     save(model, source, options.out / "policy")
     if is_first():
         (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
