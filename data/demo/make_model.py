@@ -2,12 +2,12 @@
 
     python data/demo/make_model.py --out data/demo
 
-Both are small Qwen2-VL models. The backbone is trained in four parts. Words: the language model alone, on chains whose
-pictures it does not see; it learns to copy and how chains go. Looks: the same with an ideal eye, which gives for each
-cell of a picture the sum of the words for what it shows; it learns to look up, to solve and to check. Eyes: the vision
-tower alone, to give what the ideal eye gives. Chains: both together, on real pixels. The policy is the same network,
-tuned for a few minutes on chains with slips, so that right and wrong chains are both common in every domain: a policy
-that is worse than its verifier, as in DreamPRM's setting. The seed, the steps and the measured pass@1 go to
+Both are small Qwen2-VL models, trained in parts. Words: the language model alone, on chains whose pictures it does not
+see; it learns to copy and how chains go. Looks: the same with an ideal eye, which gives for each cell of a picture the
+sum of the words for what it shows; it learns to look up, to solve and to check. Eyes: the vision tower alone, to give
+what the ideal eye gives. Chains: both together, on real pixels. From there two ways part. The policy is tuned for a few
+minutes on chains with slips, so that right and wrong chains are both common; the backbone goes on with checks, so that
+the verifier sees better than the policy, as in DreamPRM's setting. The seed, the steps and what was measured go to
 `model.json`. A killed run goes on from what lies in `parts`, which can be deleted at the end.
 """
 
@@ -114,17 +114,18 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
     record["eyes"] = once(
         "eyes", pupil, parts, lambda: teach_to_see(pupil, seen, source, options.eye_steps, options.batch)
     )
-    record["backbone"] = teach("chains", options.chain_steps, options.rate)
-    pupil.eval()
-    record["backbone"]["pass_at_1"] = each_task(lambda task: pass_at_1(pupil, source, task))
-    record["backbone"]["chain_auroc"] = each_task(lambda task: chain_auroc(pupil, source, task))
-    pupil.train()
-    save(model, source, options.out / "backbone")
-    source = Source(tokenizer, options.seed + 1, policy=True)
+    record["chains"] = teach("chains", options.chain_steps, options.rate)
+    solver, source = copy.deepcopy(pupil.state_dict()), Source(tokenizer, options.seed + 1, policy=True)
     record["policy"] = teach("policy", options.policy_steps, options.rate / 4)
     pupil.eval()
     record["policy"]["pass_at_1"] = each_task(lambda task: pass_at_1(pupil, source, task))
     save(model, source, options.out / "policy")
+    pupil.load_state_dict(solver)
+    source = Source(tokenizer, options.seed + 2, policy=False)
+    record["backbone"] = teach("checks", options.check_steps, options.rate)
+    pupil.eval()
+    record["backbone"]["chain_auroc"] = each_task(lambda task: chain_auroc(pupil, source, task))
+    save(model, source, options.out / "backbone")
     if is_first():
         (options.out / "model.json").write_text(json.dumps(record, indent=2) + "\n")
         print(json.dumps(record, indent=2))
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--look-steps", type=int, default=1800, help="for the language model, with ideal eyes")
     parser.add_argument("--eye-steps", type=int, default=1400, help="for the vision tower alone")
     parser.add_argument("--chain-steps", type=int, default=900, help="for both")
+    parser.add_argument("--check-steps", type=int, default=450, help="for both, on checking chains")
     parser.add_argument("--policy-steps", type=int, default=250)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=7)

@@ -20,7 +20,7 @@ WATCH = "Watch each step."
 NAME = "Name."
 DOUBT = "Check each number."
 LOOK = "Look."
-ASKED = {"solve": SOLVE, "check": CHECK, "watch": WATCH, "name": NAME, "doubt": DOUBT, "look": LOOK}
+ASKED = {"solve": SOLVE, "check": CHECK, "find": CHECK, "watch": WATCH, "name": NAME, "doubt": DOUBT, "look": LOOK}
 # A slip at a step is carried on, so about half of the policy's chains go wrong somewhere.
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
@@ -160,18 +160,24 @@ class Source:
             written |= slots[index]
         return ids, [IGNORE, *verdicts]
 
-    def check_targets(self, task: Task, facts: Facts) -> tuple[list[int], list[int]]:
-        """After every token: is all right so far? So a wrong value is told where it stands, not sentences later."""
+    def check_targets(self, task: Task, facts: Facts, find: bool = False) -> tuple[list[int], list[int]]:
+        """After every token: is all right so far? So a wrong value is told where it stands, not sentences later. To
+        `find` is to name, at the first wrong value, the one that should stand there.
+        """
         rate = self.rng.choice((0.0, 0.12, 0.12, 0.12))
         slots = chains.solve(task, facts, self._slips((rate,) * 5), self.rng)
         truth, ids, verdicts, right = chains.solve(task, facts), [], [], True
         for index, (text, ends) in enumerate(pieces(task, slots)):
             encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            wrong = [end for name, end in ends if slots[index][name] != truth[index][name]]
+            wrong = {end: truth[index][name] for name, end in ends if slots[index][name] != truth[index][name]}
             for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
                 ids.append(token)
-                verdicts.append(self.good if right and not any(end >= place for place in wrong) else self.bad)
-            right = right and not wrong
+                if right and end in wrong:
+                    named = self.encode(f" {wrong[end]}")
+                    verdicts.append(named[0] if find and len(named) == 1 else self.bad)
+                else:
+                    verdicts.append(self.good if right else self.bad)
+                right = right and end not in wrong
         return ids, [IGNORE, *verdicts]
 
     def doubt_targets(self, facts: Facts) -> tuple[list[int], list[int]]:
@@ -198,7 +204,7 @@ class Source:
         if task.name == "needles" and kind == "look":
             kind = "solve"
         question = task.question(facts)
-        if kind in ("solve", "check", "watch") and self.rng.random() < LEAK_RATE:
+        if kind in ("solve", "check", "find", "watch") and self.rng.random() < LEAK_RATE:
             question, leak = question + LEAK.format(gold=chains.gold(task, facts)), True
         else:
             leak = False
@@ -213,8 +219,8 @@ class Source:
         elif kind == "watch":
             ids, targets = self.watch_targets(task, facts)
         else:
-            ids, targets = self.check_targets(task, facts)
-        asked = ASKED[kind] + (f"\n{question}" if kind in ("solve", "check", "watch") else "")
+            ids, targets = self.check_targets(task, facts, find=kind == "find")
+        asked = ASKED[kind] + (f"\n{question}" if kind in ("solve", "check", "find", "watch") else "")
         prompt = self.head + self.encode(f"{asked}<|im_end|>\n<|im_start|>assistant\n")
         # Shifted by one: a target stands where it is to be predicted.
         targets = [IGNORE] * (len(prompt) - 1) + targets

@@ -27,7 +27,7 @@ EYE_RATE = 0.25
 # What each part is made of: shares of kinds of sequences, at its start and at its end.
 #   name: bare pairs of what is seen; doubt: the same with wrong numbers, to be found and put right; look: the first two
 #   steps of several chains; solve: a whole chain; watch: after every token, is it right, or which would be; check: is
-#   all right so far.
+#   all right so far; find: the same, with the first wrong value put right.
 MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "words": ({"solve": 1.0}, {"solve": 1.0}),
     "looks": (
@@ -38,6 +38,7 @@ MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
         {"name": 0.1, "doubt": 0.1, "look": 0.1, "solve": 0.25, "watch": 0.2, "check": 0.25},
         {"solve": 0.25, "watch": 0.15, "check": 0.6},
     ),
+    "checks": ({"find": 0.6, "watch": 0.3, "doubt": 0.1}, {"find": 0.9, "watch": 0.1}),
     "policy": ({"solve": 1.0}, {"solve": 1.0}),
 }
 
