@@ -1,4 +1,4 @@
-"""Train the embedded demo models from scratch: `policy/` (solves, with slips) and `backbone/` (solves and checks).
+"""Train the embedded demo models from scratch: `policy/` (solves, with slips) and `backbone/` (checks).
 
     python data/demo/make_model.py --out data/demo
 

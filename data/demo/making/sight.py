@@ -1,4 +1,4 @@
-"""What the embedded models see: pixels, what a perfect eye would make of them, and the eyes that learn it."""
+"""What the embedded models see: pixels, and what a perfect eye would make of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Ideal(torch.nn.Module):
 
     def __init__(self, table: torch.nn.Embedding, word_ids: list[list[int]]) -> None:
         super().__init__()
-        self.table, self.word_ids = (table,), [torch.tensor([*ids, 0]) for ids in word_ids]
+        self.table, self.word_ids = (table,), [torch.tensor(ids) for ids in word_ids]
         self.numbers = torch.nn.ModuleList(torch.nn.Embedding(count, table.embedding_dim) for count in PLAIN)
         for numbers in self.numbers:
             numbers.weight.data.mul_(0.4 * table.embedding_dim**-0.5)
@@ -95,8 +95,7 @@ class Ideal(torch.nn.Module):
         parts = []
         for slot, ids in enumerate(self.word_ids):
             label = labels[:, slot]
-            known = (label >= 0) & (label < len(ids) - 1)
-            parts.append(self.table[0](ids[label.clamp(0)]) * known[:, None])
+            parts.append(self.table[0](ids[label.clamp(0)]) * (label >= 0)[:, None])
         for slot, numbers in enumerate(self.numbers, start=len(self.word_ids)):
             label = labels[:, slot]
             parts.append(numbers(label.clamp(0)) * (label >= 0)[:, None])

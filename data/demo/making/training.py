@@ -96,6 +96,11 @@ class Pupil(torch.nn.Module):
         return torch.nn.functional.cross_entropy(self.causal.lm_head(self.hidden(ids, shown)[keep]), targets[keep])
 
 
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at this step: a linear warm-up, and a cosine down to a fiftieth."""
+    return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
+
+
 def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, size: int) -> dict[str, float]:
     """Train the vision tower alone to give what the ideal eye gives.
 
@@ -111,9 +116,8 @@ def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, si
         pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
         with torch.no_grad():
             wanted = pupil.ideal(torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts])))
-        rate = 1e-3 * min(1, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = 1e-3 * schedule(step, steps, 100)
         error = tower(pixels, grid_thw=pupil.grid.expand(size, -1)).pooler_output - wanted
         # As a share of what is to be told: the tokens' spread over all pictures.
         loss = error.square().sum() / (wanted - wanted.mean(0)).square().sum()
@@ -161,11 +165,8 @@ def train(
         first, last = MIXES[part]
         source.mix = {kind: first.get(kind, 0) * (1 - done) + last.get(kind, 0) * done for kind in first | last}
         for ids, targets, seen in source.batch(size):
-            rate = (
-                peak * min(1, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
-            )
             for group in optimiser.param_groups:
-                group["lr"] = rate * group["share"]
+                group["lr"] = peak * schedule(step, steps, 200) * group["share"]
             loss = pupil.loss(ids, targets, seen)
             loss.backward()
             average_gradients(parameters)
