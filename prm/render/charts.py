@@ -152,8 +152,10 @@ def _label_ends(figure: go.Figure, ends: list[tuple[float, str, str]], values: l
 def _places(rows: list[DomainRow]) -> dict[str, str]:
     """Where each point's name stands so that names and points cover one another least, heaviest first."""
     # Size of the plot in pixels, about; a name is about 6 pixels a letter wide and 14 high.
-    tall, wide, weights = 400, 520, [row.weight or 0 for row in rows]
-    scale = tall / ((max(weights) - min(weights)) or 1)
+    tall, wide, weights = 340, 480, [row.weight or 0 for row in rows]
+    spans = [row.interval for row in rows if row.interval is not None]
+    ends = [*weights, *(span.low for span in spans), *(span.high for span in spans)]
+    scale = tall / ((max(ends) - min(ends)) or 1)
     points = {row.domain: ((row.facts.accuracy or 0) * wide, (row.weight or 0) * scale) for row in rows}
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points.values()]
     chosen = {}
@@ -165,8 +167,10 @@ def _places(rows: list[DomainRow]) -> dict[str, str]:
             "top center": (x - width / 2, y + 8, x + width / 2, y + 22),
             "bottom center": (x - width / 2, y - 22, x + width / 2, y - 8),
         }
+        # What stands outside of the plot, over the axis or cut off, counts like what covers something.
         cost = {
-            name: _covered(box, taken) + max(0, box[2] - wide) + max(0, -40 - box[0]) for name, box in boxes.items()
+            name: _covered(box, taken) + 14 * (max(0, box[2] - wide) + max(0, -25 - box[0]))
+            for name, box in boxes.items()
         }
         chosen[row.domain] = min(boxes, key=lambda name: cost[name])
         taken.append(boxes[chosen[row.domain]])
