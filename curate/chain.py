@@ -30,6 +30,7 @@ from curate.config import (
     read_yaml,
     validate,
 )
+from curate.engines.keeper import Engines
 from curate.engines.models import locate
 from curate.errors import UserError
 from curate.lineage import Ledger, versions
@@ -47,17 +48,21 @@ class Context:
     workspace: Workspace
     recipe: Recipe
     reporter: Reporter
+    engines: Engines
     replace: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the chain: its section's type and what runs it; `order` places it."""
+    """A stage of the chain: its section's type and what runs it; `order` places it. What does not `generate` has the
+    machine to itself: a running engine is stopped before it.
+    """
 
     name: str
     order: int
     config: type[Config]
     run: Callable[[Context, Any], Ledger]
+    generates: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def _rollout(context: Context, config: RolloutConfig) -> Ledger:
         context.workspace,
         context.recipe.seed,
         context.reporter,
+        context.engines,
         rollout.STAGE in context.replace,
     )
 
@@ -110,7 +116,13 @@ def _label(context: Context, config: LabelConfig) -> Ledger:
 
     policy = _located(context.recipe.section("rollout"), context.recipe)
     return label.run(
-        config, policy, context.workspace, context.recipe.seed, context.reporter, label.STAGE in context.replace
+        config,
+        policy,
+        context.workspace,
+        context.recipe.seed,
+        context.reporter,
+        context.engines,
+        label.STAGE in context.replace,
     )
 
 
@@ -122,8 +134,8 @@ def _shard(context: Context, config: ShardConfig) -> Ledger:
 
 _OWN = {
     "ingest": Stage("ingest", 10, IngestConfig, _ingest),
-    "rollout": Stage("rollout", 20, RolloutConfig, _rollout),
-    "label": Stage("label", 30, LabelConfig, _label),
+    "rollout": Stage("rollout", 20, RolloutConfig, _rollout, generates=True),
+    "label": Stage("label", 30, LabelConfig, _label, generates=True),
     "shard": Stage("shard", 40, ShardConfig, _shard),
 }
 
@@ -183,12 +195,15 @@ def run(
     chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
     folder = save_run(recipe, workspace)
     ledgers: dict[str, Ledger] = {}
-    for stage in chosen:
-        ledger = stage.run(Context(workspace, recipe, reporter, replace), recipe.sections[stage.name])
-        ledgers[stage.name] = ledger
-        counts = {name: vars(book) for name, book in ledgers.items()}
-        write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
-        on_done(stage.name, ledger)
+    with Engines() as engines:
+        for stage in chosen:
+            if not stage.generates:
+                engines.close()
+            ledger = stage.run(Context(workspace, recipe, reporter, engines, replace), recipe.sections[stage.name])
+            ledgers[stage.name] = ledger
+            counts = {name: vars(book) for name, book in ledgers.items()}
+            write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
+            on_done(stage.name, ledger)
     from curate import catalog
 
     catalog.write(workspace)

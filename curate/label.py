@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 
 from curate import generation, lineage, montecarlo, prompts
 from curate.config import LabelConfig, RolloutConfig
-from curate.engines import build
 from curate.engines.base import Request, Sample
-from curate.engines.keeper import Keeper
+from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
 from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS, Row
@@ -116,6 +115,7 @@ def run(
     workspace: Workspace,
     run_seed: int,
     reporter: Reporter,
+    engines: Engines,
     replace: bool = False,
 ) -> Ledger:
     """Complete what is owed, then label; the ledger counts prefixes. BudgetError when too many fail."""
@@ -132,7 +132,8 @@ def run(
     if units:
         lineage.write(partition, STAGE, record, inputs)
         reporter.start(STAGE, len(units), "prefixes")
-        outcome, extra = asyncio.run(_run(policy, workspace, units, run_seed, reporter))
+        work = partial(_run, policy=policy, workspace=workspace, units=units, run_seed=run_seed, reporter=reporter)
+        outcome, extra = engines.run(policy.engine, reporter.note, work)
         reporter.finish()
     ledger = _account(workspace, rollouts, len(units), outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
@@ -146,15 +147,14 @@ def run(
 
 
 async def _run(
-    policy: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
+    engine: Keeper, *, policy: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
 ) -> tuple[Outcome, dict[str, str]]:
     problems = {row["problem_id"]: row for row in generation.problems(workspace, ("train", "meta", "test"))}
     pictures = generation.Pictures(workspace)
     pictures.preload(sorted({key for unit in units for key in problems[unit.payload[0]["problem_id"]]["image_hashes"]}))
-    async with Keeper(partial(build, policy.engine, reporter.note), reporter.note) as engine:
-        work = partial(_work, engine=engine, policy=policy, problems=problems, pictures=pictures, run_seed=run_seed)
-        outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
-        return outcome, engine.versions()
+    work = partial(_work, engine=engine, policy=policy, problems=problems, pictures=pictures, run_seed=run_seed)
+    outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
+    return outcome, engine.versions()
 
 
 def _account(workspace: Workspace, rollouts: Sequence[Row], owed: int, outcome: Outcome) -> Ledger:

@@ -12,9 +12,8 @@ from typing import Any
 
 from curate import generation, lineage, prompts, steps
 from curate.config import RolloutConfig
-from curate.engines import build
 from curate.engines.base import Request, Sample
-from curate.engines.keeper import Keeper
+from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError
 from curate.lineage import Ledger
 from curate.schema import PROBLEMS, ROLLOUTS, Row
@@ -91,7 +90,12 @@ async def _work(
 
 
 def run(
-    config: RolloutConfig, workspace: Workspace, run_seed: int, reporter: Reporter, replace: bool = False
+    config: RolloutConfig,
+    workspace: Workspace,
+    run_seed: int,
+    reporter: Reporter,
+    engines: Engines,
+    replace: bool = False,
 ) -> Ledger:
     """Generate what is owed; the ledger counts rollouts. BudgetError when more fail than `error_budget`."""
     partition = workspace.partition(ROLLOUTS)
@@ -107,7 +111,8 @@ def run(
     if units:
         lineage.write(partition, STAGE, record, inputs)
         reporter.start(STAGE, len(units), "problems")
-        outcome, extra = asyncio.run(_run(config, workspace, units, run_seed, reporter))
+        work = partial(_run, config=config, workspace=workspace, units=units, run_seed=run_seed, reporter=reporter)
+        outcome, extra = engines.run(config.engine, reporter.note, work)
         reporter.finish()
     ledger = _account(workspace, problems, config, there, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
@@ -120,14 +125,13 @@ def run(
 
 
 async def _run(
-    config: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
+    engine: Keeper, *, config: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
 ) -> tuple[Outcome, dict[str, str]]:
     pictures = generation.Pictures(workspace)
     pictures.preload([key for unit in units for key in unit.payload[0]["image_hashes"]])
-    async with Keeper(partial(build, config.engine, reporter.note), reporter.note) as engine:
-        work = partial(_work, engine=engine, config=config, pictures=pictures, run_seed=run_seed)
-        outcome = await run_units(workspace.partition(ROLLOUTS), units, work, config.engine.in_flight, reporter)
-        return outcome, engine.versions()
+    work = partial(_work, engine=engine, config=config, pictures=pictures, run_seed=run_seed)
+    outcome = await run_units(workspace.partition(ROLLOUTS), units, work, config.engine.in_flight, reporter)
+    return outcome, engine.versions()
 
 
 def _account(

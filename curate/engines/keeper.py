@@ -1,14 +1,19 @@
-"""Keeps an engine alive: a dead one is restarted and its requests are asked again."""
+"""Keeps an engine alive: a dead one is restarted, its requests are asked again, and the next stage finds it running."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Self, TypeVar
 
+from curate.config import EngineConfig
+from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sample
 from curate.errors import RowError
 
 MAX_RESTARTS = 3
+Result = TypeVar("Result")
 
 
 class Keeper:
@@ -17,7 +22,8 @@ class Keeper:
     def __init__(self, make: Callable[[], Engine], note: Callable[[str], None]) -> None:
         self._make, self._note = make, note
         self._engine: Engine | None = None
-        self._lives = 0
+        self.lives = 0
+        """Restarts so far; set to 0 to grant them again."""
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Keeper:
@@ -36,10 +42,10 @@ class Keeper:
         async with self._lock:
             if self._engine is not dead:
                 return  # somebody else has done it
-            if self._lives >= MAX_RESTARTS:
-                raise RowError("engine-dead", f"the engine died {self._lives + 1} times: {cause}")
-            self._lives += 1
-            self._note(f"The engine died ({cause}); starting it again ({self._lives} of {MAX_RESTARTS}).")
+            if self.lives >= MAX_RESTARTS:
+                raise RowError("engine-dead", f"the engine died {self.lives + 1} times: {cause}")
+            self.lives += 1
+            self._note(f"The engine died ({cause}); starting it again ({self.lives} of {MAX_RESTARTS}).")
             if dead is not None:
                 await dead.__aexit__(type(cause), cause, None)
             self._engine = await self._make().__aenter__()
@@ -61,3 +67,50 @@ class Keeper:
                 if broken:
                     raise RowError("engine-error", broken[0])
                 return samples
+
+
+class Engines:
+    """The engine that stages of one run share, and the event loop it lives on.
+
+    Starting vLLM takes from half a minute to many; a stage that asks for what the stage before it used gets that. One
+    engine lives at a time, so two models never compete for a GPU's memory.
+    """
+
+    def __init__(self) -> None:
+        self._running: tuple[EngineConfig, asyncio.Runner, Keeper] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def run(
+        self,
+        config: EngineConfig,
+        note: Callable[[str], None],
+        work: Callable[[Keeper], Coroutine[Any, Any, Result]],
+    ) -> Result:
+        """`work` on an engine of this configuration, started when it is not the one at hand; notes go to `note`."""
+        if self._running is None or self._running[0] != config:
+            self.close()
+            self._running = self._start(config, note)
+        _, runner, keeper = self._running
+        keeper.lives = 0
+        return runner.run(work(keeper))
+
+    def _start(self, config: EngineConfig, note: Callable[[str], None]) -> tuple[EngineConfig, asyncio.Runner, Keeper]:
+        runner, keeper = asyncio.Runner(), Keeper(partial(build, config, note), note)
+        try:
+            runner.run(keeper.__aenter__())
+        except BaseException:
+            runner.close()
+            raise
+        return config, runner, keeper
+
+    def close(self) -> None:
+        """Stop the engine, if one runs, and its loop."""
+        if self._running is not None:
+            (_, runner, keeper), self._running = self._running, None
+            with runner:
+                runner.run(keeper.__aexit__())

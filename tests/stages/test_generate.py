@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
-from curate import answers, chain, rollout
+from curate import answers, chain, rollout, shard
 from curate.answers import Grade
 from curate.config import RolloutConfig, validate
 from curate.engines.base import Sample
+from curate.engines.simulated import SimulatedEngine
 from curate.errors import BudgetError, UserError
 from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.stage import Silent, Unit
@@ -112,6 +113,32 @@ def test_a_dying_engine_is_restarted_and_loses_nothing(run):
     undisturbed = {row["rollout_id"]: row["text"] for row in workspace.read(ROLLOUTS).to_pylist()}
     workspace, _ = run(recipe(), ["rollout"], ["rollout"])
     assert undisturbed == {row["rollout_id"]: row["text"] for row in workspace.read(ROLLOUTS).to_pylist()}
+
+
+def test_stages_share_one_engine_and_what_does_not_generate_has_the_machine_to_itself(run, monkeypatch):
+    seen, start, stop, shard_run = [], SimulatedEngine.__aenter__, SimulatedEngine.__aexit__, shard.run
+
+    def told(what, do):
+        return lambda *args, **more: (seen.append(what), do(*args, **more))[1]
+
+    monkeypatch.setattr(SimulatedEngine, "__aenter__", told("start", start))
+    monkeypatch.setattr(SimulatedEngine, "__aexit__", told("stop", stop))
+    monkeypatch.setattr(shard, "run", told("shard", shard_run))
+    _, ledgers = run(recipe())
+    assert ledgers["label"].out > 0
+    assert seen == ["start", "stop", "shard"]
+    # With nothing owed, nothing is started.
+    run(recipe())
+    assert seen == ["start", "stop", "shard", "shard"]
+
+
+def test_every_stage_has_all_restarts_though_they_share_an_engine(run):
+    # One request at a time, four a life: rollout's twelve cost two restarts, label's first twelve the three it has.
+    engine = {"kind": "simulated", "model": "world", "in_flight": 1, "args": {"dies_after": 4}}
+    _, ledgers = run(recipe(rollout={"engine": engine}))
+    assert ledgers["rollout"].out == ROWS * 3
+    assert ledgers["label"].out == 12
+    assert set(ledgers["label"].failed) == {"engine-dead"}
 
 
 def test_rollouts_left_unlabelled_on_purpose_are_told_from_undefined_ones(run):
