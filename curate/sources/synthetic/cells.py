@@ -28,8 +28,8 @@ from curate.sources.synthetic.base import (
 
 def _sample_dots(rng: random.Random) -> dict[str, Any]:
     colours = rng.sample(NAMED, 3)
-    more, fewer = sorted(rng.sample(range(1, 8), 2), reverse=True)
-    counts = [more, fewer, rng.randint(1, 6)]
+    more, fewer = sorted(rng.sample(range(1, 7), 2), reverse=True)
+    counts = [more, fewer, rng.randint(1, 5)]
     cells = rng.sample([(c, r) for c in range(draw.CELLS) for r in range(draw.CELLS)], sum(counts))
     hues = [colour for colour, count in zip(colours, counts, strict=True) for _ in range(count)]
     dots = [[c, r, hue] for (c, r), hue in zip(cells, hues, strict=True)]
@@ -135,9 +135,10 @@ def _two_places(f: Facts, s: Slots) -> Slots:
 
 
 def _walk(f: Facts, s: Slots) -> Slots:
-    across = abs(int(s["c1"]) - int(s["c2"]))
-    down = abs(int(s["r1"]) - int(s["r2"])) if s["rule"] == "along columns and rows" else 0
-    return {"across": str(across), "down": str(down), "result": str(across + down)}
+    across, down = abs(int(s["c1"]) - int(s["c2"])), abs(int(s["r1"]) - int(s["r2"]))
+    result = across + down if s["rule"] == "along columns and rows" else across
+    ends = {"x1": s["c1"], "x2": s["c2"], "y1": s["r1"], "y2": s["r2"]}
+    return ends | {"across": str(across), "down": str(down), "result": str(result)}
 
 
 grid_distance = Task(
@@ -145,7 +146,7 @@ grid_distance = Task(
     "geometry",
     _sample_grid,
     lambda f: draw.discs([(c - 1, r - 1, hue) for (c, r), hue in zip(f["places"], f["colours"], strict=True)]),
-    lambda f: f"How many cells apart are the {f['first']} disc and the {f['second']} disc, along the grid?",
+    lambda f: f"How many cells is it from the {f['first']} disc to the {f['second']} disc, along the grid?",
     (
         step(
             "Find the way from the {first} disc to the {second} disc.",
@@ -163,7 +164,11 @@ grid_distance = Task(
             lambda f, s: {"rule": "along columns and rows"},
             rule=among("along columns and rows", "along columns only"),
         ),
-        step("{across} across and {down} down is {result}.", _walk, result=numbers_near("result", 0, 12)),
+        step(
+            "Columns {x1} and {x2} are {across} apart and rows {y1} and {y2} are {down} apart, so {result}.",
+            _walk,
+            result=numbers_near("result", 0, 12),
+        ),
         conclude(numbers_near("answer", 0, 12)),
     ),
 )

@@ -51,8 +51,8 @@ table_lookup = Task(
             column=among(*LETTERS),
         ),
         step(
-            "So the number is {result}.",
-            lambda f, s: {"result": s[_DIGITS[LETTERS.index(s["column"])]]},
+            "It reads {place} {result}.",
+            lambda f, s: {"place": s["column"], "result": s[_DIGITS[LETTERS.index(s["column"])]]},
             result=lambda f, s: [s[slot] for slot in _DIGITS],
         ),
         conclude(numbers_near("answer", 0, 9)),

@@ -99,7 +99,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int) ->
         vision_config={
             "depth": 3,
             "embed_dim": hidden // 2,
-            "num_heads": hidden // 64,
+            "num_heads": hidden // 32,
             "hidden_size": hidden,
             "initializer_range": hidden**-0.5 * 0.8,
             "mlp_ratio": 3,

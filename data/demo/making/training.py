@@ -21,9 +21,12 @@ from curate.sources.synthetic.draw import SIDE
 from curate.sources.synthetic.tasks import Task
 from making.network import PATCH
 from making.sequences import Source
-from making.sight import COLOUR_WORDS, IGNORE, NUMBER_WORDS, PLACE_WORDS, Ideal, cell_labels, patches
+from making.sight import COLOUR_WORDS, IGNORE, NUMBER_WORDS, PLACE_WORDS, PLAIN, Ideal, cell_labels, patches
 
+# The eyes' learning rate in all parts that train both, as a share of the others'.
 EYE_RATE = 0.25
+# Alone: their peak learning rate, and the weight of naming each label at the start and at the end.
+EYES_PEAK, NAMING = 2e-3, (4.0, 0.5)
 # What each part is made of: shares of kinds of sequences, at its start and at its end.
 #   name: bare pairs of what is seen; doubt: the same with wrong numbers, to be found and put right; look: the first two
 #   steps of several chains; solve: a whole chain; watch: after every token, is it right, or which would be; check: is
@@ -32,11 +35,11 @@ MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "words": ({"solve": 1.0}, {"solve": 1.0}),
     "looks": (
         {"name": 0.4, "doubt": 0.2, "look": 0.1, "solve": 0.2, "watch": 0.1},
-        {"name": 0.05, "doubt": 0.1, "look": 0.05, "solve": 0.25, "watch": 0.25, "check": 0.3},
+        {"name": 0.05, "doubt": 0.1, "look": 0.05, "solve": 0.25, "watch": 0.25, "find": 0.3},
     ),
     "chains": (
-        {"name": 0.1, "doubt": 0.1, "look": 0.1, "solve": 0.25, "watch": 0.2, "check": 0.25},
-        {"solve": 0.25, "watch": 0.15, "check": 0.6},
+        {"name": 0.1, "doubt": 0.1, "look": 0.1, "solve": 0.25, "watch": 0.2, "find": 0.25},
+        {"solve": 0.25, "watch": 0.15, "find": 0.6},
     ),
     "checks": ({"find": 0.6, "watch": 0.3, "doubt": 0.1}, {"find": 0.9, "watch": 0.1}),
     "policy": ({"solve": 1.0}, {"solve": 1.0}),
@@ -104,24 +107,35 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, size: int) -> dict[str, float]:
     """Train the vision tower alone to give what the ideal eye gives.
 
-    A language model of this size would need many hours to teach its eyes through the text.
+    A language model of this size would need many hours to teach its eyes through the text. The squared error alone
+    does not make a token look at others (a bar's height, a row's head); naming each label from the token does, and
+    counts for less and less as training goes on.
     """
     rng, tower = random.Random(f"eyes {source.seed} {dist.get_rank()}"), pupil.causal.model.visual
-    parameters = list(tower.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
+    sizes = (len(COLOUR_WORDS), len(PLACE_WORDS), len(NUMBER_WORDS), *PLAIN)
+    readers = torch.nn.ModuleList(torch.nn.Linear(pupil.causal.config.text_config.hidden_size, n) for n in sizes)
+    parameters = [*tower.parameters(), *readers.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=EYES_PEAK, betas=(0.9, 0.98), weight_decay=0.02)
     start = shown = time.monotonic()
     recent: list[float] = []
     for step in range(steps):
         facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
         pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
+        labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
         with torch.no_grad():
-            wanted = pupil.ideal(torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts])))
+            wanted = pupil.ideal(labels)
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * schedule(step, steps, 100)
-        error = tower(pixels, grid_thw=pupil.grid.expand(size, -1)).pooler_output - wanted
+            group["lr"] = EYES_PEAK * schedule(step, steps, 100)
+        tokens = tower(pixels, grid_thw=pupil.grid.expand(size, -1)).pooler_output
         # As a share of what is to be told: the tokens' spread over all pictures.
-        loss = error.square().sum() / (wanted - wanted.mean(0)).square().sum()
-        loss.backward()
+        loss = (tokens - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+        named = [
+            torch.nn.functional.cross_entropy(reader(tokens), label, ignore_index=IGNORE)
+            for reader, label in zip(readers, labels.T, strict=True)
+            if (label != IGNORE).any()
+        ]
+        share = NAMING[0] * (1 - step / steps) + NAMING[1] * step / steps
+        (loss + share * torch.stack(named).mean()).backward()
         average_gradients(parameters)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
