@@ -30,7 +30,7 @@ EYES_PEAK, NAMING = 2e-3, (4.0, 0.5)
 # What each part is made of: shares of kinds of sequences, at its start and at its end.
 #   name: bare pairs of what is seen; doubt: the same with wrong numbers, to be found and put right; look: the first two
 #   steps of several chains; solve: a whole chain; watch: after every token, is it right, or which would be; check: is
-#   all right so far; find: the same, with the first wrong value put right.
+#   all right so far (only to measure); find: the same, with the first wrong value put right.
 MIXES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "words": ({"solve": 1.0}, {"solve": 1.0}),
     "looks": (
