@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -22,7 +23,7 @@ class Keeper:
     def __init__(self, make: Callable[[], Engine], note: Callable[[str], None]) -> None:
         self._make, self._note = make, note
         self._engine: Engine | None = None
-        self.lives = 0
+        self.restarts = 0
         """Restarts so far; set to 0 to grant them again."""
         self._lock = asyncio.Lock()
 
@@ -42,10 +43,10 @@ class Keeper:
         async with self._lock:
             if self._engine is not dead:
                 return  # somebody else has done it
-            if self.lives >= MAX_RESTARTS:
-                raise RowError("engine-dead", f"the engine died {self.lives + 1} times: {cause}")
-            self.lives += 1
-            self._note(f"The engine died ({cause}); starting it again ({self.lives} of {MAX_RESTARTS}).")
+            if self.restarts >= MAX_RESTARTS:
+                raise RowError("engine-dead", f"the engine died {self.restarts + 1} times: {cause}")
+            self.restarts += 1
+            self._note(f"The engine died ({cause}); starting it again ({self.restarts} of {MAX_RESTARTS}).")
             if dead is not None:
                 await dead.__aexit__(type(cause), cause, None)
             self._engine = await self._make().__aenter__()
@@ -96,16 +97,15 @@ class Engines:
             self.close()
             self._running = self._start(config, note)
         _, runner, keeper = self._running
-        keeper.lives = 0
+        keeper.restarts = 0
         return runner.run(work(keeper))
 
     def _start(self, config: EngineConfig, note: Callable[[str], None]) -> tuple[EngineConfig, asyncio.Runner, Keeper]:
-        runner, keeper = asyncio.Runner(), Keeper(partial(build, config, note), note)
-        try:
+        with ExitStack() as unless_started:
+            runner = unless_started.enter_context(asyncio.Runner())
+            keeper = Keeper(partial(build, config, note), note)
             runner.run(keeper.__aenter__())
-        except BaseException:
-            runner.close()
-            raise
+            unless_started.pop_all()
         return config, runner, keeper
 
     def close(self) -> None:
