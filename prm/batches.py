@@ -35,11 +35,3 @@ class Stream:
             places = range(step * self.rows_per_group, (step + 1) * self.rows_per_group)
             taken[group] = [self._order(group, place // len(rows))[place % len(rows)] for place in places]
         return taken
-
-
-def shuffled_outcomes(outcomes: Mapping[str, bool], seed: int) -> dict[str, bool]:
-    """The same outcomes dealt anew to the same rows: a meta set without signal, for the null control."""
-    names = sorted(outcomes)
-    dealt = [outcomes[name] for name in names]
-    rng(seed, "null-control").shuffle(dealt)
-    return dict(zip(names, dealt, strict=True))

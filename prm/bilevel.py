@@ -16,17 +16,18 @@ import torch
 
 from prm.batches import Stream
 from prm.config import TrainConfig
-from prm.hypergradient import RunningDots, direction, gradients
+from prm.hypergradient import GradientAverage, RunningDots, direction, gradients
+from prm.meta import Item, MetaSet
 from prm.weights import UpperAdam
 
 Tensor = Any
 
 
 class Objective(Protocol):
-    """Losses by row name, as (names, losses [n]) pairs that each own their graph."""
+    """Losses of rows by name as (names, losses [n]), and of meta items as losses [n]; each tensor owns its graph."""
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
-    def meta_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
+    def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]: ...
 
 
 @dataclass
@@ -86,12 +87,13 @@ class Bilevel:
         objective: Objective,
         parameters: Sequence[Tensor],
         train: Stream,
-        meta: Stream | None,
+        meta: MetaSet | None,
     ) -> None:
         self.config, self.objective, self.parameters = config, objective, list(parameters)
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.upper = UpperAdam(len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema)
+        self.meta_average = GradientAverage(config.upper.meta_ema)
         self.tally = Tally()
         self.done = self.skipped = self.clipped = 0
 
@@ -165,10 +167,9 @@ class Bilevel:
         """Gradient and value of the meta loss on this step's meta batch; leaves no gradient behind."""
         if self.meta is None:
             raise ValueError("no meta set")
-        names = [name for part in self.meta.rows(step).values() for name in part]
-        total = 0.0
-        for _, losses in self.objective.meta_losses(names):
-            loss = losses.sum() / len(names)
+        items, total = self.meta.items(step), 0.0
+        for losses in self.objective.meta_losses(items):
+            loss = losses.sum() / len(items)
             loss.backward()
             total += loss.item()
         found = gradients(self.parameters)
@@ -178,7 +179,9 @@ class Bilevel:
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> tuple[list[float] | None, float]:
         """The lower gradient, domain by domain; returns <D, C g_k> (null: skipped for clipping) and the meta loss."""
         meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
-        towards = direction(self.parameters, meta_gradients, self.optimiser, self.config.upper.floor)
+        towards = direction(
+            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor
+        )
         how, weights = self.config.upper.clipped, self.weights()
         running = RunningDots(self.parameters, towards, keep=how == "correct")
         for domain in self.domains:

@@ -1,7 +1,7 @@
 """A run under way, in one file: safetensors with JSON in its header, replaced atomically. A resumed run is bit-equal.
 
-It holds the trained parameters, AdamW's moments, the upper level's state and the update records so far. The batches
-need no state: they are functions of the seed and the step.
+It holds the trained parameters, AdamW's moments, the averaged meta gradient, the upper level's state and the update
+records so far. The batches need no state: they are functions of the seed and the step.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
             if moment in moments:
                 tensors[f"{moment}.{name}"] = moments[moment].contiguous()
                 steps[name] = float(moments["step"])
+    if state.meta_average.sums is not None:
+        averages = zip(names, state.meta_average.sums, strict=True)
+        tensors |= {f"meta.{name}": average.contiguous() for name, average in averages}
     header = {
         "stamp": stamp,
         "done": state.done,
         "skipped": state.skipped,
         "clipped": state.clipped,
         "updates": state.upper.updates,
+        "meta_gradients": state.meta_average.count,
         "tally": asdict(state.tally),
         "steps": steps,
         "rows": list(rows),
@@ -87,6 +91,12 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
         if name in header["steps"]:
             moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
             state.optimiser.state[parameter] = {"step": torch.tensor(header["steps"][name]), **moments}
+    state.meta_average.count = header["meta_gradients"]
+    if state.meta_average.count:
+        state.meta_average.sums = [
+            tensors[f"meta.{name}"].to(parameter.device)
+            for name, parameter in zip(names, state.parameters, strict=True)
+        ]
     state.upper.state = {name: tensors[f"upper.{name}"] for name in state.upper.state}
     state.upper.updates, state.tally = header["updates"], Tally(**header["tally"])
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]

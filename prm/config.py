@@ -12,6 +12,9 @@ from curate.config import Config
 class UpperConfig(Config):
     """The upper level: domain weights on the meta loss."""
 
+    loss: Literal["outcome", "pairs"] = "outcome"
+    """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
+    a problem the right one's score above the wrong one's, whatever the level of both (see `prm.meta`)."""
     unroll: int = Field(default=5, ge=1)
     """Lower steps between two upper steps."""
     warmup: int = Field(default=100, ge=0)
@@ -22,8 +25,12 @@ class UpperConfig(Config):
     """Adam's decay rates on the raw weights."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a bias-corrected moving average of each domain's hypergradient, taken before Adam; 0 is none."""
+    meta_ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of a bias-corrected moving average of the meta gradient, before its inner products with the domains'
+    gradients; 0 is none. Takes noise away that `ema`, which comes after the products, cannot (one copy of the
+    parameters in memory)."""
     meta_rows: int = Field(default=16, ge=1)
-    """Rollouts of the meta set per upper step."""
+    """Rollouts of the meta set per upper step; two make a pair."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
     """When the lower gradient was clipped: `correct` is exact and keeps one gradient per domain in memory during an
     upper step, `skip` leaves that update out and counts it, `ignore` leaves the clip's derivative out (which can turn
@@ -31,6 +38,12 @@ class UpperConfig(Config):
     floor: float = Field(default=0.01, ge=0, lt=1)
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
     there, so that a few rarely touched ones do not own the whole inner product."""
+
+    @model_validator(mode="after")
+    def _pairs_are_whole(self) -> Self:
+        if self.loss == "pairs" and self.meta_rows % 2:
+            raise ValueError(f"meta_rows is {self.meta_rows}, and pairs take two each; make it even")
+        return self
 
 
 class TrainConfig(Config):
@@ -91,6 +104,12 @@ class TrainConfig(Config):
     """Memory for what images were turned into (features when the vision tower is frozen, else pixels)."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Lower steps between two checkpoints of a run under way."""
+
+    @model_validator(mode="after")
+    def _a_pair_fits(self) -> Self:
+        if self.upper.loss == "pairs" and self.micro_rows < 2:
+            raise ValueError("micro_rows is 1, and a pair of upper.loss pairs needs 2 rollouts in one forward")
+        return self
 
     @model_validator(mode="after")
     def _frozen_has_weights(self) -> Self:

@@ -62,6 +62,32 @@ def direction(
     return [scales[p] * v for p, v in zip(parameters, meta_gradients, strict=True)]
 
 
+class GradientAverage:
+    """Bias-corrected moving average of a gradient, one copy of the parameters; with decay 0 it keeps nothing.
+
+    A hypergradient is an inner product of two noisy gradients, and in many dimensions the product of their noises
+    outweighs the rest. Averaged over n upper steps, the meta gradient meets n times as many gradients of each domain,
+    which takes that part of the variance down n-fold at no more forwards; it lags n steps behind instead.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.sums: list[Tensor] | None = None
+        self.count = 0
+
+    def add(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """The average with this gradient in it."""
+        if not self.decay:
+            return list(found)
+        self.count += 1
+        if self.sums is None:
+            self.sums = [torch.zeros_like(gradient) for gradient in found]
+        torch._foreach_mul_(self.sums, self.decay)
+        torch._foreach_add_(self.sums, list(found), alpha=1 - self.decay)
+        averaged: list[Tensor] = torch._foreach_div(self.sums, 1 - self.decay**self.count)
+        return averaged
+
+
 class RunningDots:
     """Reads <D, g_k> off the accumulating gradient, domain by domain, and undoes the clipping's bias afterwards.
 

@@ -6,7 +6,8 @@ depend on the domain weights, so no centring of the hypergradient is needed. Wit
 this is the mean over domains of weight x mean loss of a rollout. DreamPRM's rows are single prefixes; one rollout here
 carries all its prefixes, hence sum and not mean.
 
-Upper level: (sigmoid(A) - r)^2 with A the aggregated logit of a rollout and r its outcome, 0 or 1, averaged.
+Upper level, averaged over the items of the meta batch (`prm.meta`), A being the aggregated logit of a rollout: either
+(sigmoid(A) - r)^2 with r its outcome, 0 or 1 (DreamPRM), or sigmoid(A_wrong - A_right) for two rollouts of a problem.
 """
 
 from __future__ import annotations
@@ -56,3 +57,11 @@ def rollout_loss(
 def outcome_loss(score_logit: Tensor, outcome: bool) -> Tensor:
     """Squared error of a rollout's score against its outcome, a scalar."""
     return (torch.sigmoid(score_logit) - float(outcome)) ** 2
+
+
+def pair_loss(right_logit: Tensor, wrong_logit: Tensor) -> Tensor:
+    """How far a wrong rollout's score is above a right one's, in (0, 1), a scalar: sigmoid(A_wrong - A_right).
+
+    Averaged over pairs this is a smooth form of the share of pairs in the wrong order (1 - AUC within problems).
+    """
+    return torch.sigmoid(wrong_logit - right_logit)

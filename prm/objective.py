@@ -10,7 +10,8 @@ import torch
 
 from prm.aggregate import Aggregation
 from prm.encode import Encoded, Encoder
-from prm.losses import outcome_loss, rollout_loss
+from prm.losses import outcome_loss, pair_loss, rollout_loss
+from prm.meta import Item
 from prm.model import Prm
 
 Tensor = Any
@@ -28,7 +29,7 @@ class Usage:
 
 @dataclass
 class PrmObjective:
-    """Loss of each rollout by its name. `outcomes` are those of the meta set, shuffled or not."""
+    """Losses of rollouts by their names. `outcomes` are those of the meta set, shuffled or not."""
 
     prm: Prm
     encoder: Encoder
@@ -39,37 +40,40 @@ class PrmObjective:
     micro_rows: int
     usage: Usage = field(default_factory=Usage)
 
-    def _chunks(self, names: Sequence[str]) -> Iterator[tuple[list[str], list[Tensor]]]:
-        """Names and step logits, at most `micro_rows` a forward, of like lengths where there are several."""
-        if len(names) > self.micro_rows:
-            names = sorted(names, key=lambda name: len(self.rows[name].ids))
-        for start in range(0, len(names), self.micro_rows):
-            part = list(names[start : start + self.micro_rows])
-            batch = [self.rows[name] for name in part]
+    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], dict[str, Tensor]]]:
+        """Items and the step logits of their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
+
+        Where there are several forwards, items of like lengths go together.
+        """
+        size = max(1, self.micro_rows // max(len(item) for item in items))
+        if len(items) > size:
+            items = sorted(items, key=lambda item: max(len(self.rows[name].ids) for name in item))
+        for start in range(0, len(items), size):
+            part = list(items[start : start + size])
+            names = [name for item in part for name in item]
+            batch = [self.rows[name] for name in names]
             self.usage.forwards += 1
             self.usage.tokens += sum(len(row.ids) for row in batch)
             self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
-            yield part, self.prm(batch, self.encoder.prompt)
+            yield part, dict(zip(names, self.prm(batch, self.encoder.prompt), strict=True))
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
         """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
-        for part, logits in self._chunks(names):
+        for part, logits in self._chunks([(name,) for name in names]):
             losses = []
-            for name, values in zip(part, logits, strict=True):
+            for (name,) in part:
                 row = self.rows[name]
-                losses.append(rollout_loss(self.loss, values, row.reads, row.example.values, row.example.weights))
+                losses.append(rollout_loss(self.loss, logits[name], row.reads, row.example.values, row.example.weights))
                 self.usage.steps += sum(value is not None for value in row.example.values)
-            yield part, torch.stack(losses)
+            yield [name for (name,) in part], torch.stack(losses)
 
-    def meta_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
-        """Names and losses [n] of the upper level, one pair a forward."""
-        for part, logits in self._chunks(names):
-            yield (
-                part,
-                torch.stack(
-                    [
-                        outcome_loss(self.aggregation(values), self.outcomes[name])
-                        for name, values in zip(part, logits, strict=True)
-                    ]
-                ),
-            )
+    def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
+        """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""
+        for part, logits in self._chunks(items):
+            yield torch.stack([self._meta_loss(item, logits) for item in part])
+
+    def _meta_loss(self, item: Item, logits: Mapping[str, Tensor]) -> Tensor:
+        scores = [self.aggregation(logits[name]) for name in item]
+        if len(item) == 1:
+            return outcome_loss(scores[0], self.outcomes[item[0]])
+        return pair_loss(*scores)

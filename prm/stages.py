@@ -60,6 +60,8 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
 
     result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace)
     reporter.finish()
+    for note in result.notes:
+        reporter.note(note)
     there = sum(one.there for one in result.runs)
     if there:
         reporter.note(f"{there} of {len(result.runs)} runs were trained before; nothing was trained again for them.")

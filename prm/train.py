@@ -26,7 +26,7 @@ from curate.schema import EXAMPLES, UPDATES, Row
 from curate.store import Partition, Workspace
 from prm import checkpoint
 from prm.aggregate import aggregation
-from prm.batches import Stream, shuffled_outcomes
+from prm.batches import Stream
 from prm.bilevel import Bilevel, Update, learning_rate
 from prm.config import TrainConfig
 from prm.encode import Encoded, Encoder, load_processor
@@ -39,6 +39,7 @@ from prm.examples import (
     read_images,
     write_rejects,
 )
+from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.saved import Card, model_folder, save_model
@@ -69,6 +70,7 @@ class TrainResult:
 
     ledger: Ledger
     runs: list[RunResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class Data:
     train: Mapping[str, Sequence[str]]
     outcomes: Mapping[str, bool]
     fingerprint: str
+
+    def meta_problems(self) -> dict[str, list[str]]:
+        """Problem -> its rollouts, of the meta set."""
+        problems: dict[str, list[str]] = {}
+        for name in self.outcomes:
+            problems.setdefault(self.rows[name].example.problem_id, []).append(name)
+        return problems
 
 
 @dataclass(frozen=True)
@@ -160,12 +169,21 @@ def run(
     if not workspace.files(EXAMPLES):
         raise UserError("The workspace has no examples; run `curate shard` first.")
     data, ledger = prepare(config, workspace)
-    result = TrainResult(ledger)
+    result = TrainResult(ledger, notes=_pair_notes(config, data, run_seed))
     with _stopping() as stop:
         for plan in plans(config, run_seed):
             result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace))
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
     return result
+
+
+def _pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:
+    """How much of the meta set pairs can use; UserError when that is nothing."""
+    if config.mode != "domain" or config.upper.loss != "pairs":
+        return []
+    problems = data.meta_problems()
+    used, total = len(Pairs(problems, data.outcomes, 1, run_seed).sides), len(problems)
+    return [f"Pairs: {used:,} of {total:,} meta problems have both right and wrong rollouts; the others say nothing."]
 
 
 def _settings(plan: _Plan, config: TrainConfig, data: Data) -> dict[str, Any]:
@@ -222,13 +240,22 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data) -> tup
     prm.start_head(config.head, right, wrong, seed)
     prm.to(_device(config.device))
     prm.use_precision(config.precision)
-    outcomes = shuffled_outcomes(data.outcomes, seed) if null_control else data.outcomes
+    outcomes, meta = meta_set(data, config, seed, null_control) if config.mode == "domain" else ({}, None)
     objective = PrmObjective(
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
     )
     train = Stream("train", data.train, config.rows_per_domain, seed)
-    meta = Stream("meta", {"meta": list(outcomes)}, config.upper.meta_rows, seed) if outcomes else None
     return prm, Bilevel(config, objective, prm.trained(), train, meta)
+
+
+def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
+    """Outcomes of the meta rollouts, as they are or without signal, and what an upper step draws of them."""
+    problems, pairs, outcomes = data.meta_problems(), config.upper.loss == "pairs", data.outcomes
+    if null_control:
+        outcomes = shuffled_outcomes(list(problems.values()) if pairs else [list(outcomes)], outcomes, seed)
+    if pairs:
+        return outcomes, Pairs(problems, outcomes, config.upper.meta_rows // 2, seed)
+    return outcomes, Singles(list(outcomes), config.upper.meta_rows, seed)
 
 
 def _device(name: str) -> str:

@@ -7,9 +7,11 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from prm import checkpoint
-from prm.batches import Stream, shuffled_outcomes
+from prm.batches import Stream
 from prm.bilevel import Bilevel, learning_rate
 from prm.config import TrainConfig, UpperConfig
+from prm.losses import pair_loss
+from prm.meta import Pairs, Singles, shuffled_outcomes
 
 CLEAN = ("clean-1", "clean-2", "clean-3")
 DOMAINS = (*CLEAN, "flipped", "random")
@@ -33,7 +35,7 @@ class Toy:
                 self.labels[name] = {"flipped": not right, "random": dice}.get(domain, right)
         if shuffled:
             meta = {name: self.labels[name] for name in self.groups["meta"]}
-            self.labels |= shuffled_outcomes(meta, seed)
+            self.labels |= shuffled_outcomes([self.groups["meta"]], meta, seed)
         self.net = torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
         with torch.no_grad():
             for parameter in self.net.parameters():
@@ -45,7 +47,22 @@ class Toy:
             logits = self.net(torch.stack([self.inputs[name] for name in part]))[:, 0]
             yield part, bce(logits, torch.tensor([float(self.labels[name]) for name in part]), reduction="none")
 
-    meta_losses = train_losses
+    def meta_losses(self, items):
+        for _, losses in self.train_losses([name for (name,) in items]):
+            yield losses
+
+
+class ToyPairs(Toy):
+    """Two meta rows make a problem, and of a pair the right one's logit should be above."""
+
+    def problems(self) -> dict[str, list[str]]:
+        names = self.groups["meta"]
+        return {str(i): names[i : i + 2] for i in range(0, len(names), 2)}
+
+    def meta_losses(self, items):
+        for right, wrong in items:
+            logits = self.net(torch.stack([self.inputs[right], self.inputs[wrong]]))[:, 0]
+            yield pair_loss(*logits)[None]
 
 
 def config(**changes) -> TrainConfig:
@@ -59,7 +76,7 @@ def config(**changes) -> TrainConfig:
 def build(settings: TrainConfig, seed: int = 0, shuffled: bool = False, micro: int = 1000) -> tuple[Toy, Bilevel]:
     toy = Toy(seed, shuffled, micro)
     train = Stream("train", {domain: toy.groups[domain] for domain in DOMAINS}, 4, seed)
-    meta = Stream("meta", {"meta": toy.groups["meta"]}, settings.upper.meta_rows, seed)
+    meta = Singles(toy.groups["meta"], settings.upper.meta_rows, seed)
     return toy, Bilevel(settings, toy, list(toy.net.parameters()), train, meta)
 
 
@@ -89,6 +106,27 @@ def test_without_signal_clean_domains_gain_nothing():
             gap.append(sum(weights[name] for name in CLEAN) / 3 - (weights["flipped"] + weights["random"]) / 2)
     assert min(gaps[False]) > 1
     assert max(gaps[True]) < 0.5
+
+
+def gap_by_pairs(seed: int, shuffled: bool) -> float:
+    """Mean clean weight less mean bad weight at the end of a run on pairs."""
+    toy, settings = ToyPairs(seed), config(clip=0.2)
+    if shuffled:
+        meta = {name: toy.labels[name] for name in toy.groups["meta"]}
+        toy.labels |= shuffled_outcomes(list(toy.problems().values()), meta, seed)
+    train = Stream("train", {domain: toy.groups[domain] for domain in DOMAINS}, 4, seed)
+    run = Bilevel(settings, toy, list(toy.net.parameters()), train, Pairs(toy.problems(), toy.labels, 12, seed))
+    finish(run)
+    weights = run.weights()
+    return sum(weights[name] for name in CLEAN) / 3 - (weights["flipped"] + weights["random"]) / 2
+
+
+def test_pairs_find_the_bad_domains_and_without_signal_go_either_way():
+    """A control's outcomes are dealt once, so they point somewhere, but nowhere in particular."""
+    assert min(gap_by_pairs(seed, False) for seed in range(4)) > 1
+    null = [gap_by_pairs(seed, True) for seed in range(8)]
+    assert sum(gap > 0 for gap in null) >= 2
+    assert sum(gap < 0 for gap in null) >= 2
 
 
 def test_upper_rate_zero_is_the_plain_trainer_bit_for_bit():
@@ -135,7 +173,7 @@ def test_micro_batches_give_the_same_run_to_rounding():
 
 @pytest.mark.parametrize("at", [7, 37, 38])
 def test_a_resumed_run_is_bit_equal(tmp_path, at):
-    settings = config(steps=60, upper={"ema": 0.5})
+    settings = config(steps=60, upper={"ema": 0.5, "meta_ema": 0.8})
     names = [str(i) for i in range(4)]
     toy, whole = build(settings)
     expected = finish(whole)

@@ -13,6 +13,7 @@ from prm.config import TrainConfig, UpperConfig
 from prm.encode import Encoder, load_processor
 from prm.examples import Example
 from prm.hypergradient import RunningDots, direction, dot, gradients
+from prm.meta import Pairs, Singles
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.oracle import AdamStep, adam_direction, exact_direction, finite_difference
@@ -38,7 +39,7 @@ def exact_norm(module, hidden):
 class Bench:
     """A warm run whose next lower step can be taken again and again from the same state."""
 
-    def __init__(self, model: str, with_image: bool, clip: float | None, betas=(0.9, 0.999)) -> None:
+    def __init__(self, model: str, with_image: bool, clip: float | None, pairs: bool = False) -> None:
         train, images = example_rows(9, "train", tuple(WEIGHTS))
         meta, more = example_rows(8, "meta", ("m",))
         rows = to_examples(train + meta)
@@ -56,13 +57,13 @@ class Bench:
         outcomes = {row.rollout_id: bool(row.outcome) for row in rows if row.role == "meta"}
         groups = {d: [r["rollout_id"] for r in train if r["domain"] == d] for d in WEIGHTS}
         config = TrainConfig(
-            model=model, mode="uniform", lr=1e-3, lr_schedule="constant", lr_warmup=1, clip=clip, betas=betas,
+            model=model, mode="uniform", lr=1e-3, lr_schedule="constant", lr_warmup=1, clip=clip,
             upper=UpperConfig(floor=0),
         )  # fmt: skip
         objective = PrmObjective(prm, encoder, encoded, outcomes, "mse", aggregation("mean-log-odds"), 16)
-        self.run = Weighted(
-            config, objective, prm.trained(), Stream("train", groups, 2, 0), Stream("meta", {"m": list(outcomes)}, 8, 0)
-        )
+        names = list(outcomes)
+        meta_set = Pairs({"m": names[:4], "n": names[4:]}, outcomes, 4, 0) if pairs else Singles(names, 8, 0)
+        self.run = Weighted(config, objective, prm.trained(), Stream("train", groups, 2, 0), meta_set)
         self.prm = prm
         for _ in range(20):
             self.run.step()
@@ -141,7 +142,11 @@ def cosine(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float(torch.dot(found, truth) / (found.norm() * truth.norm()))
 
 
-@pytest.fixture(scope="module", params=[(True, 0.05), (True, None), (False, 0.05)], ids=["clip", "plain", "text"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, 0.05), (True, None), (False, 0.05), (True, 0.05, True)],
+    ids=["clip", "plain", "text", "pairs"],
+)
 def bench(request, tiny_model) -> Bench:
     return Bench(tiny_model, *request.param)
 

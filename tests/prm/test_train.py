@@ -212,6 +212,65 @@ def test_meta_outcomes_that_are_all_alike_are_refused(tiny_model, make_workspace
         train.run(settings(tiny_model), workspace, 0)
 
 
+PAIRS = UpperConfig(loss="pairs", unroll=2, warmup=1, lr=0.1, meta_rows=4, meta_ema=0.5)
+
+
+def fill_meta_problems(workspace, outcomes: list[list[bool]]) -> None:
+    """A meta problem for each list, with a rollout of each outcome."""
+    rows, images = example_rows(len(outcomes), "meta", ("a",))
+    rollouts = [
+        row | {"rollout_id": f"{row['problem_id']}-{i:03d}", "sample_index": i, "outcome": outcome}
+        for row, rights in zip(rows, outcomes, strict=True)
+        for i, outcome in enumerate(rights)
+    ]
+    fill(workspace, "meta", rollouts, images)
+
+
+def test_pairs_train_in_micro_batches_and_resume_bit_equal(tiny_model, make_workspace):
+    outcomes = [[True, False], [True, True], [False, True, False], [False]]
+    config, finals = settings(tiny_model, upper=PAIRS, micro_rows=3), []
+    for name, stop_at in (("whole", None), ("stopped", 3)):
+        workspace = make_workspace(name, meta=0)
+        fill_meta_problems(workspace, outcomes)
+        if stop_at:
+
+            def interrupt(run, step, *_):
+                if step == 3:
+                    signal.raise_signal(signal.SIGINT)
+
+            with pytest.raises(Interrupted):
+                train.run(config, workspace, 0, interrupt)
+        result = train.run(config, workspace, 0)
+        assert result.notes == [
+            "Pairs: 2 of 4 meta problems have both right and wrong rollouts; the others say nothing."
+        ]
+        finals.append(updates(workspace))
+    assert finals[0] == finals[1]
+    last = [row for row in finals[0] if row["update"] == 2]
+    assert {row["run"] for row in last} == {"seed-0", "null-0"}
+    assert all(0 < row["meta_loss"] < 1 and row["weight"] != 1 for row in last)
+
+
+def test_a_meta_set_without_pairs_is_refused_before_anything_is_trained(tiny_model, make_workspace):
+    workspace = make_workspace(meta=0)
+    fill_meta_problems(workspace, [[True, True], [False]])
+    with pytest.raises(UserError, match="No meta problem has both a right and a wrong rollout"):
+        train.run(settings(tiny_model, upper=PAIRS), workspace, 0)
+    assert updates(workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"upper": {"loss": "pairs", "meta_rows": 5}}, "make it even"),
+        ({"upper": PAIRS, "micro_rows": 1}, "micro_rows is 1"),
+    ],
+)
+def test_settings_that_cannot_hold_pairs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings("anywhere", **changes)
+
+
 def test_an_empty_workspace_and_a_missing_prm_are_user_errors(tiny_model, make_workspace):
     with pytest.raises(UserError, match="curate shard"):
         train.run(settings(tiny_model), make_workspace(train=0, meta=0, test=0), 0)

@@ -1,0 +1,80 @@
+"""The meta set: what the upper level is evaluated on at each of its steps, and the control that takes its signal away.
+
+An item is what one term of the meta loss is about. Two kinds, by the setting `upper.loss`:
+
+- `outcome`: one rollout; its score against its outcome (DreamPRM, arXiv 2505.20241). It asks for calibrated scores, so
+  a domain whose labels are low in general moves it too, whatever those labels say about single steps.
+- `pairs`: a right and a wrong rollout of the same problem; the right one's score should be above. Nothing that moves
+  both scores alike is felt, and it is what best-of-N needs.
+
+The null control deals the outcomes anew: over all rollouts for `outcome`; within each problem for `pairs`, so that the
+same problems give pairs. The pair loss and its mirror image add up to 1 for any scores, so such a control has no
+expected gradient: weights move by noise alone and the null band lies around 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from curate.errors import UserError
+from curate.seeds import rng
+from prm.batches import Stream
+
+Item = tuple[str, ...]
+
+
+class MetaSet(Protocol):
+    """Items by upper step: a pure function of the seed and the step."""
+
+    def items(self, step: int) -> list[Item]: ...
+
+
+class Singles:
+    """Each rollout by itself, `count` a step, walked through in a fresh order each epoch."""
+
+    def __init__(self, names: Sequence[str], count: int, seed: int) -> None:
+        self._stream = Stream("meta", {"meta": names}, count, seed)
+
+    def items(self, step: int) -> list[Item]:
+        """Items (rollout,) of a step."""
+        return [(name,) for name in self._stream.rows(step)["meta"]]
+
+
+class Pairs:
+    """A (right, wrong) pair from each of `count` problems a step; every problem that has one comes once an epoch."""
+
+    def __init__(
+        self, groups: Mapping[str, Sequence[str]], outcomes: Mapping[str, bool], count: int, seed: int
+    ) -> None:
+        """`groups` maps a problem to its rollouts. UserError when no problem has both a right and a wrong one."""
+        self.seed = seed
+        self.sides = {
+            problem: tuple([name for name in sorted(names) if outcomes[name] is side] for side in (True, False))
+            for problem, names in groups.items()
+            if len({outcomes[name] for name in names}) == 2
+        }
+        if not self.sides:
+            raise UserError(
+                "No meta problem has both a right and a wrong rollout, so there are no pairs; sample more rollouts of "
+                "each (`rollout.samples`), or set `train.upper.loss` to outcome."
+            )
+        self._stream = Stream("meta", {"meta": list(self.sides)}, count, seed)
+
+    def items(self, step: int) -> list[Item]:
+        """Items (right rollout, wrong rollout) of a step."""
+        found = []
+        for place, problem in enumerate(self._stream.rows(step)["meta"]):
+            draw = rng(self.seed, "meta-pair", problem, step, place)
+            found.append(tuple(draw.choice(side) for side in self.sides[problem]))
+        return found
+
+
+def shuffled_outcomes(groups: Sequence[Sequence[str]], outcomes: Mapping[str, bool], seed: int) -> dict[str, bool]:
+    """Outcomes dealt anew among the rollouts of each group: a meta set without signal, with the same counts."""
+    shuffled: dict[str, bool] = {}
+    for names in sorted(sorted(names) for names in groups):
+        dealt = [outcomes[name] for name in names]
+        rng(seed, "null-control", names[0]).shuffle(dealt)
+        shuffled |= zip(names, dealt, strict=True)
+    return shuffled
