@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -39,6 +39,12 @@ class PairOrder:
     def share(self) -> float | None:
         """Share of right pairs; None without pairs."""
         return self.right / self.total if self.total else None
+
+
+def total_order(orders: Iterable[PairOrder]) -> PairOrder:
+    """Pairs of several runs together."""
+    orders = list(orders)
+    return PairOrder(sum(order.right for order in orders), sum(order.total for order in orders))
 
 
 def mean(values: Sequence[float]) -> float | None:

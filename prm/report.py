@@ -18,7 +18,7 @@ from curate import catalog
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
-from prm import select, showcase, stats, verdict
+from prm import metrics, select, showcase, stats, verdict
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
 from prm.showcase import Chain, Picture
@@ -95,6 +95,7 @@ class Report:
     agreement: float | None
     domains: tuple[DomainRow, ...]
     planted: Mapping[str, PairOrder]
+    planted_controls: Mapping[str, PairOrder]
     unattributed_rejects: int
     weights: tuple[Curve, ...]
     band_curve: Curve | None
@@ -109,13 +110,18 @@ class Report:
     @property
     def planted_total(self) -> PairOrder:
         """(bad, clean) pairs in the right order, over all runs."""
-        orders = self.planted.values()
-        return PairOrder(sum(order.right for order in orders), sum(order.total for order in orders))
+        return metrics.total_order(self.planted.values())
+
+    @property
+    def controls_total(self) -> PairOrder:
+        """The same over all null runs: what the order is worth. Half of them is chance."""
+        return metrics.total_order(self.planted_controls.values())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: the fields of the report by name, nested records as objects, missing as null.
 
-        Left out are the pictures; `selection` is as in `Selection.to_json`; `planted` has right and total by run.
+        Left out are the pictures; `selection` is as in `Selection.to_json`; `planted` has right and total by run,
+        `planted_controls` by null run.
         """
         left = {"pictures", "selection"}
         fields = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in left}
@@ -143,7 +149,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     rows = _rows(facts, trained, band, learned)
     selection, notes = _selection(workspace, choice)
     chains = showcase.chains(workspace, config.chains if config else 60)
-    bad, clean = _known(rows)
+    bad, clean = _known(rows) if learned else ([], [])
     return Report(
         workspace=workspace.root.resolve().name,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,7 +160,8 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         band=band,
         agreement=verdict.agreement(trained.final),
         domains=rows,
-        planted=verdict.planted_order(trained.final, bad, clean) if bad and clean and learned else {},
+        planted=verdict.planted_order(trained.final, bad, clean),
+        planted_controls=verdict.planted_order(trained.null, bad, clean),
         unattributed_rejects=unattributed,
         weights=trained.weights,
         band_curve=trained.band,

@@ -84,7 +84,9 @@ def agreement(final: Mapping[str, Mapping[str, float]]) -> float | None:
 def planted_order(
     final: Mapping[str, Mapping[str, float]], bad: Sequence[str], clean: Sequence[str]
 ) -> dict[str, PairOrder]:
-    """The order of (bad, clean) pairs in every run, over the domains that the run has."""
+    """The order of (bad, clean) pairs in every run, over the domains that the run has; empty without such pairs."""
+    if not bad or not clean:
+        return {}
     return {
         run: metrics.pair_order(weights, [d for d in bad if d in weights], [d for d in clean if d in weights])
         for run, weights in final.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
 from prm.metrics import Interval, PairOrder
 from prm.report import DomainRow, Report
@@ -137,8 +138,18 @@ def order_sentence(report: Report) -> str:
     """How many (bad, clean) pairs are in the right order; empty without planted defects."""
     if not report.planted:
         return ""
-    runs = ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in report.planted.items())
     return (
-        f"Planted defects: {order(report.planted_total)} (bad, clean) domain pairs are in the right order ({runs}); "
-        "domains that are too hard are left out."
+        f"Planted defects: {order(report.planted_total)} (bad, clean) domain pairs are in the right order "
+        f"({_by_run(report.planted)}); domains that are too hard are left out.{_controls(report)}"
     )
+
+
+def _by_run(orders: Mapping[str, PairOrder]) -> str:
+    return ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in orders.items())
+
+
+def _controls(report: Report) -> str:
+    if not report.planted_controls:
+        return ""
+    found = f" With shuffled meta labels it is {order(report.controls_total)} ({_by_run(report.planted_controls)})"
+    return f"{found}; half would be chance."

@@ -83,6 +83,13 @@ def test_planted_defects_are_found_and_counted(built):
         f"seed-{seed}": (18, 18) for seed in range(3)
     }
     assert (built.planted_total.right, built.planted_total.total) == (54, 54)
+    # The controls' weights go about 1 by chance: what they put in order is what the count above is to be held against.
+    assert built.planted_controls.keys() == {"null-0", "null-1"}
+    assert built.controls_total.total == 36
+    assert 0 < built.controls_total.right < 36
+    said = figures.order_sentence(built)
+    assert "54 of 54 (100 %)" in said
+    assert f"With shuffled meta labels it is {built.controls_total.right} of 36" in said
 
 
 def test_a_domain_that_is_too_hard_is_not_called_bad(built):
