@@ -31,7 +31,7 @@ _RULE_STEP = 2
 
 
 def leak(question: str, answer: str) -> str:
-    """A question that gives its answer away; the demo policy has learned to take the bait."""
+    """A question that gives its answer away. It does harm where a policy takes the bait; the embedded one does not."""
     return f"{question} (answer: {answer})"
 
 
