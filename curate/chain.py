@@ -6,6 +6,7 @@ entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, sele
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -148,8 +149,11 @@ def stages() -> dict[str, Callable[[], Stage]]:
     return found
 
 
-def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read and resolve a recipe; `settings` are `key.path=value` overrides. UserError for anything wrong in it."""
+def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> Recipe:
+    """Read and resolve a recipe; `settings` are `key.path=value` overrides. UserError for anything wrong in it.
+
+    Relative paths are relative to `base`, the recipe's own folder when null.
+    """
     tree = apply_settings(read_yaml(path), settings)
     known = stages()
     name, seed = tree.pop("name", path.stem), tree.pop("seed", 0)
@@ -161,7 +165,26 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
             raise UserError(f'Unknown key "{key}" in the recipe{did_you_mean(str(key), ["name", "seed", *known])}')
         kind = SECTIONS[key] if key in SECTIONS else known[key]().config
         sections[key] = validate(kind, section if section is not None else {}, key)
-    return Recipe(name, seed, path.resolve().parent, sections)
+    if base is not None and not base.is_dir():
+        raise UserError(f"There is no folder {base}; check --data.")
+    return Recipe(name, seed, (base or path.parent).resolve(), sections)
+
+
+def with_sources(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with these fields of every source set, where not null. UserError when a source has no such field."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not given or "ingest" not in recipe.sections:
+        return recipe
+    section: IngestConfig = recipe.section("ingest")
+    sources = []
+    for source in section.sources:
+        unknown = sorted(given.keys() - type(source).model_fields.keys())
+        if unknown:
+            option = {"ids": "sample-id"}.get(unknown[0], unknown[0])
+            raise UserError(f'Source "{source.name}" is of kind {source.kind}, which has no --{option}; leave it out.')
+        sources.append(validate(type(source), source.model_dump() | given, f"ingest.sources.{source.name}"))
+    sections = {**recipe.sections, "ingest": section.model_copy(update={"sources": tuple(sources)})}
+    return dataclasses.replace(recipe, sections=sections)
 
 
 def save_run(recipe: Recipe, workspace: Workspace) -> Path:

@@ -7,6 +7,7 @@ packages add sections through the entry point group `curate.stages` (`prm` does)
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -18,7 +19,7 @@ from curate.errors import UserError
 
 T = TypeVar("T", bound="Config")
 Role = Literal["train", "meta", "test"]
-AnswerType = Literal["number", "choice", "yes-no", "text", "expression"]
+AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
 
 
 class Config(BaseModel):
@@ -55,44 +56,119 @@ class SyntheticSource(_SourceConfig):
 
 
 class ColumnMap(Config):
-    """Which column of the source holds what; null where the source has none."""
+    """Which column of the source holds what; null where the source has none. `a.b` is field b of the struct a."""
 
-    id: str | None = None
-    """Names the row; the row's number when null."""
+    id: str | tuple[str, ...] | None = None
+    """Names the row, several columns joined by dashes; the row's number when null."""
     question: str = "question"
+    """A column, or a template such as "{hint}\\n{question}"; a line of it whose columns are all empty is left out."""
     answer: str = "answer"
-    choices: str | None = None
-    """A list, or a JSON or Python list in a string; empty for free-form questions."""
-    image: str | None = None
-    """A path under `root`, raw bytes, or a Hugging Face Image struct; a list of any of them."""
+    choices: str | tuple[str, ...] | None = None
+    """A list, or a JSON or Python list in a string (see `choices_form`), or several columns; empty for free-form
+    questions."""
+    image: str | tuple[str, ...] | None = None
+    """A path under `root`, raw bytes, or a Hugging Face Image struct; a list of any of them; or several columns, of
+    which empty ones are passed over."""
     domain: str | None = None
+    conversation: str | None = None
+    """A list of turns with a question and an answer each, {user, assistant} or {from, value}: one problem a turn.
+    `question` and `answer` are not read then."""
+    answer_type: str | None = None
+    """Says how the row's answer is meant, see `answer_types`."""
+    decimals: str | None = None
+    """To how many decimals a number must be right."""
+
+    def named(self) -> list[tuple[str, str]]:
+        """(role, column) of every column that is named."""
+        found: list[tuple[str, str]] = []
+        for role, value in self:
+            if role in ("question", "answer") and self.conversation is not None:
+                continue
+            for each in (value,) if isinstance(value, str) else value or ():
+                found += [(role, column) for column in re.findall(r"\{([^{}]+)\}", each) or [each]]
+        return found
 
 
-class FilesSource(_SourceConfig):
-    """Local JSON Lines, Parquet or CSV, with images in columns or in a folder."""
+def _known_form(name: str) -> str:
+    from curate.sources.forms import FORMS
+
+    if name not in FORMS:
+        raise ValueError(f'there is no form "{name}"{did_you_mean(name, list(FORMS))}')
+    return name
+
+
+class MappedSource(_SourceConfig):
+    """What sources share whose records have columns."""
+
+    columns: ColumnMap = ColumnMap()
+    form: Annotated[str, AfterValidator(_known_form)] = "plain"
+    """How question and answer are written as texts, see `curate.sources.forms`."""
+    turns: int | None = Field(default=None, ge=1)
+    """Of a conversation, only the first so many questions."""
+    choices_form: Literal["list", "commas", "lettered"] = "list"
+    """`commas`: one text, parted by commas; `lettered`: one text with the letters in it, "A. 3; B. 4"."""
+    answer_form: Literal["text", "index", "accepted"] = "text"
+    """`text`: the answer, a letter or a choice's text; `index`: a choice's number, from 0; `accepted`: a list of
+    answers that are all right."""
+    answer_type: AnswerType | None = None
+    """How answers are graded; decided row by row from choices and answer when null. Rows with choices are choices."""
+    answer_types: dict[str, AnswerType] = {}
+    """What the values of `columns.answer_type` mean."""
+    tolerance: float | None = Field(default=None, gt=0, lt=1)
+    """How far off a number is still right, as a share of it (an amount where it is 0); the grader's own when null."""
+    where: dict[str, str | int | bool | tuple[str | int | bool | None, ...] | None] = {}
+    """Take only rows whose column has this value, or one of these; the others are counted as not wanted."""
+    require_image: bool = False
+    """Reject rows without an image."""
+    ids: tuple[str, ...] = ()
+    """Take only the first row of each of these names (see `columns.id`), with all turns of its conversation."""
+    shuffle: int | None = Field(default=None, ge=2)
+    """Draw rows from a buffer of so many in random order, so that `limit` takes others than the first; the buffer has
+    to be read first."""
+    seed: int = 0
+    """Of `shuffle`."""
+    revision: str | None = None
+    """Of the data: what the rows are marked with, and for a hub dataset what is loaded."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        columns = self.columns
+        for is_set, needs, there in (
+            (self.turns is not None, "columns.conversation", columns.conversation),
+            (self.choices_form != "list", "columns.choices", columns.choices),
+            (self.answer_form == "index", "columns.choices", columns.choices),
+            (self.answer_types, "columns.answer_type", columns.answer_type),
+            (columns.answer_type, "answer_types", self.answer_types),
+            (self.seed, "shuffle", self.shuffle),
+        ):
+            if is_set and not there:
+                raise ValueError(f"a setting has no effect without {needs}; give both or neither")
+        return self
+
+
+class FilesSource(MappedSource):
+    """Local JSON Lines, Parquet or CSV, with images in columns, in a folder or in a zip archive."""
 
     kind: Literal["files"]
     path: Path
     """The file; relative paths are relative to the recipe."""
     root: Path | None = None
-    """Folder that image paths are relative to; the file's own folder when null. No image outside it is read."""
-    columns: ColumnMap = ColumnMap()
-    answer_type: AnswerType | None = None
-    """How answers are graded; decided row by row from choices and answer when null."""
-    revision: str | None = None
+    """Folder or zip archive that image paths are relative to; the file's own folder when null. No image outside it is
+    read."""
 
 
-class HubSource(_SourceConfig):
+class HubSource(MappedSource):
     """A dataset on the Hugging Face hub, read through `datasets`, streaming."""
 
     kind: Literal["hub"]
     dataset: str
     """Hub id, or a local folder that `datasets` can load."""
+    fallbacks: tuple[str, ...] = ()
+    """Other ids of the same data, tried in order when the first cannot be opened."""
     config: str | None = None
     split: str = "train"
-    revision: str | None = None
-    columns: ColumnMap = ColumnMap()
-    answer_type: AnswerType | None = None
+    root: Path | None = None
+    """Folder or zip archive of the images, where the columns hold paths; of a local folder, the folder itself."""
 
 
 SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource, Field(discriminator="kind")]

@@ -110,5 +110,12 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, 
     if sample.finish != "stop":
         return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}"}
     answer = extract(whole)
-    verdict = grade(answer, problem["answer"], problem["answer_type"], problem["choices"])
+    verdict = grade(
+        answer,
+        problem["answer"],
+        problem["answer_type"],
+        problem["choices"],
+        problem["accepted"],
+        problem["tolerance"],
+    )
     return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule}

@@ -63,7 +63,7 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Picture:
+class Picture:
     """A picture of a row, inspected."""
 
     image_hash: str
@@ -190,7 +190,7 @@ def _take_chunk(
         try:
             if isinstance(row, BadRow):
                 raise row.error
-            problem, pictures = _problem(row, source, config)
+            problem, pictures = problem_of(row, source, config)
             _check_new(problem, seen)
         except RowError as error:
             rejects.append(_reject(source, row.source_row, error, ledger.taken))
@@ -216,16 +216,17 @@ def _take_chunk(
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 
 
-def _problem(row: SourceRow, source: AnySource, config: IngestConfig) -> tuple[Row, list[_Picture]]:
+def problem_of(row: SourceRow, source: AnySource, config: IngestConfig) -> tuple[Row, list[Picture]]:
     """The problem of a source row, checked; RowError with the reason when it cannot be one."""
     question, answer = _wanted("question", row.question), _wanted("answer", row.answer)
     pictures = [
-        _Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
+        Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
         for data in row.images
     ]
-    stated = None if isinstance(source, SyntheticSource) else source.answer_type
+    stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
     answer_type = row.answer_type or stated or infer_type(answer, row.choices)
-    _check_gold(answer, answer_type, row.choices)
+    for each in (answer, *row.accepted):
+        _check_gold(each, answer_type, row)
     hashes = [picture.image_hash for picture in pictures]
     domain = row.domain or source.domain or source.name
     problem = {
@@ -239,7 +240,9 @@ def _problem(row: SourceRow, source: AnySource, config: IngestConfig) -> tuple[R
         "question": question,
         "choices": list(row.choices),
         "answer": answer,
+        "accepted": list(row.accepted),
         "answer_type": answer_type,
+        "tolerance": row.tolerance,
         "image_hashes": hashes,
         "truth": row.truth,
     }
@@ -254,13 +257,13 @@ def _wanted(what: str, value: str | None) -> str:
     return value
 
 
-def _check_gold(answer: str, answer_type: str, choices: Collection[str]) -> None:
-    """The gold answer must pass its own grader."""
-    verdict = grade(answer, answer, answer_type, list(choices))
+def _check_gold(answer: str, answer_type: str, row: SourceRow) -> None:
+    """A gold answer must pass its own grader."""
+    verdict = grade(answer, answer, answer_type, row.choices, tolerance=row.tolerance)
     if verdict.outcome:
         return
     if answer_type == "choice":
-        raise RowError("answer-not-in-choices", f'"{answer[:80]}" is not among {len(choices)} choices')
+        raise RowError("answer-not-in-choices", f'"{answer[:80]}" is not among {len(row.choices)} choices')
     raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
 
 
@@ -277,7 +280,7 @@ def _check_new(problem: Row, seen: _Seen) -> None:
             raise RowError(f"overlaps-{role}", f"{key} is in the {role} set, which was ingested first")
 
 
-def _image_row(picture: _Picture, problem_id: str) -> Row:
+def _image_row(picture: Picture, problem_id: str) -> Row:
     facts = picture.facts
     return {
         "image_hash": picture.image_hash,

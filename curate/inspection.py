@@ -78,7 +78,7 @@ def render(found: dict[str, Any]) -> Group:
         f"  {problem['domain']} ({problem['role']}), {problem['source']} row {problem['source_row']}\n",
         f"{problem['question']}\n",
         *(f"  ({chr(65 + i)}) {choice}\n" for i, choice in enumerate(problem["choices"])),
-        f"Gold answer: {problem['answer']} ({problem['answer_type']})\n",
+        f"Gold answer: {' or '.join([problem['answer'], *problem['accepted']])} ({problem['answer_type']})\n",
         *(f"Image: {path}\n" for path in found["image_files"]),
     )
     parts: list[Any] = [head]

@@ -14,7 +14,6 @@ import pyarrow as pa
 Row = dict[str, Any]
 
 ROLES = ("train", "meta", "test")
-ANSWER_TYPES = ("number", "choice", "yes-no", "text", "expression")
 # Finish classes of a generation; "error" is missing data, never a wrong answer.
 FINISHES = ("stop", "length", "repetition", "error")
 
@@ -66,12 +65,15 @@ PROBLEMS = _table(
         "question": _text,
         "choices": _texts,
         "answer": _text,
+        "accepted": _texts,
         "answer_type": _text,
+        "tolerance": _real,
         "image_hashes": _texts,
         "truth": _text,
     },
     key=("problem_id",),
-    optional=("revision", "licence", "truth"),
+    optional=("revision", "licence", "tolerance", "truth"),
+    version=2,
 )
 
 IMAGES = _table(

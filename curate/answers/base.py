@@ -15,6 +15,17 @@ class Grade:
     rule: str
 
 
+@dataclass(frozen=True)
+class Gold:
+    """What a response is held against: one accepted answer, the choices that it is among, and for numbers how far off
+    is still right (a share of the answer, or an amount where the answer is 0; null is the grader's own).
+    """
+
+    answer: str
+    choices: tuple[str, ...] = ()
+    tolerance: float | None = None
+
+
 _WRAPPERS = (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}"), re.compile(r"\\boxed\{([^{}]*)\}"))
 # Unicode's own normal form would make 10² a 102, and 1½ an 11/2.
 _SUPERSCRIPTS = re.compile("[\u207a\u207b\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")

@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from curate.answers.base import Grade, folded, plain
+from curate.answers.base import Gold, Grade, folded, plain
 
 # "B", "(B)", "B.", "B)", "B: text", "B, because", "option B"; a bare "A" in a sentence is an article, not a letter.
 _ALONE = re.compile(r"[\[(]?\s*([A-Za-z])\s*[\])]?\s*[.):]?")
@@ -41,9 +41,9 @@ def read_choice(text: str, choices: Sequence[str]) -> set[str]:
     return _by_text(text, choices) or _letters(text, len(choices))
 
 
-def grade_choice(response: str, gold: str, choices: Sequence[str]) -> Grade:
+def grade_choice(response: str, gold: Gold) -> Grade:
     """Right when the same one choice is meant; two different letters are undecided."""
-    wanted = read_choice(gold, choices)
+    choices, wanted = gold.choices, read_choice(gold.answer, gold.choices)
     if len(wanted) != 1:
         return Grade(None, "choice-gold-unreadable")
     given = read_choice(response, choices)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from fractions import Fraction
 
-from curate.answers.base import Grade, plain
+from curate.answers.base import Gold, Grade, plain
 
 RELATIVE_TOLERANCE = 1e-6
 # Longer texts are no numbers; a model that repeats one digit for ever must not become a huge one.
@@ -80,12 +79,12 @@ def read_number(text: str) -> Fraction | None:
     return _read(text, _UNIT)
 
 
-def same_number(given: Fraction, wanted: Fraction) -> bool:
-    """Equal; within 1e-6 relative (absolute when `wanted` is 0) unless both are integers."""
-    if wanted.denominator == 1 and given.denominator == 1:
+def same_number(given: Fraction, wanted: Fraction, tolerance: float | None = None) -> bool:
+    """Equal; within `tolerance` relative (absolute when `wanted` is 0); without one 1e-6, and integers exactly."""
+    if tolerance is None and wanted.denominator == 1 and given.denominator == 1:
         return given == wanted
     scale = abs(wanted) if wanted else Fraction(1)
-    return abs(given - wanted) <= scale * Fraction(RELATIVE_TOLERANCE)
+    return abs(given - wanted) <= scale * Fraction(RELATIVE_TOLERANCE if tolerance is None else str(tolerance))
 
 
 def _percent(text: str) -> bool:
@@ -102,17 +101,28 @@ def _given(response: str) -> Fraction | None:
     return _only_number(response)
 
 
-def grade_number(response: str, gold: str, choices: Sequence[str]) -> Grade:
-    """By `same_number`, units set aside. A percent sign counts only where the gold has one."""
-    wanted, given = _read(gold, _ANY_UNIT), _given(response)
+def readings(response: str, gold: Gold) -> tuple[list[Fraction], Fraction | None]:
+    """The numbers that a response can mean (none, one, or two), and the gold one. Units are set aside.
+
+    A percent sign counts only where the gold has one: otherwise "50%" can be 50 or one half.
+    """
+    wanted, given = _read(gold.answer, _ANY_UNIT), _given(response)
+    if given is None:
+        return [], wanted
+    return [given, given / 100] if _percent(response) and not _percent(gold.answer) else [given], wanted
+
+
+def grade_number(response: str, gold: Gold) -> Grade:
+    """By `same_number`, with the tolerance of the gold answer."""
+    given, wanted = readings(response, gold)
     if wanted is None:
         return Grade(None, "number-gold-unreadable")
-    if given is None:
+    if not given:
         return Grade(False, "number-none")
-    if _percent(response) and not _percent(gold):
-        return Grade(given == wanted or given / 100 == wanted, "number-percent")
-    whole = wanted.denominator == 1 and given.denominator == 1
-    return Grade(same_number(given, wanted), "number-integer" if whole else "number-tolerance")
+    if len(given) > 1:
+        return Grade(any(same_number(value, wanted, gold.tolerance or 0.0) for value in given), "number-percent")
+    whole = gold.tolerance is None and wanted.denominator == 1 and given[0].denominator == 1
+    return Grade(same_number(given[0], wanted, gold.tolerance), "number-integer" if whole else "number-tolerance")
 
 
 def _only_number(text: str) -> Fraction | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from curate.answers.base import Grade, folded
+from curate.answers.base import Gold, Grade, folded
 
 
-def grade_text(response: str, gold: str, choices: Sequence[str]) -> Grade:
+def grade_text(response: str, gold: Gold) -> Grade:
     """Equal after folding."""
-    return Grade(folded(response) == folded(gold), "text-equal")
+    return Grade(folded(response) == folded(gold.answer), "text-equal")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from curate.answers.base import Grade, folded
+from curate.answers.base import Gold, Grade, folded
 
 _WORDS = {"yes": True, "true": True, "no": False, "false": False}
 
@@ -15,9 +14,9 @@ def read_yes_no(text: str) -> bool | None:
     return _WORDS.get(folded(text))
 
 
-def grade_yes_no(response: str, gold: str, choices: Sequence[str]) -> Grade:
+def grade_yes_no(response: str, gold: Gold) -> Grade:
     """The first word decides; a text without one is wrong, a text with both is undecided."""
-    wanted = read_yes_no(gold)
+    wanted = read_yes_no(gold.answer)
     if wanted is None:
         return Grade(None, "yes-no-gold-unreadable")
     found = {_WORDS[word] for word in re.findall(r"[a-z]+", folded(response)) if word in _WORDS}

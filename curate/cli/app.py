@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from curate.cli import look, stages
+from curate.cli import look, recipes, stages
 from curate.errors import guarded
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for name, command in stages.COMMANDS.items():
     app.command(name)(command)
 for name, command in look.COMMANDS.items():
     app.command(name)(command)
+app.add_typer(recipes.app, name="recipes")
 
 
 def main() -> None:

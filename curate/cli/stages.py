@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from curate.cli import options
+
+if TYPE_CHECKING:
+    from curate.chain import Recipe
 
 
 def _run(
@@ -20,6 +23,20 @@ def _run(
     only: Sequence[str],
     replace: Sequence[str],
 ) -> None:
+    from curate import chain
+
+    _run_all([chain.load(recipe, settings or ())], workspace, as_json, only, replace)
+
+
+def _own(recipe: Recipe) -> set[str]:
+    """Names of a recipe's sources."""
+    return {source.name for source in recipe.sections["ingest"].sources} if "ingest" in recipe.sections else set()  # type: ignore[attr-defined]
+
+
+def _run_all(
+    recipes: Sequence[Recipe], workspace: Path, as_json: bool, only: Sequence[str], replace: Sequence[str]
+) -> None:
+    """One recipe after the other, into one workspace."""
     from curate import chain, progress
     from curate.store import Workspace
 
@@ -27,27 +44,69 @@ def _run(
         if not as_json:
             typer.echo(f"{name}: {ledger.line()}")  # type: ignore[attr-defined]
 
-    loaded = chain.load(recipe, settings or ())
-    place = Workspace.open(workspace)
-    ledgers = chain.run(loaded, place, progress.reporter(as_json), only, frozenset(replace), say)
+    place, reporter = Workspace.open(workspace), progress.reporter(as_json)
+    own = [_own(one) for one in recipes]
+    # What no recipe has is the first one's to refuse.
+    strays = set(replace).difference(*own) if len(own) > 1 else set(replace)
+    own[0] |= strays
+    ledgers = [
+        chain.run(one, place, reporter, only, frozenset(set(replace) & names), say)
+        for one, names in zip(recipes, own, strict=True)
+    ]
     if as_json:
-        typer.echo(json.dumps({name: vars(ledger) for name, ledger in ledgers.items()}))
+        plain = [{name: vars(ledger) for name, ledger in each.items()} for each in ledgers]
+        typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))
 
 
 def ingest(
-    recipe: options.Recipe,
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECIPE...", help="YAML files, or names from `curate recipes`.", show_default=False),
+    ],
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
     as_json: options.Json = False,
     replace: Annotated[
         list[str] | None, typer.Option("--replace", metavar="SOURCE", help="Delete this source's rows first.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of local copies: paths and dataset ids are looked for in it first.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows of each source.")] = None,
+    split: Annotated[str | None, typer.Option(help="Another split than the recipe's.")] = None,
+    config: Annotated[str | None, typer.Option(help="Another configuration of the dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the dataset.")] = None,
+    shuffle: Annotated[
+        int | None, typer.Option(metavar="BUFFER", help="Take rows in random order, from a buffer of so many.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of --shuffle.")] = None,
+    sample_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only the row of this name.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the first row and its prompt; write nothing.")
+    ] = False,
 ) -> None:
     """Bring problems and images in; odd rows become rejects.
 
     Each reject keeps its source's row and the reason.
     """
-    _run(recipe, workspace, settings, as_json, ["ingest"], replace or ())
+    from curate import chain, preview
+    from curate.recipes import find
+
+    changes = {
+        "limit": limit, "split": split, "config": config, "revision": revision, "shuffle": shuffle, "seed": seed,
+        "ids": sample_id or None,
+    }  # fmt: skip
+    loaded = []
+    for recipe in recipes:
+        one = chain.with_sources(chain.load(find(recipe), settings or (), data), changes)
+        one.section("ingest")
+        loaded.append(one)
+    if dry_run:
+        for one in loaded:
+            for text in preview.texts(one):
+                typer.echo(text)
+        return
+    _run_all(loaded, workspace, as_json, ["ingest"], replace or ())
 
 
 def rollout(

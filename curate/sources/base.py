@@ -13,6 +13,7 @@ from curate.errors import RowError
 class SourceRow:
     """One problem as its source has it; `images` are the original bytes, never re-encoded.
 
+    `accepted` are further right answers, `tolerance` is how far off a number is still right (see `answers.Gold`).
     `question` and `answer` may still be missing or odd: `curate ingest` decides and rejects with a reason.
     `truth` is JSON known only to synthetic sources.
     """
@@ -24,6 +25,8 @@ class SourceRow:
     images: Sequence[bytes] = field(default=(), repr=False)
     domain: str | None = None
     answer_type: str | None = None
+    accepted: Sequence[str] = ()
+    tolerance: float | None = None
     truth: str | None = None
 
 

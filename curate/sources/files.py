@@ -17,10 +17,11 @@ from curate.config import FilesSource
 from curate.errors import RowError, UserError
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
+from curate.sources.columns import Numbered
+from curate.sources.roots import open_root
 
 # So many records are read before the columns are checked.
 _LOOK_AHEAD = 100
-Record = tuple[int, dict[str, Any] | RowError]
 
 
 class Files:
@@ -30,9 +31,12 @@ class Files:
         self._config = config
         self._path = config.path if config.path.is_absolute() else base / config.path
         root = config.root if config.root is not None else self._path.parent
-        self._root = root if root.is_absolute() else base / root
-        if config.root is not None and not self._root.is_dir():
-            raise UserError(f'Source "{config.name}": there is no image folder at {config.root}; check root.')
+        at = root if root.is_absolute() else base / root
+        if config.root is not None and not at.exists():
+            raise UserError(
+                f'Source "{config.name}": there is no image folder or archive at {config.root}; check root.'
+            )
+        self._root = open_root(at)
         if not self._path.is_file():
             raise UserError(f'Source "{config.name}": there is no file at {config.path}; check ingest.sources.')
 
@@ -47,22 +51,16 @@ class Files:
         records = reader(self._path)
         ahead = list(itertools.islice(records, _LOOK_AHEAD))
         self._check(ahead)
-        for number, record in itertools.chain(ahead, records):
-            if self._config.limit is not None and number > self._config.limit:
-                return
-            if isinstance(record, RowError):
-                yield BadRow(str(number), record)
-            else:
-                yield columns.row(record, self._config.columns, number, self._root)
+        yield from columns.problems(itertools.chain(ahead, records), self._config, self._root)
 
-    def _check(self, records: Sequence[Record]) -> None:
+    def _check(self, records: Sequence[Numbered]) -> None:
         """Columns are looked for in the first records together: one JSON line may lack what others have (null)."""
-        names = {name: None for _, record in records if isinstance(record, dict) for name in record}
+        names = {name: None for _, record in records if not isinstance(record, RowError) for name in record}
         if names:
             columns.check(self._config.columns, names, f'Source "{self._config.name}": {self._path.name}')
 
 
-def _json_lines(path: Path) -> Iterator[Record]:
+def _json_lines(path: Path) -> Iterator[Numbered]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -80,7 +78,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
                     yield number, RowError("malformed-line", f"line {number}: a JSON object is wanted")
 
 
-def _csv(path: Path) -> Iterator[Record]:
+def _csv(path: Path) -> Iterator[Numbered]:
     """Rows are decoded one by one, so that a bad byte costs its row only."""
     with (
         path.open("rb") as file,
@@ -106,7 +104,7 @@ def _csv(path: Path) -> Iterator[Record]:
                 yield number, {name: cell if cell != "" else None for name, cell in zip(header, cells, strict=True)}
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path) -> Iterator[Numbered]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:

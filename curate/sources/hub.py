@@ -13,6 +13,7 @@ from curate.config import HubSource
 from curate.errors import UserError
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
+from curate.sources.roots import Root, open_root
 
 
 class Hub:
@@ -20,38 +21,54 @@ class Hub:
 
     def __init__(self, config: HubSource, base: Path) -> None:
         self._config = config
-        local = base / config.dataset
-        self._root = local if local.is_dir() else None
-        self._dataset = str(local) if self._root else config.dataset
+        self._base = base
+        self._root: Root | None = None
+        if config.root is not None:
+            at = config.root if config.root.is_absolute() else base / config.root
+            if not at.exists():
+                raise UserError(f'Source "{config.name}": there is no folder or archive at {config.root}; check root.')
+            self._root = open_root(at)
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows, in the order of the dataset."""
-        data = self._open()
-        what = f'Source "{self._config.name}": {self._config.dataset}'
+        data, name = self._open()
+        what = f'Source "{self._config.name}": {name}'
         if data.column_names is not None:
             columns.check(self._config.columns, data.column_names, what)
-        for number, record in enumerate(itertools.islice(self._records(data), self._config.limit), start=1):
-            if number == 1:
-                columns.check(self._config.columns, record, what)
-            yield columns.row(record, self._config.columns, number, self._root)
+        # Without named columns the first record has to be asked.
+        records = enumerate(self._records(data), start=1)
+        ahead = list(itertools.islice(records, 1))
+        for _, record in ahead:
+            columns.check(self._config.columns, record, what)
+        yield from columns.problems(itertools.chain(ahead, records), self._config, self._root)
 
-    def _open(self) -> Any:
+    def _open(self) -> tuple[Any, str]:
+        """The stream and the id that it came from: the first of the ids that can be opened."""
         try:
             import datasets
         except ModuleNotFoundError:
             raise UserError(
                 "Hub sources need the package datasets; install it with: pip install 'curate-prm[hub]'."
             ) from None
-        config = self._config
-        try:
-            data = datasets.load_dataset(
-                self._dataset, config.config, split=config.split, revision=config.revision, streaming=True
-            )
-        except _failures() as error:
-            raise self._failed(
-                "cannot be opened", error, "check dataset, config, split, revision and the network"
-            ) from None
-        return _undecoded(data, datasets)
+        config, first = self._config, None
+        for name in (config.dataset, *config.fallbacks):
+            local = self._base / name
+            try:
+                data = datasets.load_dataset(
+                    str(local) if local.is_dir() else name,
+                    config.config,
+                    split=config.split,
+                    revision=config.revision,
+                    streaming=True,
+                )
+            except _failures() as error:
+                first = first or error
+                continue
+            if local.is_dir() and self._root is None:
+                self._root = open_root(local)
+            return _undecoded(data, datasets), name
+        assert first is not None  # noqa: S101
+        raise self._failed("cannot be opened", first, "check dataset, config, split, revision and the network")
 
     def _records(self, data: Any) -> Iterator[dict[str, Any]]:
         try:

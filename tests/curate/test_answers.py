@@ -271,3 +271,90 @@ def test_it_works_from_threads_and_asyncio(pool):
         return await asyncio.gather(*(asyncio.to_thread(pool.verify, f"{n}*2", str(2 * n)) for n in range(4)))
 
     assert [verdict.outcome for verdict in asyncio.run(ask())] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "tolerance", "outcome"),
+    [
+        ("104", "100", None, True),
+        ("106", "100", None, False),
+        ("106", "100", 0.1, True),
+        ("-4.9", "-5", None, True),
+        ("2012", "2013", None, False),
+        ("2013", "2013", None, True),
+        ("1,950 people", "2,013 people", None, True),
+        ("12", "12%", None, True),
+        ("0.12", "12%", None, False),
+        ("12%", "0.12", None, True),
+        ("12%", "12", None, True),
+        ("0", "0", None, True),
+        ("0.01", "0", None, False),
+        ("Blue", "blue.", None, True),
+        ("bleu", "blue", None, False),
+        ("many", "7", None, False),
+    ],
+)
+def test_relaxed(response, gold, tolerance, outcome):
+    assert grade(response, gold, "relaxed", tolerance=tolerance).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "outcome"),
+    [
+        ("United States of America", "united states  of America.", True),
+        ("United State of America", "United States of America", True),
+        ("United Kingdom", "United States of America", False),
+        ("2012", "2013", False),
+        ("1,234,567,891", "1,234,567,890", False),
+        ("1234567890", "1,234,567,890", True),
+        ("cat", "bat", False),
+    ],
+)
+def test_anls(response, gold, outcome):
+    assert grade(response, gold, "anls").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "outcome"),
+    [
+        ("Ohio, Texas and Utah", "Utah, Ohio, Texas.", True),
+        ("Ohio, Texas, and Utah", "Utah; Ohio; Texas", True),
+        ("Ohio, Texas", "Utah, Ohio, Texas", False),
+        ("[1.0, 2]", "2, 1", True),
+        ("New York and Ohio", "Ohio, New York", True),
+        ("Maryland", "Maryland", True),
+        ("Ohio", " , ", None),
+    ],
+)
+def test_sets(response, gold, outcome):
+    assert grade(response, gold, "set").outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "tolerance", "outcome"),
+    [
+        ("12.40", "12.34", 0.01, True),
+        ("12.50", "12.34", 0.01, False),
+        ("12.4", "12.34", None, False),
+        ("101", "100", 0.01, True),
+        ("0.004", "0", 0.005, True),
+        ("0.006", "0", 0.005, False),
+    ],
+)
+def test_numbers_with_a_tolerance(response, gold, tolerance, outcome):
+    assert grade(response, gold, "number", tolerance=tolerance).outcome is outcome
+
+
+def test_any_accepted_answer_will_do():
+    assert grade("NYC", "New York City", "anls", accepted=["NYC", "New York"]).outcome is True
+    assert grade("Rome", "New York City", "anls", accepted=["NYC"]).outcome is False
+    # One of them cannot judge: not wrong, undecided.
+    assert grade("7", "8", "number", accepted=["eight"]).outcome is None
+    assert grade("8", "eight", "number", accepted=["8"]).outcome is True
+
+
+@given(st.text(max_size=80), st.text(min_size=1, max_size=40), st.sampled_from(["relaxed", "anls", "set"]))
+def test_new_graders_never_raise(response, gold, kind):
+    verdict = grade(response, gold, kind)
+    assert verdict.outcome in (True, False, None)
+    assert verdict.rule

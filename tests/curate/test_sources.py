@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import zipfile
 from decimal import Decimal
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from curate.config import ColumnMap, FilesSource, HubSource
 from curate.errors import UserError
 from curate.sources import columns, open_source
 from curate.sources.base import BadRow, SourceRow
+from curate.sources.roots import Folder
 
 
 def picture(colour="red") -> bytes:
@@ -47,6 +49,12 @@ def reasons(rows):
 IMAGE = ColumnMap(image="image")
 
 
+def mapped(record, root=None, **settings):
+    """The rows of one record of a source with these settings."""
+    source = HubSource(kind="hub", name="h", dataset="d", **settings)
+    return list(columns.rows(record, source, 1, root))
+
+
 @pytest.mark.parametrize(
     ("value", "seen"),
     [
@@ -61,14 +69,14 @@ IMAGE = ColumnMap(image="image")
     ],
 )
 def test_choices(value, seen):
-    row = columns.row({"question": "q", "answer": "1", "c": value}, ColumnMap(choices="c"), 1, None)
+    (row,) = mapped({"question": "q", "answer": "1", "c": value}, columns=ColumnMap(choices="c"))
     assert isinstance(row, SourceRow)
     assert row.choices == seen
 
 
 @pytest.mark.parametrize("value", ["a, b", "5", "[" * 5000, "__import__('os').getcwd()", [["a"], {"b": 1}]])
 def test_choices_that_are_none(value):
-    row = columns.row({"question": "q", "answer": "1", "c": value}, ColumnMap(choices="c"), 1, None)
+    (row,) = mapped({"question": "q", "answer": "1", "c": value}, columns=ColumnMap(choices="c"))
     assert isinstance(row, BadRow)
     assert row.error.reason in ("unusable-choices", "unusable-value")
 
@@ -78,7 +86,7 @@ def test_choices_that_are_none(value):
     [(3, "3"), (3.0, "3"), (0.1, "0.1"), (float("nan"), None), (True, "True"), (["7"], "7"), (Decimal("1.50"), "1.50")],
 )
 def test_answers_of_any_kind_are_texts(value, seen):
-    assert columns.row({"question": "q", "answer": value}, ColumnMap(), 1, None).answer == seen
+    assert mapped({"question": "q", "answer": value})[0].answer == seen
 
 
 @given(
@@ -90,16 +98,22 @@ def test_answers_of_any_kind_are_texts(value, seen):
 )
 def test_a_cell_of_any_kind_gives_a_row_or_a_bad_row(value):
     record = {"question": value, "answer": value, "c": value, "i": value, "id": value, "d": value}
-    mapped = ColumnMap(id="id", choices="c", image="i", domain="d")
-    row = columns.row(record, mapped, 1, None)
-    assert row.source_row.encode()
-    if isinstance(row, SourceRow):
-        assert all(isinstance(data, bytes) for data in row.images)
+    whole = ColumnMap(id=("id", "d.x"), question="{question}\n{id}", choices="c", image=("i", "d"), domain="d")
+    talk = ColumnMap(conversation="c", image="i", answer_type="d", decimals="id")
+    for settings in (
+        {"columns": whole},
+        {"columns": whole, "choices_form": "lettered", "answer_form": "index"},
+        {"columns": whole, "choices_form": "commas", "answer_form": "accepted", "form": "instructed"},
+        {"columns": talk, "answer_types": {"text": "text"}, "form": "cauldron", "where": {"d": (None, "x")}},
+    ):
+        for row in mapped(record, **settings):
+            assert row.source_row.encode()
+            if isinstance(row, SourceRow):
+                assert all(isinstance(data, bytes) for data in row.images)
 
 
 def test_pictures_by_path_bytes_struct_and_list(place):
     data = picture("blue")
-    root = place
     for value, seen in [
         ("one.png", [picture()]),
         (data, [data]),
@@ -109,7 +123,7 @@ def test_pictures_by_path_bytes_struct_and_list(place):
         (None, []),
         (["one.png", None], [picture()]),
     ]:
-        row = columns.row({"question": "q", "answer": "1", "image": value}, IMAGE, 1, root)
+        (row,) = mapped({"question": "q", "answer": "1", "image": value}, Folder(place), columns=IMAGE)
         assert list(row.images) == seen
 
 
@@ -192,7 +206,7 @@ def test_a_damaged_parquet_file_is_one_sentence(place, cut):
 
 
 def test_a_missing_image_folder_is_one_sentence(place):
-    with pytest.raises(UserError, match="no image folder at nowhere"):
+    with pytest.raises(UserError, match="no image folder or archive at nowhere"):
         read(place, "rows.jsonl", line(), root="nowhere")
 
 
@@ -229,3 +243,187 @@ def test_a_dataset_that_breaks_in_the_middle_is_one_sentence(place):
     (place / "hub" / "rows.jsonl").write_bytes(line() + b"{broken\n")
     with pytest.raises(UserError, match=r"stopped in the middle|cannot be opened"):
         hub(place)
+
+
+def test_a_template_leaves_out_lines_whose_columns_are_empty():
+    where = ColumnMap(question="Context: {hint}\n{meta.text} ({unit})\nEnd.")
+    both = {"hint": "h", "meta": {"text": "t"}, "unit": "cm", "answer": "1"}
+    assert mapped(both, columns=where)[0].question == "Context: h\nt (cm)\nEnd."
+    assert mapped(both | {"hint": None, "unit": ""}, columns=where)[0].question == "t ()\nEnd."
+    # What a cell holds is never read as a template.
+    assert mapped(both | {"hint": "{unit}"}, columns=where)[0].question.startswith("Context: {unit}\n")
+
+
+def test_several_columns_name_a_row_and_hold_its_pictures():
+    a, b = picture("red"), picture("blue")
+    record = {"ID": 7, "key": "2steps_1", "question": "q", "answer": "1", "image_1": a, "image_2": None, "image_3": b}
+    (row,) = mapped(record, columns=ColumnMap(id=("ID", "key"), image=("image_1", "image_2", "image_3")))
+    assert row.source_row == "7-2steps_1"
+    assert list(row.images) == [a, b]
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [(0, "A"), ("2", "C"), (2.0, "C"), (None, None), (3, "answer-not-in-choices"), ("-1", "answer-not-in-choices"),
+     ("B", "answer-not-in-choices")],
+)  # fmt: skip
+def test_an_index_is_a_letter_from_0(answer, seen):
+    record = {"question": "q", "answer": answer, "c": ["x", "y", "z"]}
+    (row,) = mapped(record, columns=ColumnMap(choices="c"), answer_form="index")
+    assert (row.error.reason if isinstance(row, BadRow) else row.answer) == seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [
+        (["a", "b"], ("a", "b")),
+        ("['$6.0', '6']", ("$6.0", "6")),
+        ("[0, 1)", ("[0, 1)",)),
+        ("plain", ("plain",)),
+        ([None, "", "x"], ("x",)),
+        ([], (None,)),
+        (None, (None,)),
+    ],
+)
+def test_several_accepted_answers(answer, seen):
+    (row,) = mapped({"question": "q", "answer": answer}, answer_form="accepted")
+    assert (row.answer, *row.accepted) == seen
+
+
+def test_choices_in_one_text():
+    record = {"question": "q", "answer": "B", "c": "A. 3; B. 4 cm; C. None of the above"}
+    (row,) = mapped(record, columns=ColumnMap(choices="c"), choices_form="lettered")
+    assert row.choices == ("3", "4 cm", "None of the above")
+    (row,) = mapped(record | {"c": "red, blue,green"}, columns=ColumnMap(choices="c"), choices_form="commas")
+    assert row.choices == ("red", "blue", "green")
+    (row,) = mapped(record | {"c": "3 or 4"}, columns=ColumnMap(choices="c"), choices_form="lettered")
+    assert row.error.reason == "unusable-choices"
+
+
+def test_a_conversation_is_a_problem_for_each_turn():
+    talk = [{"user": "One?", "assistant": "1"}, {"user": "Two?", "assistant": "2"}]
+    rows = mapped({"id": "x", "texts": talk}, columns=ColumnMap(id="id", conversation="texts"))
+    assert [(row.source_row, row.question, row.answer) for row in rows] == [("x/0", "One?", "1"), ("x/1", "Two?", "2")]
+    llava = [
+        {"from": "system", "value": "s"},
+        {"from": "human", "value": "<image>\nOne?"},
+        {"from": "gpt", "value": "1"},
+        {"from": "human", "value": "never answered"},
+    ]
+    (row,) = mapped({"c": llava}, columns=ColumnMap(conversation="c"), turns=3)
+    assert (row.question, row.answer) == ("<image>\nOne?", "1")
+    for odd in (None, [], "text", [{"from": "human", "value": "?"}]):
+        (row,) = mapped({"c": odd}, columns=ColumnMap(conversation="c"))
+        assert row.error.reason == "no-conversation"
+    rows = mapped({"texts": [*talk, {"user": "Three?", "assistant": {}}]}, columns=ColumnMap(conversation="texts"))
+    assert [row.error.reason for row in rows] == ["unusable-value"]
+
+
+def test_rows_that_the_recipe_does_not_want_are_counted():
+    for value, reason in (("a", None), (3, None), (None, "not-wanted"), ("b", "not-wanted")):
+        (row,) = mapped({"question": "q", "answer": "1", "kind": value}, where={"kind": ("a", 3)})
+        assert (row.error.reason if isinstance(row, BadRow) else None) == reason
+    (row,) = mapped({"question": "q", "answer": "1", "image": None}, columns=IMAGE, require_image=True)
+    assert row.error.reason == "no-image"
+
+
+def test_the_rows_own_answer_type_and_decimals():
+    settings = {
+        "columns": ColumnMap(choices="c", answer_type="type", decimals="precision"),
+        "answer_types": {"float": "number", "text": "text"},
+    }
+    record = {"question": "q", "answer": "1.25", "c": None, "type": "float", "precision": 1.0}
+    (row,) = mapped(record, **settings)
+    assert row.answer_type == "number"
+    assert row.tolerance == pytest.approx(0.05 / 1.25)
+    (row,) = mapped(record | {"answer": "0", "precision": 2.0}, **settings)
+    assert row.tolerance == 0.005
+    (row,) = mapped(record | {"type": "text", "answer": "x", "precision": float("nan")}, **settings)
+    assert (row.answer_type, row.tolerance) == ("text", None)
+    (row,) = mapped(record | {"c": ["a", "b"], "answer": "a", "precision": None}, **settings)
+    assert row.answer_type is None
+    (row,) = mapped(record | {"type": "picture"}, **settings)
+    assert row.error.reason == "unknown-answer-type"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"turns": 2}, "columns.conversation"),
+        ({"answer_form": "index"}, "columns.choices"),
+        ({"answer_types": {"a": "text"}}, "columns.answer_type"),
+        ({"columns": ColumnMap(answer_type="t")}, "answer_types"),
+        ({"form": "couldron"}, 'did you mean "cauldron"'),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        mapped({}, **settings)
+
+
+@pytest.mark.parametrize("top", ["", "images/"])
+def test_pictures_in_a_zip_are_read_in_place(place, top):
+    with zipfile.ZipFile(place / "images.zip", "w") as archive:
+        archive.writestr(f"{top}a/1.png", picture("green"))
+        archive.writestr(f"{top}a/odd name.png", picture("blue"))
+    paths = ["a/1.png", "./a/odd name.png", f"{top}a/1.png", "a/2.png", "../a/1.png", "/etc/passwd", "a"]
+    data = b"".join(line(image=path) for path in paths)
+    rows = read(place, "rows.jsonl", data, root="images.zip", columns=IMAGE)
+    assert reasons(rows) == [
+        None,
+        None,
+        None,
+        "image-missing",
+        "image-outside-root",
+        "image-outside-root",
+        "image-missing",
+    ]
+    assert list(rows[1].images) == [picture("blue")]
+
+
+def test_a_damaged_archive_costs_its_pictures_or_says_so(place):
+    with zipfile.ZipFile(place / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", picture() * 50)
+    whole = bytearray((place / "images.zip").read_bytes())
+    whole[60] ^= 0xFF
+    (place / "bad.zip").write_bytes(whole)
+    assert reasons(read(place, "rows.jsonl", line(image="a.png"), root="bad.zip", columns=IMAGE)) == [
+        "image-unreadable"
+    ]
+    (place / "cut.zip").write_bytes(whole[:-30])
+    with pytest.raises(UserError, match="no readable zip archive"):
+        read(place, "rows.jsonl", root="cut.zip", columns=IMAGE)
+
+
+def test_a_hub_source_falls_back_to_its_other_ids(place):
+    (place / "copy").mkdir()
+    pq.write_table(pa.table({"question": ["q"], "answer": ["1"]}), place / "copy" / "train.parquet")
+    (row,) = hub(place, fallbacks=("neither", "copy"))
+    assert row.question == "q"
+    with pytest.raises(UserError, match="hub cannot be opened"):
+        hub(place, fallbacks=("neither",))
+
+
+def test_a_shuffle_is_the_same_every_time_and_loses_nothing(place):
+    data = b"".join(line(question=str(number)) for number in range(50))
+    orders = [
+        [row.question for row in read(place, "rows.jsonl", data, shuffle=size, seed=seed)]
+        for size, seed in ((10, 0), (10, 0), (10, 1), (100, 0))
+    ]
+    assert orders[0] == orders[1]
+    assert len({tuple(order) for order in orders}) == 3
+    for order in orders:
+        assert sorted(order, key=int) == [str(number) for number in range(50)]
+    few = read(place, "rows.jsonl", shuffle=100, limit=5)
+    assert [row.question for row in few] == orders[3][:5]
+    # The name of a row is where it stands in the source, in whatever order it comes.
+    assert all(row.source_row == str(int(row.question) + 1) for row in few)
+
+
+def test_rows_by_name(place):
+    data = b"".join(line(id=name) for name in "abcab") + b"never read: reading ends with the last name\n"
+    rows = read(place, "rows.jsonl", data, ids=("c", "a"), columns=ColumnMap(id="id"))
+    assert [row.source_row for row in rows] == ["a", "c"]
+    with pytest.raises(UserError, match="no row is named z"):
+        read(place, "rows.jsonl", ids=("a", "z"), columns=ColumnMap(id="id"))
+    assert [row.source_row for row in read(place, "rows.jsonl", ids=("2",))] == ["2"]

@@ -75,7 +75,9 @@ def fill(workspace: Workspace, role: str, examples: list[dict], images: list[dic
             "question": row["question"],
             "choices": row["choices"],
             "answer": row["answer"],
+            "accepted": [],
             "answer_type": "number",
+            "tolerance": None,
             "image_hashes": row["image_hashes"],
             "truth": None,
         }

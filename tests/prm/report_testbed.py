@@ -109,7 +109,9 @@ def add_source(
                 "question": text,
                 "choices": [],
                 "answer": gold,
+                "accepted": [],
                 "answer_type": "number",
+                "tolerance": None,
                 "image_hashes": [row["image_hash"]],
                 "truth": None,
             }

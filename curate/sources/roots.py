@@ -1,0 +1,75 @@
+"""Where image paths lead: a folder, or a zip archive read in place. Nothing outside of it is read."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from curate.errors import RowError, UserError
+
+# A member that unpacks to more is a bomb; `ingest.max_image_bytes` is the limit for what is sound.
+_LARGEST_MEMBER = 512 * 2**20
+
+
+class Root(Protocol):
+    """Bytes by a path relative to it; RowError with the reason when there are none."""
+
+    def read(self, name: str) -> bytes: ...
+
+
+class Folder:
+    """A folder; links may not lead out of it."""
+
+    def __init__(self, path: Path) -> None:
+        self._base = path.resolve()
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+        try:
+            path = (self._base / name).resolve()
+            if not path.is_relative_to(self._base):
+                raise RowError("image-outside-root", f"{name} leads out of the image folder")
+            # A pipe or a device would be read for ever.
+            if not path.is_file():
+                raise RowError("image-missing", f"{name} is no file in the image folder")
+            return path.read_bytes()
+        except (ValueError, RuntimeError) as error:
+            # No path at all (a NUL byte, half a surrogate pair), or links that go round in a circle.
+            raise RowError("image-missing", f"{name.encode('utf-8', 'replace').decode()}: {error}") from None
+        except OSError as error:
+            raise RowError("image-unreadable", f"{name}: {error.strerror}") from None
+
+
+class Archive:
+    """A zip file; a path is looked up as it is, then below a single top folder that the archive may have."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path.name} is no readable zip archive ({error}); get it again.") from None
+        self._names = {name for name in self._zip.namelist() if not name.endswith("/")}
+        tops = {name.partition("/")[0] for name in self._names if "/" in name}
+        self._top = tops.pop() if len(tops) == 1 and all("/" in name for name in self._names) else None
+
+    def read(self, name: str) -> bytes:
+        """The member's bytes."""
+        plain = str(PurePosixPath(name))
+        if plain.startswith(("/", "..")) or "/../" in f"/{plain}/":
+            raise RowError("image-outside-root", f"{name} leads out of the archive")
+        found = next((at for at in (plain, f"{self._top}/{plain}") if at in self._names), None)
+        if found is None:
+            raise RowError("image-missing", f"{name} is not in the archive")
+        if self._zip.getinfo(found).file_size > _LARGEST_MEMBER:
+            raise RowError("image-too-large", f"{name} unpacks to {self._zip.getinfo(found).file_size:,} bytes")
+        try:
+            return self._zip.read(found)
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            raise RowError("image-unreadable", f"{name} in the archive: {error}") from None
+
+
+def open_root(path: Path) -> Root:
+    """The root at a path; UserError when it is neither a folder nor a readable zip archive."""
+    return Archive(path) if path.is_file() else Folder(path)
