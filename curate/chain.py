@@ -22,6 +22,8 @@ import yaml
 from curate.config import (
     SECTIONS,
     Config,
+    DecontaminateConfig,
+    DedupConfig,
     IngestConfig,
     LabelConfig,
     RolloutConfig,
@@ -93,6 +95,18 @@ def _ingest(context: Context, config: IngestConfig) -> Ledger:
     return ingest.run(config, context.workspace, context.recipe.base, context.reporter, context.replace)
 
 
+def _dedup(context: Context, config: DedupConfig) -> Ledger:
+    from curate import overlap
+
+    return overlap.dedup(config, context.workspace)
+
+
+def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
+    from curate import overlap
+
+    return overlap.decontaminate(config, context.workspace)
+
+
 def _located(config: RolloutConfig, recipe: Recipe) -> RolloutConfig:
     """The same with the model's folder found; relative paths are relative to the recipe."""
     engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
@@ -135,6 +149,8 @@ def _shard(context: Context, config: ShardConfig) -> Ledger:
 
 _OWN = {
     "ingest": Stage("ingest", 10, IngestConfig, _ingest),
+    "dedup": Stage("dedup", 12, DedupConfig, _dedup),
+    "decontaminate": Stage("decontaminate", 14, DecontaminateConfig, _decontaminate),
     "rollout": Stage("rollout", 20, RolloutConfig, _rollout, generates=True),
     "label": Stage("label", 30, LabelConfig, _label, generates=True),
     "shard": Stage("shard", 40, ShardConfig, _shard),

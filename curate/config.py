@@ -192,6 +192,30 @@ class IngestConfig(Config):
         return self
 
 
+class DedupConfig(Config):
+    """`curate dedup`: of problems that are too much alike, one stays."""
+
+    image_distance: int = Field(default=4, ge=0, le=16)
+    """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
+    text_similarity: float = Field(default=0.9, gt=0, le=1)
+    """Jaccard similarity of the questions' shingles from which on two questions are the same."""
+    across: bool = True
+    """Between domains, too."""
+
+
+class DecontaminateConfig(Config):
+    """`curate decontaminate`: training problems that the meta or test set shows are left out."""
+
+    image_distance: int = Field(default=4, ge=0, le=16)
+    """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
+    text_similarity: float = Field(default=0.8, gt=0, le=1)
+    """Jaccard similarity of the questions' shingles from which on a text counts as the same."""
+    min_characters: int = Field(default=60, ge=1)
+    """A shorter question that has a picture is no overlap by its text alone: "How many bars are there?"."""
+    clean: tuple[Role, ...] = ("meta", "test")
+    """The sets that training must not show."""
+
+
 def _known_engine(name: str) -> str:
     # Installed packages may add engines, and the table of engines imports this module.
     from curate.engines import known
@@ -281,6 +305,8 @@ class ShardConfig(Config):
 
 SECTIONS: dict[str, type[Config]] = {
     "ingest": IngestConfig,
+    "dedup": DedupConfig,
+    "decontaminate": DecontaminateConfig,
     "rollout": RolloutConfig,
     "label": LabelConfig,
     "shard": ShardConfig,

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate import prompts, steps
+from curate.active import dropped
 from curate.answers import extract, grade
 from curate.config import RolloutConfig
 from curate.engines.base import Image, Sample, Sampling
@@ -62,11 +63,14 @@ def sampling(config: RolloutConfig, max_tokens: int) -> Sampling:
 
 
 def problems(workspace: Workspace, roles: Sequence[str]) -> list[Row]:
-    """Problems of these roles; UserError when there is none."""
-    table = workspace.read(PROBLEMS, where=pc.field("role").isin(list(roles)))
-    if not table.num_rows:
-        raise UserError(f"The workspace has no problems of role {', '.join(roles)}; run `curate ingest` first.")
-    return list(table.to_pylist())
+    """Problems of these roles but for dropped ones; UserError when there is none."""
+    out = dropped(workspace)
+    rows = workspace.read(PROBLEMS, where=pc.field("role").isin(list(roles))).to_pylist()
+    kept = [row for row in rows if row["problem_id"] not in out]
+    if not kept:
+        cure = "all were dropped, see the table drops" if rows else "run `curate ingest` first"
+        raise UserError(f"The workspace has no problems of role {', '.join(roles)}; {cure}.")
+    return kept
 
 
 class Pictures:

@@ -76,6 +76,25 @@ PROBLEMS = _table(
     version=2,
 )
 
+# Problems that later stages leave alone, and which other problem each is too much like.
+DROPS = _table(
+    "drops",
+    {
+        "problem_id": _text,
+        "domain": _text,
+        "role": _text,
+        "by": _text,
+        "reason": _text,
+        "against": _text,
+        "against_domain": _text,
+        "against_role": _text,
+        "image_distance": _count,
+        "text_similarity": _real,
+    },
+    key=("problem_id", "by"),
+    optional=("image_distance", "text_similarity"),
+)
+
 IMAGES = _table(
     "images",
     {
@@ -242,6 +261,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         PROBLEMS,
+        DROPS,
         IMAGES,
         REJECTS,
         ROLLOUTS,

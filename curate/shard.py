@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate import lineage
+from curate.active import dropped
 from curate.config import ShardConfig
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
@@ -88,12 +89,14 @@ def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: 
     by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)
     for label in workspace.read(STEP_LABELS, where=pc.field("role") == role).to_pylist():
         by_rollout[label["rollout_id"]][label["step_index"]] = label
-    rows, rejects = [], []
+    rows, rejects, out = [], [], dropped(workspace)
     for rollout in rollouts:
         problem = problems[rollout["problem_id"]]
         labels = by_rollout[rollout["rollout_id"]]
         example = _example(rollout, problem, labels, config.min_graded)
         try:
+            if problem["problem_id"] in out:
+                raise RowError(out[problem["problem_id"]], "its problem was dropped, see the table drops")
             _check(example, bool(labels))
         except RowError as error:
             rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))

@@ -109,6 +109,32 @@ def ingest(
     _run_all(loaded, workspace, as_json, ["ingest"], replace or ())
 
 
+def dedup(
+    recipe: options.Recipe,
+    workspace: options.Workspace = options.WORKSPACE,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Drop all but one of problems that are too much alike.
+
+    Nothing is deleted: the table drops says which, against what, and why.
+    """
+    _run(recipe, workspace, settings, as_json, ["dedup"], ())
+
+
+def decontaminate(
+    recipe: options.Recipe,
+    workspace: options.Workspace = options.WORKSPACE,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Drop training problems that the meta or test set shows.
+
+    By picture and by text; the table drops says against what.
+    """
+    _run(recipe, workspace, settings, as_json, ["decontaminate"], ())
+
+
 def rollout(
     recipe: options.Recipe,
     workspace: options.Workspace = options.WORKSPACE,
@@ -156,6 +182,8 @@ def run(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "ingest": ingest,
+    "dedup": dedup,
+    "decontaminate": decontaminate,
     "rollout": rollout,
     "label": label,
     "shard": shard,
