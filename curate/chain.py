@@ -19,24 +19,20 @@ from typing import Any
 
 import yaml
 
-from curate.config import (
+from curate.config import Config, apply_settings, did_you_mean, read_yaml, validate
+from curate.engines.keeper import Engines
+from curate.engines.models import locate
+from curate.errors import UserError
+from curate.lineage import Ledger, versions
+from curate.sections import (
     SECTIONS,
-    Config,
     DecontaminateConfig,
     DedupConfig,
     IngestConfig,
     LabelConfig,
     RolloutConfig,
     ShardConfig,
-    apply_settings,
-    did_you_mean,
-    read_yaml,
-    validate,
 )
-from curate.engines.keeper import Engines
-from curate.engines.models import locate
-from curate.errors import UserError
-from curate.lineage import Ledger, versions
 from curate.seeds import digest
 from curate.stage import Reporter
 from curate.store import Workspace, write_atomic

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 from curate import prompts, steps
 from curate.active import dropped
 from curate.answers import extract, grade
-from curate.config import RolloutConfig
 from curate.engines.base import Image, Sample, Sampling
 from curate.engines.models import fingerprint
 from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, Row
+from curate.sections import RolloutConfig
 from curate.seeds import digest
 from curate.store import Workspace
 

@@ -17,11 +17,12 @@ import pyarrow.dataset as pads
 
 from curate import lineage
 from curate.answers import grade, infer_type
-from curate.config import FilesSource, HubSource, IngestConfig, SyntheticSource, did_you_mean
+from curate.config import did_you_mean
 from curate.errors import RowError, UserError
 from curate.images import ImageFacts, inspect
 from curate.lineage import Ledger
 from curate.schema import IMAGES, PROBLEMS, REJECTS, Row
+from curate.sections import FilesSource, HubSource, IngestConfig, SyntheticSource
 from curate.seeds import content_hash, digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, SourceRow

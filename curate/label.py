@@ -16,12 +16,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate import generation, lineage, montecarlo, prompts
-from curate.config import LabelConfig, RolloutConfig
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
 from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS, Row
+from curate.sections import LabelConfig, RolloutConfig
 from curate.seeds import seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from curate import lineage, similar
 from curate.answers.base import folded
-from curate.config import DecontaminateConfig, DedupConfig
 from curate.errors import UserError
 from curate.lineage import Ledger
 from curate.schema import DROPS, IMAGES, PROBLEMS, Row
+from curate.sections import DecontaminateConfig, DedupConfig
 from curate.store import Workspace
 
 _COLUMNS = ["problem_id", "domain", "role", "question", "choices", "answer", "image_hashes"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.config import IngestConfig, did_you_mean, read_yaml, validate
+from curate.config import did_you_mean, read_yaml, validate
 from curate.errors import UserError
+from curate.sections import IngestConfig
 
 
 @dataclass(frozen=True)

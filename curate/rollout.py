@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from curate import generation, lineage, prompts, steps
-from curate.config import RolloutConfig
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError
 from curate.lineage import Ledger
 from curate.schema import PROBLEMS, ROLLOUTS, Row
+from curate.sections import RolloutConfig
 from curate.seeds import seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace

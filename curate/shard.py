@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from curate import lineage
 from curate.active import dropped
-from curate.config import ShardConfig
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.sections import ShardConfig
 from curate.stage import Reporter
 from curate.store import Workspace
 

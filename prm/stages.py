@@ -11,9 +11,10 @@ from typing import Literal
 from pydantic import Field
 
 from curate.chain import Context, Stage
-from curate.config import Config, Role
+from curate.config import Config
 from curate.engines.models import locate
 from curate.lineage import Ledger
+from curate.sections import Role
 from prm.config import TrainConfig
 
 

@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "vllm", "transformers", "datasets", "ray"}
 STANDARD = set(sys.stdlib_module_names)
 LEAVES = ("schema", "errors", "seeds")
-STAGES = ("ingest", "rollout", "label", "shard")
+STAGES = ("ingest", "overlap", "rollout", "label", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
-    "schema", "errors", "seeds", "config", "store", "lineage", "catalog", "stage", "chain", "progress",
+    "schema", "errors", "seeds", "config", "sections", "store", "lineage", "catalog", "stage", "chain", "progress",
     "prompts", "steps", "montecarlo", "images", "answers",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",

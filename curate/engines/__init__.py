@@ -12,9 +12,10 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from curate.config import EngineConfig, did_you_mean
+from curate.config import did_you_mean
 from curate.engines.base import Engine
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 ENTRY_POINTS = "curate.engines"
 

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from curate.config import EngineConfig
 from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sample
 from curate.errors import RowError
+from curate.sections import EngineConfig
 
 MAX_RESTARTS = 3
 Result = TypeVar("Result")

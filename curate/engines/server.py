@@ -16,10 +16,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from curate.config import EngineConfig, did_you_mean
+from curate.config import did_you_mean
 from curate.engines.base import EngineDead, Image, Request, RequestRejected, Sample
 from curate.engines.detokenize import join_bytes
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

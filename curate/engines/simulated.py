@@ -27,10 +27,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from curate import seeds
-from curate.config import Config, EngineConfig, did_you_mean, validate
+from curate.config import Config, did_you_mean, validate
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.detokenize import join_bytes
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 STATES = ("good", "flawed", "dead")
 VERSION = "1"

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.config import EngineConfig, did_you_mean
+from curate.config import did_you_mean
 from curate.engines import torch_companions
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 _ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
 

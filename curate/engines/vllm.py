@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
-from curate.config import EngineConfig, did_you_mean
+from curate.config import did_you_mean
 from curate.engines import torch_companions, vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curate.config import FilesSource, HubSource, SyntheticSource
+from curate.sections import FilesSource, HubSource, SyntheticSource
 from curate.sources.base import Source
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from curate.config import ColumnMap, MappedSource, did_you_mean
+from curate.config import did_you_mean
 from curate.errors import RowError, UserError
+from curate.sections import ColumnMap, MappedSource
 from curate.seeds import rng
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.forms import FORMS, lettered

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.config import FilesSource
 from curate.errors import RowError, UserError
+from curate.sections import FilesSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.columns import Numbered

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate.config import HubSource
 from curate.errors import UserError
+from curate.sections import HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Root, open_root

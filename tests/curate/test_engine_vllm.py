@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_model import picture, save_tiny_model
 
-from curate.config import EngineConfig
 from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sampling
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 # An owner with one child that prepares itself as vLLM's processes do; the child says its process id and sleeps.
 OWNER = """

@@ -21,12 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import picture, save_tiny_model
 
-from curate.config import EngineConfig, validate
+from curate.config import validate
 from curate.engines import build, simulated, torch_companions
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
 from curate.engines.chat import Chat, Pictures
 from curate.engines.detokenize import Detokenizer, join_bytes
 from curate.errors import UserError
+from curate.sections import EngineConfig
 
 WARM = Sampling(1.0, 1.0, 0, 400)
 

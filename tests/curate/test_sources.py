@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from curate.config import ColumnMap, FilesSource, HubSource
 from curate.errors import UserError
+from curate.sections import ColumnMap, FilesSource, HubSource
 from curate.sources import columns, open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Folder

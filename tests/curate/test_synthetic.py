@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.config import SyntheticSource
 from curate.errors import UserError
+from curate.sections import SyntheticSource
 from curate.seeds import content_hash
 from curate.sources.synthetic import Synthetic, chain, judge_truth
 from curate.sources.synthetic.tasks import TASKS

@@ -9,11 +9,12 @@ import pytest
 
 from curate import answers, chain, rollout, shard
 from curate.answers import Grade
-from curate.config import RolloutConfig, validate
+from curate.config import validate
 from curate.engines.base import Sample
 from curate.engines.simulated import SimulatedEngine
 from curate.errors import BudgetError, UserError
 from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.sections import RolloutConfig
 from curate.stage import Silent, Unit
 from curate.store import Workspace
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from curate.config import SyntheticSource, did_you_mean
+from curate.config import did_you_mean
 from curate.errors import UserError
+from curate.sections import SyntheticSource
 from curate.seeds import rng
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.synthetic import chain
