@@ -7,8 +7,10 @@ record says so, and a killed ingest skips the rows that are there.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,9 @@ class Picture:
     facts: ImageFacts
 
 
+Look = Future[Picture | RowError]
+
+
 def _question_key(row: Row) -> str:
     return digest(row["question"], row["choices"])
 
@@ -123,12 +128,18 @@ def _hashes(images: Partition) -> set[str]:
     return set(images.read(["image_hash"])["image_hash"].to_pylist())
 
 
-def _chunks(rows: Iterator[SourceRow | BadRow]) -> Iterator[list[SourceRow | BadRow]]:
-    """What is committed at once: so many rows, fewer where their pictures are large."""
-    chunk, held = list[SourceRow | BadRow](), 0
+def _chunks(
+    rows: Iterator[SourceRow | BadRow], config: IngestConfig, pool: Executor
+) -> Iterator[list[tuple[SourceRow | BadRow, list[Look]]]]:
+    """What is committed at once: so many rows, fewer where their pictures are large.
+
+    Pictures are looked at by other threads while the next rows are read: Pillow decodes outside of Python's lock.
+    """
+    chunk, held = list[tuple[SourceRow | BadRow, list[Look]]](), 0
     for row in rows:
-        chunk.append(row)
-        held += sum(map(len, row.images)) if isinstance(row, SourceRow) else 0
+        images = row.images if isinstance(row, SourceRow) else ()
+        chunk.append((row, [pool.submit(_look, data, config) for data in images]))
+        held += sum(map(len, images))
         if len(chunk) >= CHUNK or held >= CHUNK_BYTES:
             yield chunk
             chunk, held = [], 0
@@ -166,15 +177,16 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
     there, images_there = partition.keys(), workspace.partition(IMAGES, source.name).keys()
     workspace.partition(REJECTS, source.name).clear()
     ledger = Ledger("rows")
-    for chunk in _chunks(adapter.rows()):
-        _take_chunk(chunk, source, config, workspace, seen, there, images_there, ledger)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in _chunks(adapter.rows(), config, pool):
+            _take_chunk(chunk, source, config, workspace, seen, there, images_there, ledger)
     ledger.check(f"{STAGE} {source.name}")
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
     return ledger
 
 
 def _take_chunk(
-    chunk: list[SourceRow | BadRow],
+    chunk: list[tuple[SourceRow | BadRow, list[Look]]],
     source: AnySource,
     config: IngestConfig,
     workspace: Workspace,
@@ -186,12 +198,12 @@ def _take_chunk(
     """Sort rows into problems, duplicates and rejects, and commit them: images first, so that no hash dangles."""
     problems, images, rejects = [], dict[str, Row](), []
     reasons: Counter[str] = Counter()
-    for row in chunk:
+    for row, looks in chunk:
         ledger.taken += 1
         try:
             if isinstance(row, BadRow):
                 raise row.error
-            problem, pictures = problem_of(row, source, config)
+            problem, pictures = problem_of(row, source, [look.result() for look in looks])
             _check_new(problem, seen)
         except RowError as error:
             rejects.append(_reject(source, row.source_row, error, ledger.taken))
@@ -217,13 +229,27 @@ def _take_chunk(
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 
 
-def problem_of(row: SourceRow, source: AnySource, config: IngestConfig) -> tuple[Row, list[Picture]]:
+def _look(data: bytes, config: IngestConfig) -> Picture | RowError:
+    """A picture inspected, or what is wrong with it."""
+    try:
+        return Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
+    except RowError as error:
+        return error
+
+
+def look(row: SourceRow, config: IngestConfig) -> list[Picture | RowError]:
+    """All pictures of a row."""
+    return [_look(data, config) for data in row.images]
+
+
+def problem_of(row: SourceRow, source: AnySource, looked: Sequence[Picture | RowError]) -> tuple[Row, list[Picture]]:
     """The problem of a source row, checked; RowError with the reason when it cannot be one."""
     question, answer = _wanted("question", row.question), _wanted("answer", row.answer)
-    pictures = [
-        Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
-        for data in row.images
-    ]
+    pictures = []
+    for picture in looked:
+        if isinstance(picture, RowError):
+            raise picture
+        pictures.append(picture)
     stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
     answer_type = row.answer_type or stated or infer_type(answer, row.choices)
     for each in (answer, *row.accepted):

@@ -68,7 +68,7 @@ def test_an_installed_package_adds_an_engine(tmp_path: Path) -> None:
         "class Echoing:\n    def __init__(self, config, on_note): on_note(config.model)\n"
     )
     code = (
-        "from curate.config import EngineConfig; from curate.engines import build\n"
+        "from curate.sections import EngineConfig; from curate.engines import build\n"
         "print(type(build(EngineConfig(kind='echoing', model='m'), print)).__name__)"
     )
     done = subprocess.run(
@@ -92,7 +92,7 @@ def test_auto_says_what_it_took_and_why(tmp_path: Path) -> None:
 
 def test_choosing_and_checking_an_engine_imports_no_model_library() -> None:
     code = (
-        "import sys; from curate.config import EngineConfig; from curate.engines import build\n"
+        "import sys; from curate.sections import EngineConfig; from curate.engines import build\n"
         "from curate.errors import UserError\n"
         "for kind in ('auto', 'vllm', 'transformers'):\n"
         "    try: build(EngineConfig(kind=kind, model='./no/such/model'))\n"

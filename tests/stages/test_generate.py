@@ -175,7 +175,7 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
     workspace, _ = run(recipe(), ["ingest"])
     problem = workspace.read(PROBLEMS).to_pylist()[0]
 
-    def slow(response, gold, choices):
+    def slow(response, gold):
         time.sleep(0.3)
         return Grade(True, "slow")
 
