@@ -23,21 +23,31 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 SIZES = ((224, 224), (320, 240), (640, 480), (800, 600), (1024, 768))
 CORES = os.cpu_count() or 1
 
 
 def draw(task: tuple[Path, int]) -> None:
-    """One picture of smooth noise with some edges, as large as a photograph of its size."""
+    """Every other picture a chart (flat bars, lines, words), the others smooth with some noise, as photographs are."""
     folder, number = task
     rng = np.random.default_rng(number)
-    width, height = SIZES[number % len(SIZES)]
-    coarse = rng.integers(0, 255, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(image).astype(np.int16) + rng.integers(-12, 12, (height, width, 1))
-    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    width, height = SIZES[number // 2 % len(SIZES)]
+    if number % 2:
+        image = Image.new("RGB", (width, height), "white")
+        pen = ImageDraw.Draw(image)
+        for bar in range(8):
+            left, top = (bar + 1) * width // 10, int(rng.integers(height // 10, height - 20))
+            colour = tuple(int(value) for value in rng.integers(0, 255, 3))
+            pen.rectangle((left, top, left + width // 14, height - 12), fill=colour)
+            pen.text((left, height - 11), str(int(rng.integers(1000))), fill="black")
+            pen.line((0, top, width, top), fill="grey")
+    else:
+        coarse = rng.integers(0, 255, (height // 32 + 1, width // 32 + 1, 3), dtype=np.uint8)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(smooth).astype(np.int16) + rng.integers(-5, 6, (height, width, 1))
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
     image.save(folder / f"{number}.jpg", "JPEG", quality=85)
 
 

@@ -13,8 +13,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from curate.errors import RowError
 
 _ORIENTATION = 0x0112
-# The perceptual hash looks at 32 x 32 points.
-_HASHED = 128
+# The perceptual hash looks at 32 x 32 points of grey.
+_HASHED = 64
+# Modes whose points can be averaged as they are.
+_REDUCED = ("L", "RGB", "CMYK", "YCbCr")
 # Programs, not pictures: Pillow would start an interpreter for them.
 _PROGRAMS = ("EPS", "WMF")
 # What Pillow's decoders raise on damaged files, found by damaging files of every format.
@@ -76,7 +78,7 @@ def as_seen(picture: Image.Image) -> Image.Image:
     """
     upright = ImageOps.exif_transpose(picture)
     if not upright.has_transparency_data:
-        return upright.convert("RGB")
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     layer = upright.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
@@ -90,7 +92,7 @@ def decode(data: bytes) -> Image.Image:
 def _small(picture: Image.Image) -> Image.Image:
     """Shrunk by a whole number, not below `_HASHED` a side: the hash needs no more, and its own filter is slow."""
     factor = min(picture.size) // _HASHED
-    return picture.reduce(factor) if factor > 1 else picture
+    return picture.reduce(factor) if factor > 1 and picture.mode in _REDUCED else picture
 
 
 def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
@@ -101,9 +103,9 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
     if kind in _PROGRAMS:
         raise RowError("image-unreadable", f"{kind} is a program that draws, not a picture; convert it first")
     frames = getattr(picture, "n_frames", 1)
-    # A JPEG can be decoded at an eighth of its size and more: every bit of it is read, so damage shows, in a fraction
-    # of the time.
-    picture.draft(None, (_HASHED, _HASHED))
+    # A JPEG can be decoded at an eighth of its size and more, and in grey: every bit of it is read, so damage shows, in
+    # less time.
+    picture.draft("L", (_HASHED, _HASHED))
     picture.load()
     orientation = picture.getexif().get(_ORIENTATION)
     has_alpha = picture.has_transparency_data
@@ -111,7 +113,7 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
         format=kind,
         width=width,
         height=height,
-        perceptual_hash=str(imagehash.phash(_small(as_seen(picture)))),
+        perceptual_hash=str(imagehash.phash(as_seen(_small(picture)))),
         orientation=orientation if orientation in range(1, 9) else None,
         has_alpha=has_alpha,
         note=f"animated, {frames} frames, the first is used" if frames > 1 else None,

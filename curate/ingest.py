@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.dataset as pads
 
@@ -29,11 +29,13 @@ from curate.seeds import content_hash, digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.stage import Reporter
-from curate.store import Partition, Workspace
+from curate.store import Partition, Workspace, Writer
 
 STAGE = "ingest"
-CHUNK = 1000
-CHUNK_BYTES = 256 * 2**20
+# What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
+CHUNK = 20_000
+CHUNK_BYTES = 24 * 2**20
+T = TypeVar("T")
 AnySource = SyntheticSource | FilesSource | HubSource
 
 
@@ -63,6 +65,15 @@ class _Seen:
             self.image_roles.setdefault(key, row["role"])
         if not row["image_hashes"]:
             self.question_roles.setdefault(_question_key(row), row["role"])
+
+
+@dataclass(frozen=True)
+class _Writers:
+    """Where the rows of a source go."""
+
+    problems: Writer
+    images: Writer
+    rejects: Writer
 
 
 @dataclass(frozen=True)
@@ -147,6 +158,15 @@ def _chunks(
         yield chunk
 
 
+def _ahead(chunks: Iterator[T]) -> Iterator[T]:
+    """The same, with the next one under way in another thread while this one is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
+
+
 def _add(total: Ledger, part: Ledger) -> None:
     total.taken += part.taken
     total.out += part.out
@@ -176,10 +196,11 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
     seen = _Seen.of(workspace, source.name)
     there, images_there = partition.keys(), workspace.partition(IMAGES, source.name).keys()
     workspace.partition(REJECTS, source.name).clear()
+    writers = _Writers(*(Writer(workspace.partition(table, source.name)) for table in (PROBLEMS, IMAGES, REJECTS)))
     ledger = Ledger("rows")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in _chunks(adapter.rows(), config, pool):
-            _take_chunk(chunk, source, config, workspace, seen, there, images_there, ledger)
+        for chunk in _ahead(_chunks(adapter.rows(), config, pool)):
+            _take_chunk(chunk, source, config, writers, seen, there, images_there, ledger)
     ledger.check(f"{STAGE} {source.name}")
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
     return ledger
@@ -189,7 +210,7 @@ def _take_chunk(
     chunk: list[tuple[SourceRow | BadRow, list[Look]]],
     source: AnySource,
     config: IngestConfig,
-    workspace: Workspace,
+    writers: _Writers,
     seen: _Seen,
     there: set[tuple[Any, ...]],
     images_there: set[tuple[Any, ...]],
@@ -220,11 +241,9 @@ def _take_chunk(
             if picture.image_hash not in seen.images:
                 seen.images.add(picture.image_hash)
                 images[picture.image_hash] = _image_row(picture, problem["problem_id"])
-    workspace.partition(IMAGES, source.name).commit_all(
-        row for row in images.values() if (row["image_hash"],) not in images_there
-    )
-    workspace.partition(PROBLEMS, source.name).commit_all(problems)
-    workspace.partition(REJECTS, source.name).commit_all(rejects)
+    writers.images.commit_all(row for row in images.values() if (row["image_hash"],) not in images_there)
+    writers.problems.commit_all(problems)
+    writers.rejects.commit_all(rejects)
     for reason, count in reasons.items():
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 

@@ -23,9 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from curate.errors import UserError
 from curate.schema import TABLES, Row, Table
@@ -169,34 +171,72 @@ class Partition:
 
     def commit(self, shard: int, rows: Iterable[Row]) -> int:
         """Add rows to a shard as one new file, atomically; returns how many. Keys must be new (ValueError)."""
-        rows = sorted(rows, key=lambda row: tuple(row[column] for column in self.table.key))
-        if not rows:
-            return 0
-        keys = {tuple(row[column] for column in self.table.key) for row in rows}
-        if len(keys) < len(rows) or keys & self.keys(shard):
-            raise ValueError(f"table {self.table.name}, shard {shard}: a key is committed twice")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(_PART.fullmatch(path.name)[2]) for path in self.files(shard)]  # type: ignore[index]
-        path = self.folder / f"part-{shard:05d}-{max(taken, default=-1) + 1:04d}.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(self.table.to_arrow(rows), sink, compression="zstd", row_group_size=self.table.row_group)
-        write_atomic(path, sink.getvalue())
-        marker = {"rows": len(rows), "version": self.table.version}
-        write_atomic(path.with_suffix(".done"), json.dumps(marker).encode())
-        return len(rows)
+        return Writer(self).commit(shard, rows)
 
     def commit_all(self, rows: Iterable[Row]) -> int:
         """Add rows, each to its own shard."""
-        shards: dict[int, list[Row]] = {}
-        for row in rows:
-            shards.setdefault(shard_of(row[self.table.shard_by], self.shards), []).append(row)
-        return sum(self.commit(shard, part) for shard, part in sorted(shards.items()))
+        return Writer(self).commit_all(rows)
 
     def clear(self) -> None:
         """Delete the partition. Markers go first: a crash in between leaves nothing half visible."""
         for marker in self.folder.glob("part-*.done"):
             marker.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Writer:
+    """Adds chunk after chunk to a partition that nobody else writes to meanwhile.
+
+    What is there is looked up once a shard, and then remembered in 8 bytes a key, so that many chunks cost no more than
+    their rows.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self._known: dict[int, NDArray[np.int64]] = {}
+        self._next: dict[int, int] = {}
+
+    def commit(self, shard: int, rows: Iterable[Row]) -> int:
+        """Add rows to a shard as one new file, atomically; returns how many. Keys must be new (ValueError)."""
+        table = self.partition.table
+        rows = sorted(rows, key=lambda row: tuple(row[column] for column in table.key))
+        if not rows:
+            return 0
+        self._check_new([tuple(row[column] for column in table.key) for row in rows], shard)
+        self.partition.folder.mkdir(parents=True, exist_ok=True)
+        number = self._next[shard]
+        path = self.partition.folder / f"part-{shard:05d}-{number:04d}.parquet"
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.to_arrow(rows), sink, compression=table.compression, row_group_size=table.row_group)
+        write_atomic(path, sink.getvalue())
+        marker = {"rows": len(rows), "version": table.version}
+        write_atomic(path.with_suffix(".done"), json.dumps(marker).encode())
+        self._next[shard] = number + 1
+        return len(rows)
+
+    def commit_all(self, rows: Iterable[Row]) -> int:
+        """Add rows, each to its own shard."""
+        shards: dict[int, list[Row]] = {}
+        for row in rows:
+            key = shard_of(row[self.partition.table.shard_by], self.partition.shards)
+            shards.setdefault(key, []).append(row)
+        return sum(self.commit(shard, part) for shard, part in sorted(shards.items()))
+
+    def _check_new(self, keys: Sequence[tuple[Any, ...]], shard: int) -> None:
+        if shard not in self._known:
+            taken = [int(_PART.fullmatch(path.name)[2]) for path in self.partition.files(shard)]  # type: ignore[index]
+            self._next[shard] = max(taken, default=-1) + 1
+            self._known[shard] = _prints(self.partition.keys(shard))
+        prints = _prints(keys)
+        # Two keys may share a print; only then is it worth reading them again.
+        met = bool(np.isin(prints, self._known[shard]).any()) and bool(set(keys) & self.partition.keys(shard))
+        if met or len(set(keys)) < len(keys):
+            raise ValueError(f"table {self.partition.table.name}, shard {shard}: a key is committed twice")
+        self._known[shard] = np.concatenate([self._known[shard], prints])
+
+
+def _prints(keys: Iterable[tuple[Any, ...]]) -> NDArray[np.int64]:
+    return np.fromiter((hash(key) for key in keys), np.int64)
 
 
 class Workspace:

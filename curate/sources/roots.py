@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -23,23 +26,29 @@ class Folder:
     """A folder; links may not lead out of it."""
 
     def __init__(self, path: Path) -> None:
-        self._base = path.resolve()
+        self._base = os.path.realpath(path)
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
         try:
-            path = (self._base / name).resolve()
-            if not path.is_relative_to(self._base):
+            # Not by pathlib, which takes three times as long over it.
+            path = os.path.realpath(os.path.join(self._base, name))  # noqa: PTH118
+            if os.path.commonpath([self._base, path]) != self._base:
                 raise RowError("image-outside-root", f"{name} leads out of the image folder")
             # A pipe or a device would be read for ever.
-            if not path.is_file():
+            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
                 raise RowError("image-missing", f"{name} is no file in the image folder")
-            return path.read_bytes()
-        except (ValueError, RuntimeError) as error:
-            # No path at all (a NUL byte, half a surrogate pair), or links that go round in a circle.
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                return file.readall()
+        except (FileNotFoundError, NotADirectoryError):
+            raise RowError("image-missing", f"{name} is no file in the image folder") from None
+        except ValueError as error:
+            # No path at all: a NUL byte, half a surrogate pair.
             raise RowError("image-missing", f"{name.encode('utf-8', 'replace').decode()}: {error}") from None
         except OSError as error:
-            raise RowError("image-unreadable", f"{name}: {error.strerror}") from None
+            # Links that go round in a circle lead nowhere.
+            reason = "image-missing" if error.errno == errno.ELOOP else "image-unreadable"
+            raise RowError(reason, f"{name}: {error.strerror}") from None
 
 
 class Archive:
