@@ -35,6 +35,10 @@ class RowError(Exception):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str]]:
+        """So that it comes back from another process."""
+        return RowError, (self.reason, self.detail)
+
 
 class BudgetError(Exception):
     """More failures than the recipe's error budget allows; what is done is kept and the command exits 1."""

@@ -7,10 +7,9 @@ record says so, and a killed ingest skips the rows that are there.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +20,12 @@ from curate import lineage
 from curate.answers import grade, infer_type
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.images import ImageFacts, inspect
+from curate.images import ImageFacts
+from curate.inspectors import Batch, Found, Inspectors, look
 from curate.lineage import Ledger
 from curate.schema import IMAGES, PROBLEMS, REJECTS, Row
 from curate.sections import FilesSource, HubSource, IngestConfig, SyntheticSource
-from curate.seeds import content_hash, digest
+from curate.seeds import digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.stage import Reporter
@@ -35,6 +35,8 @@ STAGE = "ingest"
 # What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
 CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
+# What goes to an inspector at once.
+BATCH_BYTES = 2**20
 T = TypeVar("T")
 AnySource = SyntheticSource | FilesSource | HubSource
 
@@ -85,7 +87,29 @@ class Picture:
     facts: ImageFacts
 
 
-Look = Future[Picture | RowError]
+@dataclass
+class _Read:
+    """A row as it was read, and where its pictures are in the batch that is being inspected."""
+
+    row: SourceRow | BadRow
+    batch: Batch | None = None
+    start: int = 0
+
+    @property
+    def images(self) -> Sequence[bytes]:
+        """The row's pictures."""
+        return self.row.images if isinstance(self.row, SourceRow) else ()
+
+    def looked(self) -> list[Picture | RowError]:
+        """Its pictures inspected; waits."""
+        if self.batch is None:
+            return []
+        found = self.batch.found()[self.start : self.start + len(self.images)]
+        return [_picture(data, each) for data, each in zip(self.images, found, strict=True)]
+
+
+def _picture(data: bytes, found: Found) -> Picture | RowError:
+    return found if isinstance(found, RowError) else Picture(found[0], data, found[1])
 
 
 def _question_key(row: Row) -> str:
@@ -139,23 +163,33 @@ def _hashes(images: Partition) -> set[str]:
     return set(images.read(["image_hash"])["image_hash"].to_pylist())
 
 
-def _chunks(
-    rows: Iterator[SourceRow | BadRow], config: IngestConfig, pool: Executor
-) -> Iterator[list[tuple[SourceRow | BadRow, list[Look]]]]:
-    """What is committed at once: so many rows, fewer where their pictures are large.
-
-    Pictures are looked at by other threads while the next rows are read: Pillow decodes outside of Python's lock.
-    """
-    chunk, held = list[tuple[SourceRow | BadRow, list[Look]]](), 0
+def _chunks(rows: Iterator[SourceRow | BadRow], inspectors: Inspectors) -> Iterator[list[_Read]]:
+    """What is committed at once: so many rows, fewer where their pictures are large. Inspection begins at once."""
+    chunk, batch, held, waiting = list[_Read](), list[_Read](), 0, 0
     for row in rows:
-        images = row.images if isinstance(row, SourceRow) else ()
-        chunk.append((row, [pool.submit(_look, data, config) for data in images]))
-        held += sum(map(len, images))
-        if len(chunk) >= CHUNK or held >= CHUNK_BYTES:
+        batch.append(_Read(row))
+        size = sum(map(len, row.images)) if isinstance(row, SourceRow) else 0
+        held, waiting = held + size, waiting + size
+        full = len(chunk) + len(batch) >= CHUNK or held >= CHUNK_BYTES
+        if full or waiting >= BATCH_BYTES:
+            _inspect(batch, inspectors)
+            chunk, batch, waiting = chunk + batch, [], 0
+        if full:
             yield chunk
             chunk, held = [], 0
-    if chunk:
-        yield chunk
+    _inspect(batch, inspectors)
+    if chunk + batch:
+        yield chunk + batch
+
+
+def _inspect(reads: Sequence[_Read], inspectors: Inspectors) -> None:
+    images = [data for read in reads for data in read.images]
+    if not images:
+        return
+    batch, start = inspectors.submit(images), 0
+    for read in reads:
+        read.batch, read.start = batch, start
+        start += len(read.images)
 
 
 def _ahead(chunks: Iterator[T]) -> Iterator[T]:
@@ -198,8 +232,8 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
     workspace.partition(REJECTS, source.name).clear()
     writers = _Writers(*(Writer(workspace.partition(table, source.name)) for table in (PROBLEMS, IMAGES, REJECTS)))
     ledger = Ledger("rows")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in _ahead(_chunks(adapter.rows(), config, pool)):
+    with Inspectors(config.max_pixels, config.max_image_bytes) as inspectors:
+        for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
             _take_chunk(chunk, source, config, writers, seen, there, images_there, ledger)
     ledger.check(f"{STAGE} {source.name}")
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
@@ -207,7 +241,7 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
 
 
 def _take_chunk(
-    chunk: list[tuple[SourceRow | BadRow, list[Look]]],
+    chunk: list[_Read],
     source: AnySource,
     config: IngestConfig,
     writers: _Writers,
@@ -219,12 +253,13 @@ def _take_chunk(
     """Sort rows into problems, duplicates and rejects, and commit them: images first, so that no hash dangles."""
     problems, images, rejects = [], dict[str, Row](), []
     reasons: Counter[str] = Counter()
-    for row, looks in chunk:
+    for read in chunk:
+        row = read.row
         ledger.taken += 1
         try:
             if isinstance(row, BadRow):
                 raise row.error
-            problem, pictures = problem_of(row, source, [look.result() for look in looks])
+            problem, pictures = problem_of(row, source, read.looked())
             _check_new(problem, seen)
         except RowError as error:
             rejects.append(_reject(source, row.source_row, error, ledger.taken))
@@ -248,17 +283,10 @@ def _take_chunk(
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 
 
-def _look(data: bytes, config: IngestConfig) -> Picture | RowError:
-    """A picture inspected, or what is wrong with it."""
-    try:
-        return Picture(content_hash(data), data, inspect(data, config.max_pixels, config.max_image_bytes))
-    except RowError as error:
-        return error
-
-
-def look(row: SourceRow, config: IngestConfig) -> list[Picture | RowError]:
-    """All pictures of a row."""
-    return [_look(data, config) for data in row.images]
+def looked(row: SourceRow, config: IngestConfig) -> list[Picture | RowError]:
+    """All pictures of a row, inspected here."""
+    limits = (config.max_pixels, config.max_image_bytes)
+    return [_picture(data, look(data, *limits)) for data in row.images]
 
 
 def problem_of(row: SourceRow, source: AnySource, looked: Sequence[Picture | RowError]) -> tuple[Row, list[Picture]]:

@@ -25,7 +25,7 @@ def texts(recipe: Recipe) -> Iterator[str]:
             try:
                 if isinstance(row, BadRow):
                     raise row.error
-                problem, pictures = ingest.problem_of(row, source, ingest.look(row, config))
+                problem, pictures = ingest.problem_of(row, source, ingest.looked(row, config))
             except RowError as error:
                 yield f"row {row.source_row} would be rejected: {error.reason} ({error.detail})"
                 continue
