@@ -24,7 +24,7 @@ from curate.images import ImageFacts
 from curate.inspectors import Batch, Found, Inspectors, look
 from curate.lineage import Ledger
 from curate.schema import IMAGES, PROBLEMS, REJECTS, Row
-from curate.sections import FilesSource, HubSource, IngestConfig, SyntheticSource
+from curate.sections import FilesSource, HubSource, IngestConfig, PackageSource, SyntheticSource
 from curate.seeds import digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, SourceRow
@@ -38,7 +38,7 @@ CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
 BATCH_BYTES = 2**20
 T = TypeVar("T")
-AnySource = SyntheticSource | FilesSource | HubSource
+AnySource = SyntheticSource | FilesSource | HubSource | PackageSource
 
 
 @dataclass
@@ -55,9 +55,11 @@ class _Seen:
         """From every source but `besides`, whose own rows are read again."""
         seen = cls(images=set(workspace.read(IMAGES, ["image_hash"])["image_hash"].to_pylist()))
         columns = ["problem_id", "role", "source", "question", "choices", "image_hashes"]
-        for row in workspace.read(PROBLEMS, columns).to_pylist():
-            if row["source"] != besides:
-                seen.add(row)
+        # Batch by batch: rows of a million problems as Python objects would fill the memory.
+        for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=10_000):
+            for row in batch.to_pylist():
+                if row["source"] != besides:
+                    seen.add(row)
         return seen
 
     def add(self, row: Row) -> None:

@@ -161,7 +161,17 @@ class HubSource(MappedSource):
     """Folder or zip archive of the images, where the columns hold paths; of a local folder, the folder itself."""
 
 
-SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource, Field(discriminator="kind")]
+class PackageSource(MappedSource):
+    """Whatever an installed package reads: its adapter is an entry point in the group `curate.sources`."""
+
+    kind: Literal["package"]
+    adapter: str
+    """Name of the entry point, a class that is made like `Class(config, base)`, see `curate.sources.base.Source`."""
+    args: dict[str, Any] = Field(default={})
+    """What the adapter needs to know."""
+
+
+SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource | PackageSource, Field(discriminator="kind")]
 
 
 class IngestConfig(Config):

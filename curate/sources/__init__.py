@@ -1,14 +1,23 @@
-"""Where problems come from: one adapter per kind of source."""
+"""Where problems come from: one adapter per kind of source.
+
+A package adds one of its own with an entry point in the group `curate.sources` whose value is a class that is made like
+the ones here, `Class(config, base)`, with `rows()` (see `base.Source`); recipes name it in a source of kind `package`.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
-from curate.sections import FilesSource, HubSource, SyntheticSource
+from curate.config import did_you_mean
+from curate.errors import UserError
+from curate.sections import FilesSource, HubSource, PackageSource, SyntheticSource
 from curate.sources.base import Source
 
+ENTRY_POINTS = "curate.sources"
 
-def open_source(config: SyntheticSource | FilesSource | HubSource, base: Path) -> Source:
+
+def open_source(config: SyntheticSource | FilesSource | HubSource | PackageSource, base: Path) -> Source:
     """The adapter for a source's configuration; relative paths are relative to `base`."""
     if isinstance(config, SyntheticSource):
         from curate.sources.synthetic import Synthetic
@@ -18,6 +27,17 @@ def open_source(config: SyntheticSource | FilesSource | HubSource, base: Path) -
         from curate.sources.files import Files
 
         return Files(config, base)
-    from curate.sources.hub import Hub
+    if isinstance(config, HubSource):
+        from curate.sources.hub import Hub
 
-    return Hub(config, base)
+        return Hub(config, base)
+    return _outside(config, base)
+
+
+def _outside(config: PackageSource, base: Path) -> Source:
+    points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if config.adapter not in points:
+        cure = did_you_mean(config.adapter, list(points)) if points else "; no installed package brings one"
+        raise UserError(f'Source "{config.name}": there is no adapter "{config.adapter}"{cure}.')
+    made: Source = points[config.adapter].load()(config, base)
+    return made

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from decimal import Decimal
 
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curate.errors import UserError
-from curate.sections import ColumnMap, FilesSource, HubSource
+from curate.sections import ColumnMap, FilesSource, HubSource, PackageSource
 from curate.sources import columns, open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Folder
@@ -427,3 +429,30 @@ def test_rows_by_name(place):
     with pytest.raises(UserError, match="no row is named z"):
         read(place, "rows.jsonl", ids=("a", "z"), columns=ColumnMap(id="id"))
     assert [row.source_row for row in read(place, "rows.jsonl", ids=("2",))] == ["2"]
+
+
+def test_an_installed_package_adds_a_source(place):
+    """A real entry point: metadata and a module in a folder on the path of a fresh interpreter."""
+    (place / "other-1.dist-info").mkdir()
+    (place / "other-1.dist-info" / "METADATA").write_text("Name: other\nVersion: 1\n")
+    (place / "other-1.dist-info" / "entry_points.txt").write_text(
+        "[curate.sources]\ncounting = other_source:Counting\n"
+    )
+    (place / "other_source.py").write_text(
+        "from curate.sources.columns import problems\n"
+        "class Counting:\n"
+        "    def __init__(self, config, base): self.config = config\n"
+        "    def rows(self):\n"
+        "        records = ((n, {'question': f'{n}?', 'answer': n}) for n in range(self.config.args['upto']))\n"
+        "        yield from problems(records, self.config, None)\n"
+    )
+    source = {"kind": "package", "name": "c", "adapter": "counting", "args": {"upto": 3}, "answer_type": "number"}
+    (place / "r.yaml").write_text(json.dumps({"name": "r", "ingest": {"sources": [source]}}))
+    code = "import sys; from curate.cli.app import main; sys.argv = ['curate', 'ingest', 'r.yaml', '-w', 'w']; main()"
+    paths = os.pathsep.join([str(place), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert "3 rows in = 3 out" in done.stdout, done.stderr
+    with pytest.raises(UserError, match="no adapter"):
+        open_source(PackageSource(**source), place)
