@@ -11,13 +11,14 @@ export MALLOC_TRIM_THRESHOLD_ = 20000000000
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint check-kill clean
+.PHONY: help setup demo test lint check-kill fuzz clean
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make check-kill  the long kill-and-resume campaign"
+	@echo "make fuzz        random rows, texts and pictures for ten minutes (FUZZ_SECONDS)"
 	@echo "make clean       delete .venv and the demo workspace"
 
 setup:
@@ -33,6 +34,9 @@ lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+fuzz: setup
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest -s --timeout 1200 tests/fuzz
 
 check-kill: setup
 	@$(BIN)/pytest -m slow tests/invariants

@@ -2,6 +2,7 @@
 
 import io
 import random
+import struct
 
 import pytest
 from PIL import Image
@@ -108,3 +109,15 @@ def test_damaged_files_are_refused_or_read_and_never_more(kind):
 def test_a_program_that_draws_is_never_run():
     with pytest.raises(RowError, match="EPS is a program"):
         inspect(encoded(blobs(), "EPS"), **LIMITS)
+
+
+def test_a_decoder_that_trips_over_damage_is_no_bug_of_the_run():
+    """Found by fuzzing: such a header makes Pillow's Spider reader ask for an attribute that it never set."""
+    buffer = io.BytesIO()
+    Image.new("F", (33, 21), 1).save(buffer, "SPIDER")
+    data = bytearray(buffer.getvalue())
+    order = ">" if struct.unpack_from(">f", data, 0)[0] == 1 else "<"
+    struct.pack_into(f"{order}f", data, 26 * 4, 1.0)
+    with pytest.raises(RowError) as error:
+        inspect(bytes(data), 1_000_000, 1_000_000)
+    assert error.value.reason == "image-unreadable"
