@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from curate import lineage, similar
 from curate.answers.base import folded
@@ -60,7 +59,7 @@ class _Gallery:
     workspace: Workspace
     distance: int
     hashes: dict[str, int] = field(default_factory=dict)
-    _sketches: dict[str, NDArray[Any]] = field(default_factory=dict)
+    _sketches: dict[str, similar.Sketch] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         table = self.workspace.read(IMAGES, ["image_hash", "perceptual_hash"])

@@ -12,6 +12,7 @@ import io
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -109,15 +110,31 @@ def near_texts(texts: Mapping[str, frozenset[str]], threshold: float) -> Iterato
                 yield one, other
 
 
-def sketch(data: bytes) -> NDArray[np.uint8]:
-    """A picture as `same_picture` compares it: blurred luminance on a grid, [256, 256] of 0 to 255."""
+@dataclass(frozen=True)
+class Sketch:
+    """A picture as `same_picture` compares it: blurred luminance [256, 256] of 0 to 255, and its own shorter side."""
+
+    grey: NDArray[np.uint8]
+    side: int
+
+
+def sketch(data: bytes) -> Sketch:
+    """Of encoded bytes; OSError or ValueError when they cannot be decoded."""
     with Image.open(io.BytesIO(data)) as picture:
-        grey = as_seen(picture).convert("L").resize((_GRID, _GRID), Image.Resampling.BICUBIC)
-    return np.asarray(grey.filter(ImageFilter.GaussianBlur(_BLUR)), np.uint8)
+        whole = as_seen(picture).convert("L")
+    grey = whole.resize((_GRID, _GRID), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(_BLUR))
+    return Sketch(np.asarray(grey, np.uint8), min(whole.size))
 
 
-def same_picture(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """Whether two sketches show the same picture, saved or scaled in another way: no block of them differs much."""
-    count = _GRID // _BLOCK
-    blocks = np.abs(one.astype(np.int16) - other).reshape(count, _BLOCK, count, _BLOCK).mean((1, 3))
-    return float(blocks.max()) <= _SAME
+def same_picture(one: Sketch, other: Sketch) -> bool:
+    """Whether two sketches show the same picture, saved or scaled in another way: no block of them differs much.
+
+    A block is `_BLOCK` points of the grid a side, or of the smaller picture where that has fewer: in an icon a single
+    stray point would fill a block.
+    """
+    block, smaller = _BLOCK, min(one.side, other.side)
+    while block < _GRID // 4 and smaller < _GRID * _BLOCK // block:
+        block *= 2
+    count = _GRID // block
+    apart = np.abs(one.grey.astype(np.int16) - other.grey)
+    return float(apart.reshape(count, block, count, block).mean((1, 3)).max()) <= _SAME

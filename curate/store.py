@@ -34,6 +34,8 @@ from curate.schema import TABLES, Row, Table
 from curate.seeds import shard_of
 
 DEFAULT_SHARDS = 16
+# Of the tables together: a change of any table's columns is a new one.
+VERSION = 2
 _PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
 
 
@@ -256,14 +258,20 @@ class Workspace:
                 (root / "tables").mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(_cannot_write(root, error)) from None
-            write_atomic(manifest, json.dumps({"version": 1, "shards": DEFAULT_SHARDS}).encode())
+            write_atomic(manifest, json.dumps({"version": VERSION, "shards": DEFAULT_SHARDS}).encode())
         if create and not os.access(root, os.W_OK):
             raise UserError(f"The workspace {root} is not writable; choose another --workspace.")
         try:
             content = json.loads(manifest.read_text())
-            return cls(root, int(content["shards"]))
+            version, shards = int(content["version"]), int(content["shards"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{manifest} is damaged; restore it, or choose another --workspace.") from None
+        if version != VERSION:
+            raise UserError(
+                f"The workspace {root} has tables of version {version}, this program has {VERSION}; choose another "
+                "--workspace and run again."
+            )
+        return cls(root, shards)
 
     def partition(self, table: Table, name: str = "main") -> Partition:
         """A partition of a table, whether or not it has files yet."""

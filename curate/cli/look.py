@@ -79,4 +79,33 @@ def show(
     console().print(inspection.render(found))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"status": status, "show": show, "sql": sql}
+def profile(
+    workspace: options.Workspace = options.WORKSPACE,
+    as_json: options.Json = False,
+    samples: Annotated[int, typer.Option(min=0, help="Sample problems of each domain on the page.")] = 3,
+) -> None:
+    """Show what came in, domain by domain, and write a page of it.
+
+    Counts, lengths, sizes, rejects, duplicates, overlaps and licences.
+    """
+    from curate import profile as profiles
+    from curate import profile_page
+    from curate.store import Workspace, write_atomic
+
+    place = Workspace.open(workspace, create=False)
+    built = profiles.build(place, samples)
+    plain = json.dumps(built.to_json(), ensure_ascii=False, indent=1)
+    folder = place.root / "reports"
+    folder.mkdir(exist_ok=True)
+    write_atomic(folder / "profile.json", plain.encode("utf-8", "replace"))
+    write_atomic(folder / "profile.html", profile_page.page(built, place).encode("utf-8", "replace"))
+    if as_json:
+        typer.echo(plain)
+        return
+    from curate.progress import console
+
+    console().print(profile_page.table(built))
+    typer.echo(f"html: {folder / 'profile.html'}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"status": status, "show": show, "sql": sql, "profile": profile}

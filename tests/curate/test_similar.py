@@ -79,3 +79,10 @@ def encoded(image: Image.Image, kind="PNG", **how) -> bytes:
 )
 def test_a_copy_is_the_same_picture_and_another_word_on_it_is_not(other, same):
     assert similar.same_picture(similar.sketch(encoded(chart("alpha"))), similar.sketch(other)) is same
+
+
+def test_a_stray_point_in_a_small_picture_is_no_other_picture():
+    small = chart("alpha").resize((96, 96))
+    stray = small.copy()
+    stray.putpixel((90, 3), (90, 90, 90))
+    assert similar.same_picture(similar.sketch(encoded(small)), similar.sketch(encoded(stray)))
