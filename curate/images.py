@@ -12,6 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from curate.errors import RowError
 
 _ORIENTATION = 0x0112
+# Our own limit of pixels stands, and damaged metadata is no reason to bother anybody. Once and for all: a filter for
+# the time of one call would be every thread's.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # The perceptual hash looks at 32 x 32 points of grey.
 _HASHED = 64
 # Modes whose points can be averaged as they are.
@@ -43,11 +46,8 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
     if not data:
         raise RowError("image-unreadable", "no bytes")
     try:
-        with warnings.catch_warnings():
-            # Our own limit stands below, and damaged metadata is no reason to bother anybody.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as picture:
-                return _decode(picture, max_pixels)
+        with Image.open(io.BytesIO(data)) as picture:
+            return _decode(picture, max_pixels)
     except Image.DecompressionBombError as error:
         raise RowError("image-too-large", str(error)) from None
     except UnidentifiedImageError:
@@ -78,6 +78,12 @@ def decode(data: bytes) -> Image.Image:
         return as_seen(picture)
 
 
+def _seen(picture: Image.Image) -> Image.Image:
+    """`as_seen`, but grey where it is grey."""
+    grey = picture.mode == "L" and not picture.has_transparency_data
+    return ImageOps.exif_transpose(picture) if grey else as_seen(picture)
+
+
 def _small(picture: Image.Image) -> Image.Image:
     """Shrunk by a whole number, not below `_HASHED` a side: the hash needs no more, and its own filter is slow."""
     factor = min(picture.size) // _HASHED
@@ -102,7 +108,7 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
         format=kind,
         width=width,
         height=height,
-        perceptual_hash=str(imagehash.phash(as_seen(_small(picture)))),
+        perceptual_hash=str(imagehash.phash(_seen(_small(picture)))),
         orientation=orientation if orientation in range(1, 9) else None,
         has_alpha=has_alpha,
         note=f"animated, {frames} frames, the first is used" if frames > 1 else None,
