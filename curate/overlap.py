@@ -165,7 +165,7 @@ def _leaders(near: Mapping[tuple[str, str], int]) -> dict[str, str]:
 def _by_text(group: Sequence[_Problem], threshold: float) -> Iterator[list[_Problem]]:
     """Problems of text alone: those that are linked by near texts, in their order."""
     by_name = {problem.problem_id: problem for problem in group}
-    pairs = similar.near_texts({name: problem.shingles for name, problem in by_name.items()}, threshold)
+    pairs = similar.near_texts({name: problem.shingles for name, problem in by_name.items()}, None, threshold)
     leader = _leaders(dict.fromkeys(pairs, 0))
     linked: dict[str, list[_Problem]] = defaultdict(list)
     for problem in group:
@@ -227,20 +227,20 @@ def _by_picture(ours: Sequence[_Problem], theirs: Sequence[_Problem], gallery: _
 def _by_question(
     ours: Sequence[_Problem], theirs: Sequence[_Problem], config: DecontaminateConfig
 ) -> Iterator[tuple[_Problem, _Problem, float]]:
-    def telling(problem: _Problem) -> bool:
-        return not problem.image_hashes or len(similar.normal(problem.question)) >= config.min_characters
+    def telling(problems: Sequence[_Problem]) -> dict[str, _Problem]:
+        return {
+            problem.problem_id: problem
+            for problem in problems
+            if not problem.image_hashes or len(similar.normal(problem.question)) >= config.min_characters
+        }
 
-    names = {problem.problem_id: problem for problem in (*ours, *theirs) if telling(problem)}
-    pairs = similar.near_texts({name: problem.shingles for name, problem in names.items()}, config.text_similarity)
-    for one, other in pairs:
-        mine, clean = names[one], names[other]
-        if mine.role != "train":
-            mine, clean = clean, mine
-        if mine.role != "train" or clean.role == "train":
-            continue
-        text = mine.alike(clean)
+    mine, clean = telling(ours), telling(theirs)
+    left, right = ({name: problem.shingles for name, problem in side.items()} for side in (mine, clean))
+    # Only across: training problems of one template are alike in their thousands.
+    for one, other in similar.near_texts(left, right, config.text_similarity):
+        text = mine[one].alike(clean[other])
         if text >= config.text_similarity:
-            yield mine, clean, text
+            yield mine[one], clean[other], text
 
 
 def _write(

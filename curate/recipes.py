@@ -36,16 +36,18 @@ def names() -> list[str]:
 
 def find(given: Path) -> Path:
     """The recipe's file: a path as it is, or one of ours by its bare name. UserError when there is neither."""
-    if given.exists() or given.suffix or len(given.parts) != 1:
-        return given
-    if given.name not in names():
-        raise UserError(f"There is no recipe at {given}, and none of that name{did_you_mean(given.name, names())}")
-    return folder() / f"{given.name}.yaml"
+    return given if given.exists() or given.suffix or len(given.parts) != 1 else _ours(given.name)
+
+
+def _ours(name: str) -> Path:
+    if name not in names():
+        raise UserError(f'There is no recipe "{name}"{did_you_mean(name, names())}')
+    return folder() / f"{name}.yaml"
 
 
 def text(name: str) -> str:
-    """The recipe as it is written."""
-    return find(Path(name)).read_text(encoding="utf-8")
+    """One of ours as it is written; UserError for any other name."""
+    return _ours(name).read_text(encoding="utf-8")
 
 
 def summaries() -> list[Summary]:

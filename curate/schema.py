@@ -28,7 +28,6 @@ class Table:
     key: tuple[str, ...]
     shard_by: str
     row_group: int = 10_000
-    compression: str = "zstd"
 
     def to_arrow(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
         """Rows as an Arrow table of exactly this schema; an unknown or absent column is a bug and raises KeyError."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,27 +87,34 @@ def _buckets(keys: NDArray[np.uint64]) -> dict[int, NDArray[np.int64]]:
     return {int(keys[part[0]]): part for part in np.split(order, cuts) if len(part)}
 
 
-def near_texts(texts: Mapping[str, frozenset[str]], threshold: float) -> Iterator[tuple[str, str]]:
-    """Pairs of names whose shingle sets may be similar: all pairs of at least `threshold`, and a few more.
+def near_texts(
+    left: Mapping[str, frozenset[str]], right: Mapping[str, frozenset[str]] | None, threshold: float
+) -> Iterator[tuple[str, str]]:
+    """(name in left, name in right) of sets that may be similar: all pairs of at least `threshold`, and some more.
 
-    Exact by the prefix filter: two sets of Jaccard t share one of the first (1 - t) |set| + 1 shingles of each, in any
-    order that both use; rare shingles come first, so that few pairs are met.
+    Without `right`, pairs within `left`, each once with the first name lower. Exact by the prefix filter: two sets of
+    Jaccard t share one of the first (1 - t) |set| + 1 shingles of each, in any order that both use; rare shingles come
+    first, so that few pairs are met.
     """
-    count: dict[str, int] = defaultdict(int)
-    for each in texts.values():
-        for shingle in each:
-            count[shingle] += 1
-    holders: dict[str, list[str]] = defaultdict(list)
-    for name, each in texts.items():
-        ordered = sorted(each, key=lambda shingle: (count[shingle], shingle))
-        for shingle in ordered[: int((1 - threshold) * len(ordered) + 1e-9) + 1]:
-            holders[shingle].append(name)
+    count = Counter(shingle for side in (left, right or {}) for each in side.values() for shingle in each)
+
+    def holders(side: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in sorted(side):
+            ordered = sorted(side[name], key=lambda shingle: (count[shingle], shingle))
+            for shingle in ordered[: int((1 - threshold) * len(ordered) + 1e-9) + 1]:
+                found[shingle].append(name)
+        return found
+
+    ours = holders(left)
+    theirs = None if right is None else holders(right)
     met = set[tuple[str, str]]()
-    for names in holders.values():
-        for one, other in combinations(sorted(names), 2):
-            if (one, other) not in met:
-                met.add((one, other))
-                yield one, other
+    for shingle, names in ours.items():
+        pairs = combinations(names, 2) if theirs is None else product(names, theirs.get(shingle, ()))
+        for pair in pairs:
+            if pair not in met:
+                met.add(pair)
+                yield pair
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ class Writer:
         number = self._next[shard]
         path = self.partition.folder / f"part-{shard:05d}-{number:04d}.parquet"
         sink = pa.BufferOutputStream()
-        pq.write_table(table.to_arrow(rows), sink, compression=table.compression, row_group_size=table.row_group)
+        pq.write_table(table.to_arrow(rows), sink, compression="zstd", row_group_size=table.row_group)
         write_atomic(path, sink.getvalue())
         marker = {"rows": len(rows), "version": table.version}
         write_atomic(path.with_suffix(".done"), json.dumps(marker).encode())

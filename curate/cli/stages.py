@@ -25,18 +25,13 @@ def _run(
 ) -> None:
     from curate import chain
 
-    _run_all([chain.load(recipe, settings or ())], workspace, as_json, only, replace)
-
-
-def _own(recipe: Recipe) -> set[str]:
-    """Names of a recipe's sources."""
-    return {source.name for source in recipe.sections["ingest"].sources} if "ingest" in recipe.sections else set()  # type: ignore[attr-defined]
+    _run_all([(chain.load(recipe, settings or ()), replace)], workspace, as_json, only)
 
 
 def _run_all(
-    recipes: Sequence[Recipe], workspace: Path, as_json: bool, only: Sequence[str], replace: Sequence[str]
+    recipes: Sequence[tuple[Recipe, Sequence[str]]], workspace: Path, as_json: bool, only: Sequence[str]
 ) -> None:
-    """One recipe after the other, into one workspace."""
+    """One recipe after the other, each with what it starts over, into one workspace."""
     from curate import chain, progress
     from curate.store import Workspace
 
@@ -45,17 +40,18 @@ def _run_all(
             typer.echo(f"{name}: {ledger.line()}")  # type: ignore[attr-defined]
 
     place, reporter = Workspace.open(workspace), progress.reporter(as_json)
-    own = [_own(one) for one in recipes]
-    # What no recipe has is the first one's to refuse.
-    strays = set(replace).difference(*own) if len(own) > 1 else set(replace)
-    own[0] |= strays
-    ledgers = [
-        chain.run(one, place, reporter, only, frozenset(set(replace) & names), say)
-        for one, names in zip(recipes, own, strict=True)
-    ]
+    ledgers = [chain.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
     if as_json:
         plain = [{name: vars(ledger) for name, ledger in each.items()} for each in ledgers]
         typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))
+
+
+def _shared_out(replace: Sequence[str], recipes: Sequence[Recipe]) -> list[list[str]]:
+    """Which sources each recipe starts over; what none of them has is the first one's to refuse."""
+    owned = [{source.name for source in recipe.section("ingest").sources} for recipe in recipes]
+    shares = [[name for name in replace if name in names] for names in owned]
+    shares[0] += [name for name in replace if not any(name in names for names in owned)]
+    return shares
 
 
 def ingest(
@@ -70,7 +66,7 @@ def ingest(
         list[str] | None, typer.Option("--replace", metavar="SOURCE", help="Delete this source's rows first.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of local copies: paths and dataset ids are looked for in it first.")
+        Path | None, typer.Option(help="Folder of local copies, for relative paths and dataset ids.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows of each source.")] = None,
     split: Annotated[str | None, typer.Option(help="Another split than the recipe's.")] = None,
@@ -96,17 +92,14 @@ def ingest(
         "limit": limit, "split": split, "config": config, "revision": revision, "shuffle": shuffle, "seed": seed,
         "ids": sample_id or None,
     }  # fmt: skip
-    loaded = []
-    for recipe in recipes:
-        one = chain.with_sources(chain.load(find(recipe), settings or (), data), changes)
-        one.section("ingest")
-        loaded.append(one)
+    loaded = [chain.with_sources(chain.load(find(recipe), settings or (), data), changes) for recipe in recipes]
+    shares = _shared_out(replace or (), loaded)
     if dry_run:
         for one in loaded:
             for text in preview.texts(one):
                 typer.echo(text)
         return
-    _run_all(loaded, workspace, as_json, ["ingest"], replace or ())
+    _run_all(list(zip(loaded, shares, strict=True)), workspace, as_json, ["ingest"])
 
 
 def dedup(

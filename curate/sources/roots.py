@@ -75,6 +75,7 @@ class Archive:
             raise RowError("image-too-large", f"{name} unpacks to {self._zip.getinfo(found).file_size:,} bytes")
         try:
             return self._zip.read(found)
+        # The last three: encrypted, packed in a way that Python cannot undo, cut short.
         except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
             raise RowError("image-unreadable", f"{name} in the archive: {error}") from None
 

@@ -38,11 +38,19 @@ texts = st.dictionaries(st.text("nm", min_size=1, max_size=4), st.text("ab ", mi
 @given(texts, st.floats(0.3, 1.0))
 def test_near_texts_miss_no_pair(named, threshold):
     sets = {name: similar.shingles(text) for name, text in named.items()}
-    found = set(similar.near_texts(sets, threshold))
+    left = {name: each for name, each in sets.items() if len(name) % 2}
+    right = {name: each for name, each in sets.items() if name not in left}
+    found = list(similar.near_texts(sets, None, threshold))
+    crossed = list(similar.near_texts(left, right, threshold))
+    assert len(found) == len(set(found))
+    assert len(crossed) == len(set(crossed))
+    assert all(one in left and other in right for one, other in crossed)
     for one in sets:
         for other in sets:
             if one < other and similar.jaccard(sets[one], sets[other]) >= threshold:
                 assert (one, other) in found
+                if (one in left) != (other in left):
+                    assert (one, other) in crossed or (other, one) in crossed
 
 
 def test_texts_are_compared_folded_and_without_placeholders():

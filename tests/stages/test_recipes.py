@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from curate import chain, recipes
 from curate.cli.app import app
+from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, REJECTS
 from curate.stage import Silent
 from curate.store import Workspace
@@ -437,6 +438,11 @@ def test_commands_take_recipes_by_name_and_several_at_once(tmp_path):
     )
     assert done.exit_code == 0, done.output
     assert [ledger["ingest"]["out"] for ledger in json.loads(done.stdout)] == [1, 1]
+    words = ("ingest", "ai2d", "chartqa", "--data", tmp_path / "data", "-w", tmp_path / "w")
+    again = json.loads(curate(*words, "--limit", 1, "--replace", "chartqa", "--json").stdout)
+    assert [ledger["ingest"]["skipped"] for ledger in again] == [1, 0]
+    refused = curate(*words, "--replace", "chart")
+    assert "no such source" in str(refused.exception)
     one = curate("ingest", "chartqa", "--data", tmp_path / "data", "-w", tmp_path / "v", "--sample-id", "3")
     assert "1 rows in = 1 out" in one.output
     assert Workspace.open(tmp_path / "v").read(PROBLEMS)["question"].to_pylist() == ["Which colour?"]
@@ -478,3 +484,10 @@ def test_recipes_are_listed_and_shown():
     shown = curate("recipes", "show", "chartqa").stdout
     assert yaml.safe_load(shown)["ingest"]["sources"][0]["dataset"] == "HuggingFaceM4/ChartQA"
     assert "chartqa" in curate("recipes").stdout
+
+
+@pytest.mark.parametrize("name", ["chartqaa", "gone.yaml", "../runs/demo.yaml", "/etc/hostname"])
+def test_showing_what_is_no_recipe_is_one_sentence(name):
+    failed = curate("recipes", "show", name)
+    assert isinstance(failed.exception, UserError)
+    assert "There is no recipe" in str(failed.exception)
