@@ -29,7 +29,8 @@ RECIPE = {
         ]
     },
     "rollout": {
-        "engine": {"kind": "simulated", "model": "world", "in_flight": 16, "args": {"latency": 0.02}},
+        # Slow enough that a rollout takes most of a second on a fast machine, so that kills fall into it, too.
+        "engine": {"kind": "simulated", "model": "world", "in_flight": 16, "args": {"latency": 0.08}},
         "samples": 3,
         "prompt": "short-five",
     },
