@@ -15,7 +15,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from memory import run
 from PIL import Image, ImageDraw
 
 SIZES = ((224, 224), (320, 240), (640, 480), (800, 600), (1024, 768))
@@ -114,19 +114,6 @@ def floor(folder: Path, rows: int, out: Path) -> None:
 PARTS = {"curate": with_curate, "datasets": with_datasets, "floor": floor}
 
 
-def peak(pid: int) -> int:
-    """Peak resident memory of a process and its children now alive, in bytes."""
-    total = 0
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        total += int(status.split("VmHWM:")[1].split()[0]) * 1024
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            total += sum(peak(int(child)) for child in (task / "children").read_text().split())
-    except (OSError, IndexError):
-        pass
-    return total
-
-
 def measure(part: str, folder: Path, rows: int) -> tuple[float, int]:
     """Seconds of the part's own work, and its peak memory."""
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -142,14 +129,8 @@ def measure(part: str, folder: Path, rows: int) -> tuple[float, int]:
             "--out",
             scratch,
         ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        most = 0
-        while process.poll() is None:
-            most = max(most, peak(process.pid))
-            time.sleep(0.05)
-        assert process.returncode == 0, part
-        assert process.stdout is not None
-        return float(process.stdout.read().strip().splitlines()[-1]), most
+        text, most = run(command)
+        return float(text.strip().splitlines()[-1]), most
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate import prompts, steps
-from curate.active import dropped
+from curate.active import bringing_chains, dropped
 from curate.answers import extract, grade
 from curate.engines.base import Image, Sample, Sampling
 from curate.engines.models import fingerprint
@@ -18,7 +18,7 @@ from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, Row
 from curate.sections import RolloutConfig
 from curate.seeds import digest
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 # A picture is small; a few thousand of them are what the requests in flight can need.
 _CACHED_IMAGES = 4096
@@ -63,13 +63,16 @@ def sampling(config: RolloutConfig, max_tokens: int) -> Sampling:
 
 
 def problems(workspace: Workspace, roles: Sequence[str]) -> list[Row]:
-    """Problems of these roles but for dropped ones; UserError when there is none."""
-    out = dropped(workspace)
-    rows = workspace.read(PROBLEMS, where=pc.field("role").isin(list(roles))).to_pylist()
-    kept = [row for row in rows if row["problem_id"] not in out]
+    """Problems of these roles that are to be rolled out; UserError when there is none.
+
+    Not dropped ones, and not those that came with chains of thought.
+    """
+    out, settled = dropped(workspace), bringing_chains(workspace)
+    rows = workspace.read(PROBLEMS, where=among("role", roles)).to_pylist()
+    kept = [row for row in rows if row["problem_id"] not in out and row["source"] not in settled]
     if not kept:
-        cure = "all were dropped, see the table drops" if rows else "run `curate ingest` first"
-        raise UserError(f"The workspace has no problems of role {', '.join(roles)}; {cure}.")
+        cure = "all were dropped or came with chains of thought" if rows else "run `curate ingest` first"
+        raise UserError(f"The workspace has no problems of role {', '.join(roles)} to roll out; {cure}.")
     return kept
 
 

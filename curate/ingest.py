@@ -1,35 +1,34 @@
 """Stage: sources in, problems, images and rejects out. What can go wrong is a row; it is kept with its reason.
 
-Each source is a partition of `problems`, `images` and `rejects`. Every row of a source ends in exactly one of problems,
-duplicates and rejects, so the ledger adds up. Rows are committed in chunks; the source counts as done when its lineage
+Each source is a partition of `problems`, `images` and `rejects`; one that brings chains is one of `rollouts` and
+`step_labels`, too. Every row of a source ends in exactly one of problems (or chains), duplicates and rejects, so the
+ledger adds up. Rows are committed in chunks; the source counts as done when its lineage
 record says so, and a killed ingest skips the rows that are there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow.dataset as pads
-
-from curate import lineage
-from curate.answers import grade, infer_type
+from curate import lineage, rows
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.images import ImageFacts
-from curate.inspectors import Batch, Found, Inspectors, look
+from curate.idmap import IdMap
+from curate.inspectors import Batch, Inspectors
 from curate.lineage import Ledger
-from curate.schema import IMAGES, PROBLEMS, REJECTS, Row
-from curate.sections import FilesSource, HubSource, IngestConfig, PackageSource, SyntheticSource
+from curate.rows import AnySource, Picture
+from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.sections import IngestConfig, MappedSource
 from curate.seeds import digest
 from curate.sources import open_source
-from curate.sources.base import BadRow, SourceRow
+from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.stage import Reporter
-from curate.store import Partition, Workspace, Writer
+from curate.store import MAIN, Partition, Workspace, Writer, among
 
 STAGE = "ingest"
 # What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
@@ -37,56 +36,63 @@ CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
 BATCH_BYTES = 2**20
+CHAIN_TABLES = (ROLLOUTS, STEP_LABELS)
 T = TypeVar("T")
-AnySource = SyntheticSource | FilesSource | HubSource | PackageSource
 
 
-@dataclass
 class _Seen:
-    """What the workspace holds already: images, the problems by id, and which roles an image serves."""
+    """What the workspace holds: pictures, chains, the source of each problem, and which role a picture serves.
 
-    images: set[str] = field(default_factory=set)
-    problems: dict[str, str] = field(default_factory=dict)
-    image_roles: dict[str, str] = field(default_factory=dict)
-    question_roles: dict[str, str] = field(default_factory=dict)
+    It answers for the problems (and chains) that were last brought near: those of a chunk.
+    """
 
-    @classmethod
-    def of(cls, workspace: Workspace, besides: str) -> _Seen:
-        """From every source but `besides`, whose own rows are read again."""
-        seen = cls(images=set(workspace.read(IMAGES, ["image_hash"])["image_hash"].to_pylist()))
+    def __init__(self, workspace: Workspace, besides: str) -> None:
+        """Of every source but `besides`, whose own rows are read again; of that one the pictures only."""
+        self._names: list[str] = [besides]
+        self.images, self.chains = IdMap(), IdMap()
+        self._problems, self._image_roles, self._question_roles = IdMap(), IdMap(), IdMap()
+        self.images.add(_first_keys(workspace.partitions(IMAGES)))
+        others = [part for part in workspace.partitions(ROLLOUTS) if part.folder.name not in (MAIN, besides)]
+        self.chains.add(_first_keys(others))
         columns = ["problem_id", "role", "source", "question", "choices", "image_hashes"]
         # Batch by batch: rows of a million problems as Python objects would fill the memory.
-        for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=10_000):
-            for row in batch.to_pylist():
-                if row["source"] != besides:
-                    seen.add(row)
-        return seen
+        for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=CHUNK):
+            problems = [row for row in batch.to_pylist() if row["source"] != besides]
+            self.bring_near(problems)
+            for row in problems:
+                self.add(row)
+
+    def bring_near(self, problems: Sequence[Row], chains: Collection[str] = ()) -> None:
+        """These are asked for next."""
+        hashes = {key for row in problems for key in row["image_hashes"]}
+        self.images.bring_near(hashes)
+        self._image_roles.bring_near(hashes)
+        self._problems.bring_near([row["problem_id"] for row in problems])
+        self._question_roles.bring_near([_question_key(row) for row in problems if not row["image_hashes"]])
+        self.chains.bring_near(chains)
+
+    def source_of(self, problem_id: str) -> str | None:
+        """The source that a problem came from; None for a new one."""
+        place = self._problems.get(problem_id)
+        return None if place is None else self._names[place]
+
+    def roles_of(self, problem: Row) -> dict[str, str | None]:
+        """What stands for the problem (its pictures; without one its question) -> the role that it serves already."""
+        found = {key: self._image_roles.get(key) for key in problem["image_hashes"]}
+        if not found:
+            found = {"question": self._question_roles.get(_question_key(problem))}
+        return {key: None if place is None else ROLES[place] for key, place in found.items()}
 
     def add(self, row: Row) -> None:
-        """Remember a problem."""
-        self.problems[row["problem_id"]] = row["source"]
+        """Remember a problem; the first role of a picture stays."""
+        if row["source"] not in self._names:
+            self._names.append(row["source"])
+        self._problems.setdefault(row["problem_id"], self._names.index(row["source"]))
+        role = ROLES.index(row["role"])
         for key in row["image_hashes"]:
-            self.image_roles.setdefault(key, row["role"])
+            self._image_roles.setdefault(key, role)
         if not row["image_hashes"]:
-            self.question_roles.setdefault(_question_key(row), row["role"])
-
-
-@dataclass(frozen=True)
-class _Writers:
-    """Where the rows of a source go."""
-
-    problems: Writer
-    images: Writer
-    rejects: Writer
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of a row, inspected."""
-
-    image_hash: str
-    data: bytes
-    facts: ImageFacts
+            self._question_roles.setdefault(_question_key(row), role)
 
 
 @dataclass
@@ -107,11 +113,11 @@ class _Read:
         if self.batch is None:
             return []
         found = self.batch.found()[self.start : self.start + len(self.images)]
-        return [_picture(data, each) for data, each in zip(self.images, found, strict=True)]
+        return [rows.picture(data, each) for data, each in zip(self.images, found, strict=True)]
 
 
-def _picture(data: bytes, found: Found) -> Picture | RowError:
-    return found if isinstance(found, RowError) else Picture(found[0], data, found[1])
+def _first_keys(partitions: Iterable[Partition]) -> list[str]:
+    return [key for part in partitions for key in part.read([part.table.key[0]])[0].to_pylist()]
 
 
 def _question_key(row: Row) -> str:
@@ -148,16 +154,16 @@ def _clear(name: str, workspace: Workspace) -> None:
     for problems in workspace.partitions(PROBLEMS):
         if not owned or problems.folder.name == name:
             continue
-        rows = problems.read(["problem_id", "image_hashes"]).to_pylist()
-        shown = {key: row["problem_id"] for row in rows for key in row["image_hashes"] if key in owned}
+        found = problems.read(["problem_id", "image_hashes"]).to_pylist()
+        shown = {key: row["problem_id"] for row in found for key in row["image_hashes"] if key in owned}
         heir = workspace.partition(IMAGES, problems.folder.name)
         wanted = shown.keys() - _hashes(heir)
         owned -= shown.keys()
         if not wanted:
             continue
-        kept = workspace.read(IMAGES, where=pads.field("image_hash").isin(sorted(wanted))).to_pylist()
+        kept = workspace.read(IMAGES, where=among("image_hash", sorted(wanted))).to_pylist()
         heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
-    for table in (PROBLEMS, IMAGES, REJECTS):
+    for table in (PROBLEMS, IMAGES, REJECTS, *CHAIN_TABLES):
         workspace.partition(table, name).clear()
 
 
@@ -165,10 +171,10 @@ def _hashes(images: Partition) -> set[str]:
     return set(images.read(["image_hash"])["image_hash"].to_pylist())
 
 
-def _chunks(rows: Iterator[SourceRow | BadRow], inspectors: Inspectors) -> Iterator[list[_Read]]:
+def _chunks(read: Iterator[SourceRow | BadRow], inspectors: Inspectors) -> Iterator[list[_Read]]:
     """What is committed at once: so many rows, fewer where their pictures are large. Inspection begins at once."""
     chunk, batch, held, waiting = list[_Read](), list[_Read](), 0, 0
-    for row in rows:
+    for row in read:
         batch.append(_Read(row))
         size = sum(map(len, row.images)) if isinstance(row, SourceRow) else 0
         held, waiting = held + size, waiting + size
@@ -229,157 +235,113 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
         return ledger
     adapter = open_source(source, base)
     lineage.write(partition, STAGE, settings, {"source": source.name})
-    seen = _Seen.of(workspace, source.name)
-    there, images_there = partition.keys(), workspace.partition(IMAGES, source.name).keys()
     workspace.partition(REJECTS, source.name).clear()
-    writers = _Writers(*(Writer(workspace.partition(table, source.name)) for table in (PROBLEMS, IMAGES, REJECTS)))
-    ledger = Ledger("rows")
+    sink, ledger = _Sink(source, workspace), Ledger("rows")
     with Inspectors(config.max_pixels, config.max_image_bytes) as inspectors:
         for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
-            _take_chunk(chunk, source, config, writers, seen, there, images_there, ledger)
+            sink.take(chunk, ledger)
     ledger.check(f"{STAGE} {source.name}")
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
     return ledger
 
 
-def _take_chunk(
-    chunk: list[_Read],
-    source: AnySource,
-    config: IngestConfig,
-    writers: _Writers,
-    seen: _Seen,
-    there: set[tuple[Any, ...]],
-    images_there: set[tuple[Any, ...]],
-    ledger: Ledger,
-) -> None:
-    """Sort rows into problems, duplicates and rejects, and commit them: images first, so that no hash dangles."""
-    problems, images, rejects = [], dict[str, Row](), []
-    reasons: Counter[str] = Counter()
-    for read in chunk:
-        row = read.row
-        ledger.taken += 1
-        try:
-            if isinstance(row, BadRow):
-                raise row.error
-            problem, pictures = problem_of(row, source, read.looked())
-            _check_new(problem, seen)
-        except RowError as error:
-            rejects.append(_reject(source, row.source_row, error, ledger.taken))
-            if error.reason == "duplicate":
-                ledger.duplicate += 1
+@dataclass
+class _Made:
+    """What a source row became, or why it became nothing."""
+
+    row: SourceRow | BadRow
+    problem: Row | None = None
+    pictures: Sequence[Picture] = ()
+    error: RowError | None = None
+
+    @property
+    def chain(self) -> GivenChain | None:
+        """The chain that it brings."""
+        return self.row.chain if isinstance(self.row, SourceRow) else None
+
+
+class _Sink:
+    """Sorts the rows of a source into its tables, chunk by chunk; what an earlier run committed stays as it is."""
+
+    def __init__(self, source: AnySource, workspace: Workspace) -> None:
+        self._source = source
+        brings_chains = isinstance(source, MappedSource) and source.chain is not None
+        self._seen = _Seen(workspace, source.name)
+        # In the order of commits: images first, so that no hash dangles.
+        tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if brings_chains else ()), REJECTS)
+        self._writers = {table.name: Writer(workspace.partition(table, source.name)) for table in tables}
+        self._there = {name: IdMap() for name in self._writers}
+        for name, there in self._there.items():
+            there.add(_first_keys([self._writers[name].partition]))
+        self._chains: Counter[str] = Counter()
+
+    def take(self, chunk: Sequence[_Read], ledger: Ledger) -> None:
+        """Count and commit these rows."""
+        made = [self._make(read) for read in chunk]
+        good = [(each.problem, each.chain) for each in made if each.problem is not None]
+        chains = [rows.given_id(problem["problem_id"], chain) for problem, chain in good if chain is not None]
+        self._seen.bring_near([problem for problem, _ in good], chains)
+        out: dict[str, list[Row]] = {name: [] for name in self._writers}
+        for each in made:
+            ledger.taken += 1
+            try:
+                self._take(each, out)
+            except RowError as error:
+                out[REJECTS.name].append(rows.reject(self._source, each.row.source_row, error, ledger.taken))
+                if error.reason == "duplicate":
+                    ledger.duplicate += 1
+                else:
+                    ledger.rejected[error.reason] = ledger.rejected.get(error.reason, 0) + 1
             else:
-                reasons[error.reason] += 1
-            continue
-        ledger.out += 1
-        seen.add(problem)
-        if (problem["problem_id"],) not in there:
-            problems.append(problem)
-        for picture in pictures:
-            if picture.image_hash not in seen.images:
-                seen.images.add(picture.image_hash)
-                images[picture.image_hash] = _image_row(picture, problem["problem_id"])
-    writers.images.commit_all(row for row in images.values() if (row["image_hash"],) not in images_there)
-    writers.problems.commit_all(problems)
-    writers.rejects.commit_all(rejects)
-    for reason, count in reasons.items():
-        ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
+                ledger.out += 1
+        for name, writer in self._writers.items():
+            key, there = writer.partition.table.key[0], self._there[name]
+            there.bring_near({row[key] for row in out[name]})
+            writer.commit_all(row for row in out[name] if there.get(row[key]) is None)
+
+    def _make(self, read: _Read) -> _Made:
+        """The problem of one source row, by itself."""
+        row = read.row
+        if isinstance(row, BadRow):
+            return _Made(row, error=row.error)
+        try:
+            return _Made(row, *rows.problem_of(row, self._source, read.looked()))
+        except RowError as error:
+            return _Made(row, error=error)
+
+    def _take(self, made: _Made, out: dict[str, list[Row]]) -> None:
+        """Beside what was seen before; RowError when the row yields to that."""
+        if made.problem is None:
+            raise made.error or AssertionError("neither a problem nor an error")
+        problem, key, seen = made.problem, made.problem["problem_id"], self._seen
+        twin = seen.source_of(key)
+        if twin is not None and made.chain is None:
+            raise RowError("duplicate", f"{key} of source {twin} is the same problem")
+        _check_role(problem, seen)
+        if made.chain is not None:
+            self._take_chain(made.chain, problem, out)
+        if twin is None:
+            seen.add(problem)
+            out[PROBLEMS.name].append(problem)
+        for picture in made.pictures:
+            if seen.images.get(picture.image_hash) is None:
+                seen.images.setdefault(picture.image_hash, 0)
+                out[IMAGES.name].append(rows.image_row(picture, key))
+
+    def _take_chain(self, chain: GivenChain, problem: Row, out: dict[str, list[Row]]) -> None:
+        """A chain of a problem that may have others already, of this source or of another."""
+        key = rows.given_id(problem["problem_id"], chain)
+        if self._seen.chains.get(key) is not None:
+            raise RowError("duplicate", f"{key} is the same chain")
+        rollout = rows.rollout_of(chain, problem, self._source.name, self._chains[problem["problem_id"]])
+        self._seen.chains.setdefault(key, 0)
+        self._chains[problem["problem_id"]] += 1
+        out[ROLLOUTS.name].append(rollout)
+        out[STEP_LABELS.name] += rows.labels_of(chain, rollout)
 
 
-def looked(row: SourceRow, config: IngestConfig) -> list[Picture | RowError]:
-    """All pictures of a row, inspected here."""
-    limits = (config.max_pixels, config.max_image_bytes)
-    return [_picture(data, look(data, *limits)) for data in row.images]
-
-
-def problem_of(row: SourceRow, source: AnySource, looked: Sequence[Picture | RowError]) -> tuple[Row, list[Picture]]:
-    """The problem of a source row, checked; RowError with the reason when it cannot be one."""
-    question, answer = _wanted("question", row.question), _wanted("answer", row.answer)
-    pictures = []
-    for picture in looked:
-        if isinstance(picture, RowError):
-            raise picture
-        pictures.append(picture)
-    stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
-    answer_type = row.answer_type or stated or infer_type(answer, row.choices)
-    for each in (answer, *row.accepted):
-        _check_gold(each, answer_type, row)
-    hashes = [picture.image_hash for picture in pictures]
-    domain = row.domain or source.domain or source.name
-    problem = {
-        "problem_id": digest(domain, question, list(row.choices), hashes),
-        "domain": domain,
-        "role": source.role,
-        "source": source.name,
-        "source_row": row.source_row,
-        "revision": None if isinstance(source, SyntheticSource) else source.revision,
-        "licence": source.licence,
-        "question": question,
-        "choices": list(row.choices),
-        "answer": answer,
-        "accepted": list(row.accepted),
-        "answer_type": answer_type,
-        "tolerance": row.tolerance,
-        "image_hashes": hashes,
-        "truth": row.truth,
-    }
-    return problem, pictures
-
-
-def _wanted(what: str, value: str | None) -> str:
-    if value is None:
-        raise RowError(f"null-{what}", f"the row has no {what}")
-    if not value.strip():
-        raise RowError(f"empty-{what}", f"the {what} is blank")
-    return value
-
-
-def _check_gold(answer: str, answer_type: str, row: SourceRow) -> None:
-    """A gold answer must pass its own grader."""
-    verdict = grade(answer, answer, answer_type, row.choices, tolerance=row.tolerance)
-    if verdict.outcome:
-        return
-    if answer_type == "choice":
-        raise RowError("answer-not-in-choices", f'"{answer[:80]}" is not among {len(row.choices)} choices')
-    raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
-
-
-def _check_new(problem: Row, seen: _Seen) -> None:
-    """A problem once, and each image (or text-only question) in one role only: the later row yields."""
-    twin = seen.problems.get(problem["problem_id"])
-    if twin is not None:
-        raise RowError("duplicate", f"{problem['problem_id']} of source {twin} is the same problem")
-    roles = {key: seen.image_roles.get(key) for key in problem["image_hashes"]}
-    if not roles:
-        roles = {"question": seen.question_roles.get(_question_key(problem))}
-    for key, role in roles.items():
+def _check_role(problem: Row, seen: _Seen) -> None:
+    """Each image (or text-only question) is in one role only: the later row yields."""
+    for key, role in seen.roles_of(problem).items():
         if role is not None and role != problem["role"]:
             raise RowError(f"overlaps-{role}", f"{key} is in the {role} set, which was ingested first")
-
-
-def _image_row(picture: Picture, problem_id: str) -> Row:
-    facts = picture.facts
-    return {
-        "image_hash": picture.image_hash,
-        "problem_id": problem_id,
-        "bytes": picture.data,
-        "format": facts.format,
-        "width": facts.width,
-        "height": facts.height,
-        "perceptual_hash": facts.perceptual_hash,
-        "orientation": facts.orientation,
-        "has_alpha": facts.has_alpha,
-        "note": facts.note,
-    }
-
-
-def _reject(source: AnySource, source_row: str, error: RowError, number: int) -> Row:
-    return {
-        "stage": STAGE,
-        "source": source.name,
-        # Names may repeat in messy sources; the row's number keeps the key unique.
-        "source_row": f"{source_row}#{number}",
-        "problem_id": None,
-        "domain": source.domain,
-        "reason": error.reason,
-        "detail": error.detail[:500].encode("utf-8", "replace").decode(),
-    }

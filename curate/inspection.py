@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
-from curate.store import Workspace, write_atomic
+from curate.store import Workspace, among, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
     """(problem id, rollout id or None) that `identity` begins."""
-    if not re.fullmatch(r"[0-9a-f]{4,32}(-[0-9]{0,3})?", identity):
+    if not re.fullmatch(r"[0-9a-f]{4,32}(-([0-9]{0,3}|[0-9a-f]{4,12}))?", identity):
         raise UserError(f'"{identity}" is no id; ids are hexadecimal, from four characters on, see `curate sql`.')
     head, dash, _ = identity.partition("-")
     found = workspace.read(PROBLEMS, ["problem_id"], where=pc.starts_with(pc.field("problem_id"), head))
@@ -32,7 +32,13 @@ def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
         return ids[0], None
     rollouts = workspace.read(ROLLOUTS, ["rollout_id"], where=pc.field("problem_id") == ids[0])
     tail = identity.partition("-")[2]
-    hits = [key for key in rollouts["rollout_id"].to_pylist() if key.rpartition("-")[2].endswith(tail.zfill(3))]
+    # A sample index, or the beginning of the name of a chain that its source brought.
+    wanted = tail if len(tail) > 3 else tail.zfill(3)
+    hits = [
+        key
+        for key in rollouts["rollout_id"].to_pylist()
+        if (last := key.rpartition("-")[2]) == wanted or (len(wanted) > 3 and last.startswith(wanted))
+    ]
     if not hits:
         raise UserError(f"Problem {ids[0]} has no rollout {tail}; it has {rollouts.num_rows}.")
     return ids[0], hits[0]
@@ -43,7 +49,7 @@ def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
     folder = workspace.root / "cache" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for row in workspace.read(IMAGES, where=pc.field("image_hash").isin(hashes)).to_pylist():
+    for row in workspace.read(IMAGES, where=among("image_hash", hashes)).to_pylist():
         path = folder / f"{row['image_hash']}.{row['format'].lower()}"
         if not path.exists():
             write_atomic(path, row["bytes"])
@@ -66,6 +72,12 @@ def find(workspace: Workspace, identity: str) -> dict[str, Any]:
     return {"problem": problem, "image_files": files, "rollouts": sorted(chosen, key=lambda x: x["sample_index"])}
 
 
+def _gold(problem: Row) -> str:
+    if problem["answer"] is None:
+        return "No gold answer: its source brings labelled chains.\n"
+    return f"Gold answer: {' or '.join([problem['answer'], *problem['accepted']])} ({problem['answer_type']})\n"
+
+
 def render(found: dict[str, Any]) -> Group:
     """The same for a terminal."""
     from rich.console import Group
@@ -78,7 +90,7 @@ def render(found: dict[str, Any]) -> Group:
         f"  {problem['domain']} ({problem['role']}), {problem['source']} row {problem['source_row']}\n",
         f"{problem['question']}\n",
         *(f"  ({chr(65 + i)}) {choice}\n" for i, choice in enumerate(problem["choices"])),
-        f"Gold answer: {' or '.join([problem['answer'], *problem['accepted']])} ({problem['answer_type']})\n",
+        _gold(problem),
         *(f"Image: {path}\n" for path in found["image_files"]),
     )
     parts: list[Any] = [head]
@@ -94,7 +106,7 @@ def render(found: dict[str, Any]) -> Group:
         for index, step in enumerate(rollout["steps"]):
             label = labels.get(index)
             value = "" if label is None or label["value"] is None else f"{label['value']:.2f}"
-            counts = "" if label is None else f"{label['k']}/{label['m']}"
+            counts = "" if label is None or label["m"] is None else f"{label['k']}/{label['m']}"
             table.add_row(str(index), Text(step.strip()), value, counts)
         parts.append(table)
     return Group(*parts)

@@ -9,33 +9,46 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
 
 from curate import generation, lineage, montecarlo, prompts
+from curate.active import dropped
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
-from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import LabelConfig, RolloutConfig
 from curate.seeds import seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 STAGE = "label"
 REPLACE = "curate label --replace"
 
 
-def _chosen(config: LabelConfig, workspace: Workspace, policy: str) -> list[Row]:
-    """Rollouts to label: by role and sample index, never by outcome."""
-    where = pc.field("role").isin(list(config.roles))
+def _problems(workspace: Workspace) -> dict[str, Row]:
+    out = dropped(workspace)
+    rows = workspace.read(PROBLEMS).to_pylist()
+    return {row["problem_id"]: row for row in rows if row["problem_id"] not in out}
+
+
+def _chosen(config: LabelConfig, workspace: Workspace, problems: Collection[str], policy: str) -> list[Row]:
+    """Rollouts to label: by role and sample index, never by outcome. Not those whose source brought their labels."""
+    where = among("role", config.roles)
     if config.rollouts is not None:
         where &= pc.field("sample_index") < config.rollouts
-    rows: list[Row] = workspace.read(ROLLOUTS, where=where).to_pylist()
+    known = workspace.read(STEP_LABELS, ["rollout_id"], where=pc.field("mode") == GIVEN)["rollout_id"].to_pylist()
+    labelled = set(known)
+    rows: list[Row] = [
+        row
+        for row in workspace.read(ROLLOUTS, where=where).to_pylist()
+        if row["rollout_id"] not in labelled and row["problem_id"] in problems
+    ]
     if not rows:
         raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
     strangers = sum(row["policy"] != policy for row in rows)
@@ -124,7 +137,8 @@ def run(
         partition.clear()
     record = generation.settings(policy) | {"seed": run_seed}
     lineage.guard(partition, record, REPLACE)
-    rollouts = _chosen(config, workspace, generation.policy_digest(policy))
+    problems = _problems(workspace)
+    rollouts = _chosen(config, workspace, problems, generation.policy_digest(policy))
     there = resume(partition)
     units = _owed(rollouts, config, there, workspace.shards)
     inputs = {"rollouts": len(rollouts)}
@@ -132,10 +146,13 @@ def run(
     if units:
         lineage.write(partition, STAGE, record, inputs)
         reporter.start(STAGE, len(units), "prefixes")
-        work = partial(_run, policy=policy, workspace=workspace, units=units, run_seed=run_seed, reporter=reporter)
+        work = partial(
+            _run, policy=policy, workspace=workspace, problems=problems, units=units, run_seed=run_seed,
+            reporter=reporter,
+        )  # fmt: skip
         outcome, extra = engines.run(policy.engine, reporter.note, work)
         reporter.finish()
-    ledger = _account(workspace, rollouts, len(units), outcome)
+    ledger = _account(workspace, problems, rollouts, len(units), outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
     write_labels(config, workspace, rollouts)
     if len(outcome.failed) > config.error_budget * len(units):
@@ -147,9 +164,15 @@ def run(
 
 
 async def _run(
-    engine: Keeper, *, policy: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
+    engine: Keeper,
+    *,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    problems: dict[str, Row],
+    units: list[Unit],
+    run_seed: int,
+    reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
-    problems = {row["problem_id"]: row for row in generation.problems(workspace, ("train", "meta", "test"))}
     pictures = generation.Pictures(workspace)
     pictures.preload(sorted({key for unit in units for key in problems[unit.payload[0]["problem_id"]]["image_hashes"]}))
     work = partial(_work, engine=engine, policy=policy, problems=problems, pictures=pictures, run_seed=run_seed)
@@ -157,8 +180,9 @@ async def _run(
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, rollouts: Sequence[Row], owed: int, outcome: Outcome) -> Ledger:
-    problems = {row["problem_id"]: row for row in generation.problems(workspace, ("train", "meta", "test"))}
+def _account(
+    workspace: Workspace, problems: dict[str, Row], rollouts: Sequence[Row], owed: int, outcome: Outcome
+) -> Ledger:
     failed: dict[str, int] = defaultdict(int)
     rows = []
     for unit, error in outcome.failed:

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import pyarrow.compute as pc
-
 from curate import lineage, similar
 from curate.answers.base import folded
 from curate.errors import UserError
 from curate.lineage import Ledger
 from curate.schema import DROPS, IMAGES, PROBLEMS, Row
 from curate.sections import DecontaminateConfig, DedupConfig
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 _COLUMNS = ["problem_id", "domain", "role", "question", "choices", "answer", "image_hashes"]
 
@@ -85,7 +83,7 @@ class _Gallery:
         wanted = sorted(keys - self._sketches.keys())
         for start in range(0, len(wanted), 500):
             part = wanted[start : start + 500]
-            table = self.workspace.read(IMAGES, ["image_hash", "bytes"], where=pc.field("image_hash").isin(part))
+            table = self.workspace.read(IMAGES, ["image_hash", "bytes"], where=among("image_hash", part))
             for row in table.to_pylist():
                 self._sketches[row["image_hash"]] = similar.sketch(row["bytes"])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from curate import ingest, prompts
+from curate import prompts, rows
 from curate.chain import Recipe
 from curate.errors import RowError
 from curate.schema import Row
 from curate.sources import open_source
-from curate.sources.base import BadRow
+from curate.sources.base import BadRow, GivenChain
 
 # So many rows are tried for one that can be used.
 _TRIES = 100
@@ -25,18 +25,28 @@ def texts(recipe: Recipe) -> Iterator[str]:
             try:
                 if isinstance(row, BadRow):
                     raise row.error
-                problem, pictures = ingest.problem_of(row, source, ingest.looked(row, config))
+                problem, pictures = rows.problem_of(row, source, rows.looked(row, config))
             except RowError as error:
                 yield f"row {row.source_row} would be rejected: {error.reason} ({error.detail})"
                 continue
             sizes = ", ".join(f"{p.facts.format} {p.facts.width} x {p.facts.height}" for p in pictures)
             yield _fields(problem, sizes)
+            if row.chain is not None:
+                yield _chain(row.chain)
             yield "prompt:\n" + prompts.render(
                 getattr(rollout, "prompt", "structured-five"), problem["question"], problem["choices"]
             )
             break
         else:
             yield f"No usable row among the first {_TRIES}."
+
+
+def _chain(chain: GivenChain) -> str:
+    values = chain.values or [None] * len(chain.steps)
+    lines = [
+        f"  {'?' if v is None else format(v, '.3g')}  {s.strip()}" for s, v in zip(chain.steps, values, strict=True)
+    ]
+    return "\n".join([f"chain of {chain.policy or 'an unnamed model'}, a step a line behind its label:", *lines])
 
 
 def _fields(problem: Row, sizes: str) -> str:

@@ -47,7 +47,7 @@ class Sample:
     question: str
     choices: tuple[str, ...]
     answers: tuple[str, ...]
-    answer_type: str
+    answer_type: str | None
     images: tuple[str, ...]
 
 
@@ -152,7 +152,7 @@ def _domain(
         role=role,
         problems=len(part),
         sources=tuple(part["source"].unique().sort()),
-        answer_types=_counts(part["answer_type"]),
+        answer_types=_counts(part["answer_type"].fill_null("no gold")),
         choices=Spread.of(counted.filter(counted > 0)),
         question_length=Spread.of(part["question"].str.len_chars()),
         images=len(hashes),
@@ -178,7 +178,7 @@ def _samples(part: pl.DataFrame, count: int) -> tuple[Sample, ...]:
             problem_id=name,
             question=rows[name]["question"],
             choices=tuple(rows[name]["choices"]),
-            answers=(rows[name]["answer"], *rows[name]["accepted"]),
+            answers=tuple(each for each in (rows[name]["answer"], *rows[name]["accepted"]) if each is not None),
             answer_type=rows[name]["answer_type"],
             images=tuple(rows[name]["image_hashes"]),
         )

@@ -6,13 +6,12 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
 from PIL import Image
 
 from curate.images import as_seen
 from curate.profile import DomainProfile, Profile, Spread
 from curate.schema import IMAGES
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,7 +95,7 @@ def _pictures(workspace: Workspace, hashes: list[str]) -> dict[str, str]:
     """Data URLs by hash, no larger than they are shown."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(hashes), 200):
-        where = pc.field("image_hash").isin(hashes[start : start + 200])
+        where = among("image_hash", hashes[start : start + 200])
         rows += workspace.read(IMAGES, ["image_hash", "bytes"], where=where).to_pylist()
     urls = {}
     for row in rows:

@@ -16,6 +16,8 @@ Row = dict[str, Any]
 ROLES = ("train", "meta", "test")
 # Finish classes of a generation; "error" is missing data, never a wrong answer.
 FINISHES = ("stop", "length", "repetition", "error")
+# The mode of step labels that came with their source, and the head of its rollouts' policy.
+GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,9 @@ PROBLEMS = _table(
         "truth": _text,
     },
     key=("problem_id",),
-    optional=("revision", "licence", "tolerance", "truth"),
-    version=2,
+    # No gold answer: only where the source brings chains whose steps are labelled.
+    optional=("revision", "licence", "answer", "answer_type", "tolerance", "truth"),
+    version=3,
 )
 
 # Problems that later stages leave alone, and which other problem each is too much like.
@@ -153,7 +156,9 @@ ROLLOUTS = _table(
         "policy": _text,
     },
     key=("rollout_id",),
-    optional=("answer", "outcome", "mean_logprob"),
+    # How a chain that a source brought was sampled is not known.
+    optional=("answer", "outcome", "finish", "mean_logprob", "prompt_tokens", "tokens", "seed"),
+    version=2,
 )
 
 COMPLETIONS = _table(
@@ -199,7 +204,9 @@ STEP_LABELS = _table(
         "failed": _count,
     },
     key=("rollout_id", "step_index"),
-    optional=("outcome", "value", "standard_error"),
+    # Labels that a source brought may come without counts.
+    optional=("k", "m", "outcome", "value", "standard_error", "stopped", "truncated", "failed"),
+    version=2,
 )
 
 EXAMPLES = _table(

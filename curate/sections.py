@@ -50,9 +50,11 @@ class ColumnMap(Config):
 
     id: str | tuple[str, ...] | None = None
     """Names the row, several columns joined by dashes; the row's number when null."""
-    question: str = "question"
-    """A column, or a template such as "{hint}\\n{question}"; a line of it whose columns are all empty is left out."""
-    answer: str = "answer"
+    question: str | None = "question"
+    """A column, or a template such as "{hint}\\n{question}"; a line of it whose columns are all empty is left out.
+    Null where the chain's form has it."""
+    answer: str | None = "answer"
+    """The gold answer. Null where the source has none and brings chains instead."""
     choices: str | tuple[str, ...] | None = None
     """A list, or a JSON or Python list in a string (see `choices_form`), or several columns; empty for free-form
     questions."""
@@ -79,6 +81,55 @@ class ColumnMap(Config):
         return found
 
 
+class ChainMap(Config):
+    """Chains of thought that the source brings: each row becomes a rollout, with step labels where it has them."""
+
+    form: Literal["columns", "tagged", "conversation", "rated"] = "columns"
+    """`columns`: steps and labels are columns; `tagged`: Math-Shepherd, a text whose steps end in a tag and its twin
+    with + or - there; `conversation`: VisualPRM400K, a step a turn, answered by + or -; `rated`: PRM800K, alternatives
+    of every step with ratings -1, 0 and 1."""
+    steps: str
+    """Column of the steps, a list of texts; of the text, the turns or the rated steps in the other forms. `a.b` is
+    field b of every struct in the list a."""
+    labels: str | None = None
+    """Column of the labels: one a step, or one number, see `labels_form`; of the marked twin for `tagged`."""
+    labels_form: Literal["value", "sign", "first-error"] = "value"
+    """`value`: true or false, or a number from 0 to 1; `sign`: 1 is right, -1 wrong, 0 has no label; `first-error`: the
+    index of the first wrong step, -1 where there is none; what comes after it has no label."""
+    right: str | None = None
+    """Column of the numbers of right completions, one a step."""
+    graded: str | None = None
+    """Column of the numbers of all graded completions, one a step."""
+    outcome: str | None = None
+    """Column that says whether the final answer is right; graded against the gold answer when null."""
+    policy: str | None = None
+    """Column that names the model that wrote the chain."""
+
+    @model_validator(mode="after")
+    def _settings_fit_the_form(self) -> Self:
+        if (self.right is None) != (self.graded is None):
+            raise ValueError("right and graded belong together; give both or neither")
+        if self.form == "tagged" and self.labels is None:
+            raise ValueError("form tagged needs labels, the column of the marked text")
+        if self.form != "columns" and (self.right or self.labels_form != "value"):
+            raise ValueError(f"right, graded and labels_form have no effect with form {self.form}")
+        if self.form in ("conversation", "rated") and self.labels:
+            raise ValueError(f"labels has no effect with form {self.form}, which has them in its steps")
+        if self.labels is None and self.labels_form != "value":
+            raise ValueError("labels_form has no effect without labels; give both or neither")
+        return self
+
+    @property
+    def brings_question(self) -> bool:
+        """Whether the form has the question too."""
+        return self.form in ("tagged", "conversation")
+
+    def named(self) -> list[tuple[str, str]]:
+        """(role, column) of every column that is named."""
+        roles = ("steps", "labels", "right", "graded", "outcome", "policy")
+        return [(role, column) for role in roles if (column := getattr(self, role))]
+
+
 def _known_form(name: str) -> str:
     from curate.sources.forms import FORMS
 
@@ -91,6 +142,8 @@ class MappedSource(_SourceConfig):
     """What sources share whose records have columns."""
 
     columns: ColumnMap = ColumnMap()
+    chain: ChainMap | None = None
+    """The chains that the source brings with its problems; they are not rolled out then."""
     form: Annotated[str, AfterValidator(_known_form)] = "plain"
     """How question and answer are written as texts, see `curate.sources.forms`."""
     turns: int | None = Field(default=None, ge=1)
@@ -133,6 +186,20 @@ class MappedSource(_SourceConfig):
         ):
             if is_set and not there:
                 raise ValueError(f"a setting has no effect without {needs}; give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _question_and_answer_are_there(self) -> Self:
+        columns, chain = self.columns, self.chain
+        if chain is not None and columns.conversation is not None:
+            raise ValueError("columns.conversation has no effect with chain; give one of them")
+        if columns.answer is None and chain is None:
+            raise ValueError("columns.answer is needed: only a source with chain can do without gold answers")
+        if (columns.question is None) != (chain is not None and chain.brings_question):
+            form = chain.form if chain is not None else "none"
+            raise ValueError(
+                f"columns.question is null with chain.form tagged or conversation only; chain.form: {form}"
+            )
         return self
 
 
@@ -189,6 +256,9 @@ class IngestConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names are used twice: {', '.join(twice)}; give each source its own name")
+        taken = sorted(set(names) & {"main", "rollout", "label", "train"})
+        if taken:
+            raise ValueError(f"{taken[0]} is a name of the workspace's own; give the source another")
         return self
 
 

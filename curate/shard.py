@@ -23,13 +23,16 @@ from curate.stage import Reporter
 from curate.store import Workspace
 
 STAGE = "shard"
+# In place of a problem that is not there any more.
+_GONE = {"source": "?", "source_row": "?", "domain": None}
 
 
 def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int) -> Row:
     steps = range(len(rollout["steps"]))
     defined = [
         labels.get(step) is not None
-        and (labels[step]["m"] >= min_graded or step == len(rollout["steps"]) - 1)
+        # A label that its source brought may come without counts.
+        and (labels[step]["m"] is None or labels[step]["m"] >= min_graded or step == len(rollout["steps"]) - 1)
         and labels[step]["value"] is not None
         for step in steps
     ]
@@ -91,12 +94,14 @@ def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: 
         by_rollout[label["rollout_id"]][label["step_index"]] = label
     rows, rejects, out = [], [], dropped(workspace)
     for rollout in rollouts:
-        problem = problems[rollout["problem_id"]]
+        problem = problems.get(rollout["problem_id"], _GONE | {"problem_id": rollout["problem_id"]})
         labels = by_rollout[rollout["rollout_id"]]
-        example = _example(rollout, problem, labels, config.min_graded)
         try:
+            if problem["source"] == _GONE["source"]:
+                raise RowError("no-problem", "its problem was deleted when its source was ingested again")
             if problem["problem_id"] in out:
                 raise RowError(out[problem["problem_id"]], "its problem was dropped, see the table drops")
+            example = _example(rollout, problem, labels, config.min_graded)
             _check(example, bool(labels))
         except RowError as error:
             rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))

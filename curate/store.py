@@ -34,8 +34,10 @@ from curate.schema import TABLES, Row, Table
 from curate.seeds import shard_of
 
 DEFAULT_SHARDS = 16
+# The partition of a stage's own output; others are named after sources.
+MAIN = "main"
 # Of the tables together: a change of any table's columns is a new one.
-VERSION = 2
+VERSION = 3
 _PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
 
 
@@ -273,7 +275,7 @@ class Workspace:
             )
         return cls(root, shards)
 
-    def partition(self, table: Table, name: str = "main") -> Partition:
+    def partition(self, table: Table, name: str = MAIN) -> Partition:
         """A partition of a table, whether or not it has files yet."""
         return Partition(self.root / "tables" / table.name / name, table, self.shards)
 
@@ -293,6 +295,11 @@ class Workspace:
     def tables(self) -> Mapping[str, Table]:
         """Tables that have at least one committed file."""
         return {name: table for name, table in TABLES.items() if self.files(table)}
+
+
+def among(column: str, values: Sequence[str]) -> Any:
+    """Expression for `where`: the column is one of these; an empty list has no type of its own, so it is given one."""
+    return pads.field(column).isin(pa.array(values, pa.string()))
 
 
 def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-
 from curate import lineage
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
 from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import digest
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def _frozen(value: Any) -> Any:
 def read_examples(workspace: Workspace, roles: Sequence[str]) -> list[Example]:
     """Examples of these roles, sorted by rollout."""
     columns = list(Example.__dataclass_fields__)
-    table = workspace.read(EXAMPLES, columns, where=pc.field("role").isin(list(roles)))
+    table = workspace.read(EXAMPLES, columns, where=among("role", roles))
     rows: list[dict[str, Any]] = table.to_pylist()
     examples = [Example(**{key: _frozen(value) for key, value in row.items()}) for row in rows]
     return sorted(examples, key=lambda example: example.rollout_id)
@@ -51,13 +49,13 @@ def read_examples(workspace: Workspace, roles: Sequence[str]) -> list[Example]:
 def read_images(workspace: Workspace, examples: Iterable[Example]) -> dict[str, bytes]:
     """Original bytes of every image that these examples show, by hash."""
     wanted = sorted({key for example in examples for key in example.image_hashes})
-    table = workspace.read(IMAGES, ["image_hash", "bytes"], where=pc.field("image_hash").isin(wanted))
+    table = workspace.read(IMAGES, ["image_hash", "bytes"], where=among("image_hash", wanted))
     return dict(zip(table["image_hash"].to_pylist(), table["bytes"].to_pylist(), strict=True))
 
 
 def write_rejects(workspace: Workspace, stage: str, partition: str, left: Sequence[tuple[Example, RowError]]) -> None:
     """Examples that a stage could not use, with their reasons, into the `rejects` table."""
-    where = pc.field("problem_id").isin(sorted({example.problem_id for example, _ in left}))
+    where = among("problem_id", sorted({example.problem_id for example, _ in left}))
     columns = ["problem_id", "source", "source_row", "domain"]
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, columns, where).to_pylist()} if left else {}
     rows = [

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, ImageOps
 
 from curate.schema import IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
 from curate.seeds import digest
-from curate.store import Workspace
+from curate.store import Workspace, among
 from prm.metrics import mean
 
 # What the page may weigh: all images together, one image as it is, and the longest side of one that is reduced.
@@ -48,7 +46,7 @@ class Chain:
     role: str
     question: str
     choices: tuple[str, ...]
-    gold: str
+    gold: str | None
     answer: str | None
     outcome: bool | None
     finish: str
@@ -80,7 +78,7 @@ def _split(rows: Iterable[Row], column: str) -> list[list[Row]]:
 def _choose(workspace: Workspace, count: int) -> list[str]:
     """Rollouts of test and train in equal parts, over domains and outcomes in turn; within them by hash."""
     columns = ["rollout_id", "domain", "role", "outcome"]
-    where = _among("role", ["test", "train"])
+    where = among("role", ["test", "train"])
     rows = sorted(workspace.read(ROLLOUTS, columns, where).to_pylist(), key=lambda row: digest(row["rollout_id"]))
     by_role = []
     for part in _split(rows, "role"):
@@ -89,17 +87,12 @@ def _choose(workspace: Workspace, count: int) -> list[str]:
     return [row["rollout_id"] for row in _interleaved(by_role)[:count]]
 
 
-def _among(column: str, values: Sequence[str]) -> Any:
-    """Expression: the column is one of these; typed, as an empty list has no type of its own."""
-    return pc.field(column).isin(pa.array(values, pa.string()))
-
-
 def chains(workspace: Workspace, count: int) -> tuple[Chain, ...]:
     """At most `count` chains, by domain."""
-    chosen = _among("rollout_id", _choose(workspace, count))
+    chosen = among("rollout_id", _choose(workspace, count))
     columns = ["rollout_id", "problem_id", "domain", "role", "steps", "answer", "outcome", "finish"]
     rollouts = workspace.read(ROLLOUTS, columns, chosen).to_pylist()
-    wanted = _among("problem_id", sorted({row["problem_id"] for row in rollouts}))
+    wanted = among("problem_id", sorted({row["problem_id"] for row in rollouts}))
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, where=wanted).to_pylist()}
     labels = {
         (row["rollout_id"], row["step_index"]): row for row in workspace.read(STEP_LABELS, where=chosen).to_pylist()
@@ -145,7 +138,7 @@ def pictures(workspace: Workspace, chosen: Iterable[Chain], budget: int = IMAGE_
     hashes = sorted({key for chain in chosen for key in chain.image_hashes})
     columns = ["image_hash", "bytes", "format", "width", "height"]
     found = {}
-    for row in workspace.read(IMAGES, columns, _among("image_hash", hashes)).to_pylist():
+    for row in workspace.read(IMAGES, columns, among("image_hash", hashes)).to_pylist():
         data, kind, (width, height) = _light(row)
         budget -= len(data)
         text = f"data:{kind};base64,{base64.b64encode(data).decode()}" if budget >= 0 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ def _power(match: re.Match[str]) -> str:
     return f"^{digits}" if len(digits) == 1 else f"^{{{digits}}}"
 
 
+# Every grader begins with it, on both sides.
+@lru_cache(1024)
 def plain(text: str) -> str:
     """Unicode-normal, without TeX text commands, dollar signs, Markdown emphasis, outer space and a final stop."""
     text = _AFTER_DIGIT.sub(" ", _SUPERSCRIPTS.sub(_power, text))

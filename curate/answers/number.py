@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from curate.answers.base import Gold, Grade, plain
 
@@ -39,9 +40,11 @@ def _plain_value(text: str) -> Fraction | None:
     # An exponent of thousands of digits is nobody's answer, and would fill the memory.
     if len(exponent) > 4 or not any(c.isdigit() for c in mantissa):
         return None
-    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
+    return Fraction(mantissa) * Fraction(10) ** int(exponent) if exponent else Fraction(mantissa)
 
 
+# A gold answer is read when its type is inferred and again by its own grader; completions repeat answers.
+@lru_cache(1024)
 def _value(text: str) -> Fraction | None:
     """The exact value of a text that is nothing but a number, a fraction or a power of ten."""
     text = text.strip()

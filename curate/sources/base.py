@@ -10,12 +10,27 @@ from curate.errors import RowError
 
 
 @dataclass(frozen=True)
+class GivenChain:
+    """A chain of thought that a source brings, in steps, with what it says about each (empty where it says nothing).
+
+    `values` are labels in [0, 1], null where a step has none; `counts` are (right, graded) completions that a label
+    came from. `outcome` is whether the final answer is right, `policy` names the model that wrote the chain.
+    """
+
+    steps: Sequence[str]
+    values: Sequence[float | None] = ()
+    counts: Sequence[tuple[int, int] | None] = ()
+    outcome: bool | None = None
+    policy: str | None = None
+
+
+@dataclass(frozen=True)
 class SourceRow:
     """One problem as its source has it; `images` are the original bytes, never re-encoded.
 
     `accepted` are further right answers, `tolerance` is how far off a number is still right (see `answers.Gold`).
     `question` and `answer` may still be missing or odd: `curate ingest` decides and rejects with a reason.
-    `truth` is JSON known only to synthetic sources.
+    `truth` is JSON known only to synthetic sources. `chain` is there where the source brings chains.
     """
 
     source_row: str
@@ -28,6 +43,7 @@ class SourceRow:
     accepted: Sequence[str] = ()
     tolerance: float | None = None
     truth: str | None = None
+    chain: GivenChain | None = None
 
 
 @dataclass(frozen=True)

@@ -9,28 +9,33 @@ import random
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from dataclasses import dataclass
 from typing import Any
 
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
 from curate.sections import ColumnMap, MappedSource
 from curate.seeds import rng
-from curate.sources.base import BadRow, SourceRow
+from curate.sources.base import BadRow, GivenChain, SourceRow
+from curate.sources.chains import chains
 from curate.sources.forms import FORMS, lettered
 from curate.sources.roots import Root
+from curate.sources.values import look, text_of, writable
 
 Record = Mapping[str, Any]
 Numbered = tuple[int, Record | RowError]
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 
-def check(columns: ColumnMap, names: Iterable[str], what: str) -> None:
+def check(source: MappedSource, names: Iterable[str], what: str) -> None:
     """UserError when a mapped column is not among the source's names."""
     known = list(names)
-    for role, column in columns.named():
+    named = [(f"columns.{role}", column) for role, column in source.columns.named()]
+    if source.chain is not None:
+        named += [(f"chain.{role}", column) for role, column in source.chain.named()]
+    for role, column in named:
         if column not in known and column.partition(".")[0] not in known:
-            raise UserError(f'{what} has no column "{column}" (columns.{role}){did_you_mean(column, known)}')
+            raise UserError(f'{what} has no column "{column}" ({role}){did_you_mean(column, known)}')
 
 
 def problems(records: Iterator[Numbered], source: MappedSource, root: Root | None) -> Iterator[SourceRow | BadRow]:
@@ -75,14 +80,15 @@ def rows(record: Record, source: MappedSource, number: int, root: Root | None) -
     name = _name(record, source.columns, number)
     try:
         _check_wanted(record, source)
-        pairs = list(_pairs(record, source))
+        parts = list(_parts(record, source))
     except RowError as error:
         yield BadRow(name, error)
         return
-    for turn, (question, answer) in enumerate(pairs):
-        each = name if source.columns.conversation is None else f"{name}/{turn}"
+    single = source.columns.conversation is None and len(parts) == 1
+    for place, part in enumerate(parts):
+        each = name if single else f"{name}/{place}"
         try:
-            yield _row(record, source, each, question, answer, root)
+            yield _row(record, source, each, part, root)
         except RowError as error:
             yield BadRow(each, error)
 
@@ -100,11 +106,25 @@ def _check_wanted(record: Record, source: MappedSource) -> None:
             raise RowError("not-wanted", f"{column} is {str(found)[:80]!r}, the recipe takes {wanted!r}")
 
 
-def _pairs(record: Record, source: MappedSource) -> Iterator[tuple[str | None, Any]]:
-    """(question, answer) of the record, or of each turn of its conversation."""
+@dataclass(frozen=True)
+class _Part:
+    """What becomes one row: a record, a turn of its conversation, or one of its chains."""
+
+    question: str | None
+    answer: Any
+    chain: GivenChain | None = None
+
+
+def _parts(record: Record, source: MappedSource) -> Iterator[_Part]:
     columns = source.columns
     if columns.conversation is None:
-        yield _filled(record, columns.question), look(record, columns.answer)
+        question = _filled(record, columns.question) if columns.question else None
+        answer = look(record, columns.answer) if columns.answer else None
+        if source.chain is None:
+            yield _Part(question, answer)
+            return
+        for asked, chain in chains(record, source.chain):
+            yield _Part(question if asked is None else asked, answer, chain)
         return
     turns = look(record, columns.conversation)
     if not isinstance(turns, list) or not turns:
@@ -112,7 +132,7 @@ def _pairs(record: Record, source: MappedSource) -> Iterator[tuple[str | None, A
     found = list(_turns(turns))
     if not found:
         raise RowError("no-conversation", f"no question with an answer among {len(turns)} turns")
-    yield from found[: source.turns]
+    yield from (_Part(question, answer) for question, answer in found[: source.turns])
 
 
 def _turns(turns: Sequence[Any]) -> Iterator[tuple[str, str]]:
@@ -122,26 +142,26 @@ def _turns(turns: Sequence[Any]) -> Iterator[tuple[str, str]]:
         if not isinstance(turn, Mapping):
             raise RowError("unusable-value", f"a turn is a {type(turn).__name__}")
         if "user" in turn and "assistant" in turn:
-            yield _text(turn["user"]) or "", _text(turn["assistant"]) or ""
+            yield text_of(turn["user"]) or "", text_of(turn["assistant"]) or ""
             continue
         speaker, said = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
         if speaker in ("human", "user"):
-            asked = _text(said)
+            asked = text_of(said)
         elif speaker in ("gpt", "assistant") and asked is not None:
-            yield asked, _text(said) or ""
+            yield asked, text_of(said) or ""
             asked = None
 
 
-def _row(
-    record: Record, source: MappedSource, name: str, question: str | None, answer: Any, root: Root | None
-) -> SourceRow:
-    columns = source.columns
+def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Root | None) -> SourceRow:
+    columns, question = source.columns, part.question
     choices = _choices(record, source) if columns.choices else ()
-    answers = _answers(answer, source, choices)
+    answers = _answers(part.answer, source, choices)
     given = answers[0] if answers else None
-    if source.form != "plain" and question is not None and given is not None:
-        parsed = FORMS[source.form](question, given)
-        question, given, choices = parsed.question, parsed.answer, parsed.choices or choices
+    # Without a column of gold answers the form still parts the question from what stands around it.
+    if source.form != "plain" and question is not None and (given is not None or columns.answer is None):
+        parsed = FORMS[source.form](question, given or "")
+        question, choices = parsed.question, parsed.choices or choices
+        given = parsed.answer if given is not None else None
     images = tuple(_images(record, source, root))
     if source.require_image and not images:
         raise RowError("no-image", "the recipe takes only rows with an image")
@@ -152,9 +172,10 @@ def _row(
         accepted=tuple(answers[1:]),
         choices=choices,
         images=images,
-        domain=_text(look(record, columns.domain)) if columns.domain else None,
+        domain=text_of(look(record, columns.domain)) if columns.domain else None,
         answer_type=_answer_type(record, source, choices),
         tolerance=_tolerance(record, source, given),
+        chain=part.chain,
     )
 
 
@@ -162,26 +183,17 @@ def _answers(value: Any, source: MappedSource, choices: Sequence[str]) -> list[s
     """The accepted answers, the first one first; none where the record has none."""
     if source.answer_form == "accepted":
         return _listed(value)
-    found = _letter(value, len(choices)) if source.answer_form == "index" else _text(value)
+    found = _letter(value, len(choices)) if source.answer_form == "index" else text_of(value)
     return [] if found is None else [found]
-
-
-def look(record: Record, column: str) -> Any:
-    """What stands in a column, or with `a.b` in a struct; null where there is none."""
-    if column in record:
-        return record[column]
-    first, dot, rest = column.partition(".")
-    below = record.get(first)
-    return look(below, rest) if dot and isinstance(below, Mapping) else None
 
 
 def _filled(record: Record, wanted: str) -> str | None:
     """A column's text, or a template's: its lines whose columns are all empty are left out."""
     if "{" not in wanted:
-        return _text(look(record, wanted))
+        return text_of(look(record, wanted))
     lines = []
     for line in wanted.split("\n"):
-        found = [_text(look(record, column)) for column in _FIELD.findall(line)]
+        found = [text_of(look(record, column)) for column in _FIELD.findall(line)]
         if found and not any(found):
             continue
         values = iter(value or "" for value in found)
@@ -189,33 +201,9 @@ def _filled(record: Record, wanted: str) -> str | None:
     return "\n".join(lines) or None
 
 
-def writable(text: str) -> str:
-    """The text with halves of surrogate pairs, which JSON can hold and UTF-8 cannot, replaced by question marks."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _text(value: Any) -> str | None:
-    """Text of a scalar; null stays null. A float that is whole loses its '.0', as CSV and pandas add it."""
-    if value is None:
-        return None
-    if isinstance(value, float):
-        if value != value:  # NaN is how frames write null
-            return None
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    if isinstance(value, str):
-        if writable(value) != value:
-            raise RowError("not-utf-8", f"half of a surrogate pair in: {writable(value)[:80]}")
-        return value
-    if isinstance(value, int | bool | Decimal):
-        return str(value)
-    if isinstance(value, list) and len(value) == 1:
-        return _text(value[0])
-    raise RowError("unusable-value", f"a text is wanted, this is {type(value).__name__}: {str(value)[:80]}")
-
-
 def _letter(value: Any, count: int) -> str | None:
     """The letter of a choice's index, counted from 0, as a number or its text."""
-    text = _text(value)
+    text = text_of(value)
     if text is None:
         return None
     if not text.strip().isdecimal() or not 0 <= int(text) < min(count, 26):
@@ -233,20 +221,20 @@ def _listed(value: Any) -> list[str]:
             value = [value]
     if not isinstance(value, list):
         value = [value]
-    return [text for item in value if (text := _text(item)) is not None and text.strip()]
+    return [text for item in value if (text := text_of(item)) is not None and text.strip()]
 
 
 def _choices(record: Record, source: MappedSource) -> tuple[str, ...]:
     wanted = source.columns.choices
     if isinstance(wanted, tuple):
-        return tuple(text for column in wanted if (text := _text(look(record, column))) is not None)
+        return tuple(text for column in wanted if (text := text_of(look(record, column))) is not None)
     value = look(record, wanted or "")
     if value is None or value == "":
         return ()
     if source.choices_form == "commas":
-        return tuple(part.strip() for part in (_text(value) or "").split(","))
+        return tuple(part.strip() for part in (text_of(value) or "").split(","))
     if source.choices_form == "lettered":
-        found = lettered(_text(value) or "")
+        found = lettered(text_of(value) or "")
         if not found:
             raise RowError("unusable-choices", f"choices are not A, B, ...: {str(value)[:80]}")
         return found
@@ -256,7 +244,7 @@ def _choices(record: Record, source: MappedSource) -> tuple[str, ...]:
         value = list(value.values())
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("unusable-choices", f"choices are no list: {str(value)[:80]}")
-    return tuple(_text(item) or "" for item in value)
+    return tuple(text_of(item) or "" for item in value)
 
 
 def _parse_list(text: str, reason: str, what: str) -> Any:
@@ -273,7 +261,7 @@ def _answer_type(record: Record, source: MappedSource, choices: Sequence[str]) -
     """What the row's own type stands for; choices always make a choice."""
     if source.columns.answer_type is None or choices:
         return None
-    found = _text(look(record, source.columns.answer_type))
+    found = text_of(look(record, source.columns.answer_type))
     if found is None:
         return None
     if found not in source.answer_types:

@@ -57,7 +57,7 @@ class Files:
         """Columns are looked for in the first records together: one JSON line may lack what others have (null)."""
         names = {name: None for _, record in records if not isinstance(record, RowError) for name in record}
         if names:
-            columns.check(self._config.columns, names, f'Source "{self._config.name}": {self._path.name}')
+            columns.check(self._config, names, f'Source "{self._config.name}": {self._path.name}')
 
 
 def _json_lines(path: Path) -> Iterator[Numbered]:

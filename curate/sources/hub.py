@@ -34,12 +34,12 @@ class Hub:
         data, name = self._open()
         what = f'Source "{self._config.name}": {name}'
         if data.column_names is not None:
-            columns.check(self._config.columns, data.column_names, what)
+            columns.check(self._config, data.column_names, what)
         # Without named columns the first record has to be asked.
         records = enumerate(self._records(data), start=1)
         ahead = list(itertools.islice(records, 1))
         for _, record in ahead:
-            columns.check(self._config.columns, record, what)
+            columns.check(self._config, record, what)
         yield from columns.problems(itertools.chain(ahead, records), self._config, self._root)
 
     def _open(self) -> tuple[Any, str]:

@@ -16,12 +16,13 @@ from PIL import Image, features
 from curate.answers import GRADERS, extract, grade, infer_type
 from curate.errors import RowError
 from curate.images import inspect
-from curate.sections import ColumnMap, HubSource
+from curate.sections import ChainMap, ColumnMap, HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
+from curate.sources.chains import chains
 from curate.sources.forms import FORMS
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "6")) / 3
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "8")) / 4
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 # Nothing here may take longer.
 HANG = 15
@@ -56,7 +57,8 @@ PIECES = [
     "1,234", "-", "3.5e9", "1e999999", "\u221a3", "\u00b2", "\u00bd", "Question:", "Choices:", "Options:",
     "Hint:", "\n", "\n\n", " ", "<image>", "<image 1>", "yes", "No", "[", "]", "['a',", "{", "{a}", "\\left(",
     "x=", "\u202e", "\ud83d", "\0", "\x1b[31m", "Step 12", "9" * 50, "a" * 200, "((((", "^" * 20, "\\sqrt" * 5,
-    "Answer with the letter.", "Be succinct.",
+    "Answer with the letter.", "Be succinct.", "+", "\u043a\u0438", "Step 1:", "human", "gpt",
+    "### Question:\n", "\n\n### Solution Process:\n",
 ]  # fmt: skip
 
 
@@ -67,7 +69,10 @@ def text(draw: random.Random) -> str:
     return draw.choice(["", " "]).join(parts)
 
 
-KEYS = ("user", "assistant", "from", "value", "bytes", "path")
+KEYS = (
+    "user", "assistant", "from", "value", "bytes", "path", "completions", "text", "rating", "chosen_completion",
+    "human_completion", "step",
+)  # fmt: skip
 
 
 def cell(draw: random.Random, depth: int = 0):
@@ -103,6 +108,65 @@ def settings(draw: random.Random) -> HubSource | None:
         )  # fmt: skip
     except ValueError:
         return None
+
+
+def damaged(draw: random.Random, value):
+    """The value with a cell of it replaced now and then, at any depth."""
+    if draw.random() < 0.03:
+        return cell(draw)
+    if isinstance(value, list):
+        return [damaged(draw, each) for each in value if draw.random() > 0.02]
+    if isinstance(value, dict):
+        return {key: damaged(draw, each) for key, each in value.items() if draw.random() > 0.02}
+    return value
+
+
+def chain_record(draw: random.Random, form: str) -> dict:
+    """A record as the form's dataset has it."""
+    count = draw.randrange(1, 6)
+    steps = [text(draw) or "x" for _ in range(count)]
+    if form == "columns":
+        graded = [draw.choice([0, 8, 16]) for _ in steps]
+        right = [draw.randint(0, m) for m in graded]
+        labels = draw.choice([[draw.choice([True, 0.5, 0, -1]) for _ in steps], draw.randrange(-1, count)])
+        return {"s": [{"step": step} for step in steps], "l": labels, "k": right, "m": graded, "o": draw.random() < 0.5}
+    if form == "tagged":
+        tag, head = "\u043a\u0438", text(draw) + " Step 1:"
+        marks = [draw.choice("+-") for _ in steps]
+        plain = head + "".join(step + tag for step in steps)
+        return {"s": plain, "l": head + "".join(step + mark for step, mark in zip(steps, marks, strict=True))}
+    if form == "conversation":
+        asked = ["### Question:\n" + text(draw) + "\n\n### Solution Process:\n" + steps[0], *steps[1:]]
+        turns = [turn for step in asked for turn in (("human", step), ("gpt", draw.choice("+-")))]
+        return {"s": [{"from": who, "value": what} for who, what in turns]}
+    options = [[{"text": s, "rating": draw.choice([-1, 0, 1, None])} for s in [step, text(draw)]] for step in steps]
+    return {"s": [{"completions": each, "chosen_completion": draw.choice([0, 1, None])} for each in options]}
+
+
+def test_chains():
+    found = 0
+    for number, draw in rounds("chains"):
+        form = draw.choice(["columns", "tagged", "conversation", "rated"])
+        record = {name: damaged(draw, value) for name, value in chain_record(draw, form).items()}
+        more: dict = {"labels": "l"} if form == "tagged" else {}
+        if form == "columns":
+            labels_form = draw.choice(["value", "sign", "first-error"])
+            more = draw.choice([{}, {"labels": "l", "labels_form": labels_form}, {"right": "k", "graded": "m"}])
+        map_ = ChainMap(form=form, steps="s.step" if form == "columns" else "s", **more)
+        with no_hang((number, record)):
+            try:
+                taken = list(chains(record, map_))
+            except RowError as error:
+                assert error.reason
+                continue
+        for _, one in taken:
+            found += 1
+            assert one.steps
+            assert all(step.strip() for step in one.steps)
+            assert len(one.values) in (0, len(one.steps))
+            assert all(value is None or 0 <= value <= 1 for value in one.values)
+            "".join(one.steps).encode()
+    assert found > 20
 
 
 def test_rows():

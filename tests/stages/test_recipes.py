@@ -349,8 +349,12 @@ def source_of(name: str):
     return chain.load(recipes.find(recipes.folder() / f"{name}.yaml")).section("ingest").sources[0]
 
 
+# Sources that bring chains have their copies in test_given.py.
+CHAINS = ("math-shepherd", "prm800k", "processbench", "visualprm400k", "visualprm400k-raw", "visualprocessbench")
+
+
 def test_every_recipe_has_a_copy_here():
-    assert sorted([*COPIES, "mmpr"]) == recipes.names()
+    assert sorted([*COPIES, "mmpr", *CHAINS]) == recipes.names()
 
 
 @pytest.mark.parametrize("name", sorted(COPIES))
@@ -479,7 +483,7 @@ def test_what_is_wrong_with_a_command_is_one_sentence(tmp_path):
 
 def test_recipes_are_listed_and_shown():
     listed = json.loads(curate("recipes", "--json").stdout)
-    assert {row["recipe"] for row in listed} == {*COPIES, "mmpr"}
+    assert {row["recipe"] for row in listed} == {*COPIES, *CHAINS, "mmpr"}
     assert all(row["licence"] and row["about"].endswith(".") for row in listed)
     shown = curate("recipes", "show", "chartqa").stdout
     assert yaml.safe_load(shown)["ingest"]["sources"][0]["dataset"] == "HuggingFaceM4/ChartQA"

@@ -1,0 +1,46 @@
+"""Single values of a record: where they stand, and as text. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from curate.errors import RowError
+
+
+def look(record: Mapping[str, Any], column: str) -> Any:
+    """What stands in a column; with `a.b` field b of the struct a, or of each struct of the list a; null where none."""
+    if column in record:
+        return record[column]
+    first, dot, rest = column.partition(".")
+    below = record.get(first)
+    if dot and isinstance(below, Mapping):
+        return look(below, rest)
+    if dot and isinstance(below, list):
+        return [look(each, rest) if isinstance(each, Mapping) else None for each in below]
+    return None
+
+
+def writable(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON can hold and UTF-8 cannot, replaced by question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def text_of(value: Any) -> str | None:
+    """Text of a scalar; null stays null. A float that is whole loses its '.0', as CSV and pandas add it."""
+    if value is None:
+        return None
+    if isinstance(value, float):
+        if value != value:  # NaN is how frames write null
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    if isinstance(value, str):
+        if writable(value) != value:
+            raise RowError("not-utf-8", f"half of a surrogate pair in: {writable(value)[:80]}")
+        return value
+    if isinstance(value, int | bool | Decimal):
+        return str(value)
+    if isinstance(value, list) and len(value) == 1:
+        return text_of(value[0])
+    raise RowError("unusable-value", f"a text is wanted, this is {type(value).__name__}: {str(value)[:80]}")
