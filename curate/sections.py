@@ -356,14 +356,49 @@ class RolloutConfig(Config):
 class LabelConfig(Config):
     """`curate label`: rollouts to step labels by Monte Carlo completion, with the rollouts' own engine and sampling."""
 
-    mode: Literal["exact"] = "exact"
-    """`exact`: exactly `completions` per step, label k/m (parity with the literature)."""
-    completions: int = Field(default=8, ge=1, le=256)
-    """Completions per step, m."""
+    mode: Literal["pooled", "exact", "hard", "legacy"] = "pooled"
+    """`pooled`: few completions a step, pooled over the chain; unbiased, and about half the tokens. `exact`: exactly
+    `completions` a step, label k/m. `hard`: whether any of `completions` is right, drawn until one is. `legacy`:
+    DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to compare with its labels."""
+    completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Completions a step: exactly so many (`exact`, 8 when null), at most so many (`hard`, 16), at most so many with
+    the rollout itself (`legacy`, 11)."""
+    mean_completions: Annotated[float, Field(gt=0)] | None = None
+    """`pooled`: completions a step in the mean, 2 when null. Cheap late steps and problems whose rollouts disagree get
+    more."""
+    max_completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """`pooled`: the most that a step gets, 8 when null (or four times the mean)."""
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    """`pooled`: as many completions as these tokens are expected to pay for, instead of `mean_completions`."""
     rollouts: int | None = Field(default=None, ge=1)
     """Label only the first so many rollouts of each problem; all when null. Chosen by index, never by outcome."""
     roles: tuple[Role, ...] = ("train",)
     error_budget: float = Field(default=0.02, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _settings_fit_the_mode(self) -> Self:
+        pooled = {"mean_completions", "max_completions", "budget_tokens"}
+        strange = {"completions"} if self.mode == "pooled" else pooled
+        given = sorted(name for name in strange if getattr(self, name) is not None)
+        if given:
+            raise ValueError(f"{', '.join(given)} has no effect with mode {self.mode}; leave it out")
+        if self.mean_completions is not None and self.budget_tokens is not None:
+            raise ValueError("mean_completions and budget_tokens say the same; give one of them")
+        if self.mode == "pooled" and self.budget_tokens is None and self.mean > self.most:
+            raise ValueError(f"mean_completions {self.mean} is above max_completions {self.most}")
+        return self
+
+    @property
+    def mean(self) -> float:
+        """Completions a step in the mean, for `pooled`."""
+        return self.mean_completions if self.mean_completions is not None else 2.0
+
+    @property
+    def most(self) -> int:
+        """The most completions that a step gets."""
+        if self.mode == "pooled":
+            return self.max_completions or max(8, min(256, round(4 * self.mean)))
+        return self.completions or {"exact": 8, "hard": 16, "legacy": 11}[self.mode]
 
 
 class ShardConfig(Config):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tiny_model import picture, save_tiny_model
 
 from curate.config import validate
-from curate.engines import build, simulated, torch_companions
+from curate.engines import build, simulated, torch_companions, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
 from curate.engines.chat import Chat, Pictures
 from curate.engines.detokenize import Detokenizer, join_bytes
@@ -249,34 +249,57 @@ def test_simulated_chains_look_like_chains_and_repeat() -> None:
     assert served(SIMULATED, ask(n=1, seed=514))[0][0] == first[2]
 
 
-def test_simulated_values_are_the_frequencies_of_right_answers() -> None:
+@pytest.mark.parametrize("name", sorted(worlds.WORLDS))
+def test_simulated_values_are_the_frequencies_of_right_answers(name: str) -> None:
     """Known truth: for each prefix of a chain, the share of right continuations is within 4 standard errors."""
     prompt, m = "Which bar? [gold=12]", 1000
-    config = with_faults(world_seed=3)
-    chain = served(config, ask(prompt, n=1))[0][0].text.splitlines(keepends=True)
-    prefixes = ["".join(chain[:count]) for count in range(5)]
+    config = with_faults(world_seed=3, world=name, steps=None)
+    chain = served(config, ask(prompt, n=1))[0][0].text.splitlines(keepends=True)[:-1]
+    world = worlds.world(prompt, name, None, 3)
+    prefixes = ["".join(chain[:count]) for count in range(len(chain))]
     requests = [
         ask(prompt, n=m, seed=2**20 * (place + 1), prefix_ids=simulated.token_ids(prefix))
         for place, prefix in enumerate(prefixes)
     ]
     for prefix, samples in zip(prefixes, served(config, *requests), strict=True):
-        value = simulated.value_of(prompt, prefix, world_seed=3)
+        value = world.value_of(prefix)
         share = sum(answer_of(prefix + sample.text) == "12" for sample in samples) / m
         assert abs(share - value) <= 4 * (max(value * (1 - value), 1e-3) / m) ** 0.5, prefix
-    said = "".join(chain[:5])
-    assert simulated.value_of(prompt, said) == float("answer is 12." in said)
+    said = "".join(chain)
+    assert world.value_of(said) == float("answer is 12." in said)
 
 
-def test_the_value_of_a_state_is_the_mean_value_after_the_next_step() -> None:
+@pytest.mark.parametrize("name", sorted(worlds.WORLDS))
+def test_the_value_of_a_state_is_the_mean_value_after_the_next_step(name: str) -> None:
     """The martingale of labelling: no step gains or loses value on average."""
-    for name in range(50):
-        world = simulated.World.of(f"problem {name}")
-        tables = world.values()
-        for now, later in itertools.pairwise(tables):
-            for state in range(3):
-                assert now[state] == pytest.approx(sum(p * v for p, v in zip(world.moves[state], later, strict=True)))
-                assert 0 <= now[state] <= 1
-        assert all(sum(row) == pytest.approx(1) for row in world.moves)
+    gaps = []
+    for number in range(30):
+        world = worlds.world(f"problem {number}", name, None)
+        rng, state = random.Random(number), world.start()
+        for done in range(12):
+            if done and world.ends(state, done) == 1:
+                break
+            after = [world.move(state, done, rng)[0] for _ in range(200)]
+            ends = [world.ends(each, done + 1) for each in after]
+            later = [
+                e * world.success(s) + (0 if e == 1 else (1 - e) * world.value(s, done + 1))
+                for e, s in zip(ends, after, strict=True)
+            ]
+            now = world.value(state, done)
+            assert 0 <= now <= 1
+            gaps.append(now - sum(later) / len(later))
+            state = after[0]
+    assert abs(sum(gaps)) <= 4 * sum(gap**2 for gap in gaps) ** 0.5
+
+
+def test_wrong_chains_are_longer_where_they_are_meant_to_be() -> None:
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for number in range(300):
+        world = worlds.world(f"problem {number}", "longer", None)
+        text, _ = world.continue_("", random.Random(number))
+        lengths[answer_of(text) == world.gold].append(text.count("Step "))
+    mean = {right: sum(found) / len(found) for right, found in lengths.items()}
+    assert mean[False] > mean[True] + 1
 
 
 def test_a_prefix_that_is_cut_inside_a_step_is_refused() -> None:

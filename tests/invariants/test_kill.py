@@ -34,7 +34,7 @@ RECIPE = {
         "samples": 3,
         "prompt": "short-five",
     },
-    "label": {"completions": 2},
+    "label": {"mode": "exact", "completions": 2},
 }
 
 

@@ -30,7 +30,7 @@ def recipe(faults=None, samples=3, **sections):
         "seed": 3,
         "ingest": {"sources": [source]},
         "rollout": rollouts | sections.pop("rollout", {}),
-        "label": {"completions": 4, "error_budget": 1.0} | sections.pop("label", {}),
+        "label": {"mode": "exact", "completions": 4, "error_budget": 1.0} | sections.pop("label", {}),
         "shard": sections.pop("shard", {}),
     }
 

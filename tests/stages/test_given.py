@@ -360,7 +360,7 @@ SECTIONS = {
         "samples": 2,
         "prompt": "free",
     },
-    "label": {"completions": 2},
+    "label": {"mode": "exact", "completions": 2},
     "shard": {},
 }
 
