@@ -53,6 +53,7 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
         "prompt": f"{config.prompt}/{prompts.template(config.prompt).version}",
         "steps": steps.VERSION,
         "max_steps": config.max_steps,
+        "min_step_characters": config.min_step_characters,
     }
 
 

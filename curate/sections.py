@@ -337,6 +337,8 @@ class RolloutConfig(Config):
     """Name of a prompt template, see `curate.prompts`."""
     max_steps: int = Field(default=12, ge=1)
     """A chain with more steps has its last ones merged into one."""
+    min_step_characters: int = Field(default=1, ge=1)
+    """A step with fewer letters and digits so far goes on; its marker does not count."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
     error_budget: float = Field(default=0.02, ge=0, le=1)
     """Share of requests that may fail before the command exits 1."""
