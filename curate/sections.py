@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
 from curate.config import Config, did_you_mean
+from curate.prompts import Template
 
 Role = Literal["train", "meta", "test"]
 AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
@@ -333,8 +334,9 @@ class RolloutConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     samples: Annotated[int, Field(ge=1, le=256)] | dict[Role, Annotated[int, Field(ge=1, le=256)]] = 8
     """Rollouts per problem; one number, or one for each role."""
-    prompt: str = "structured-five"
-    """Name of a prompt template, see `curate.prompts`."""
+    prompt: str | InstanceOf[Template] = "structured-five"
+    """Name of a prompt template, see `curate.prompts`, or a Jinja2 file of your own (`*.j2`, relative to the recipe)
+    with `question`, `choices` and `problem`."""
     max_steps: int = Field(default=12, ge=1)
     """A chain with more steps has its last ones merged into one."""
     min_step_characters: int = Field(default=1, ge=1)

@@ -88,10 +88,20 @@ def test_real_spellings(text, count):
     assert len(steps.split(text, 20)) == count
 
 
-MARKUP = st.sampled_from(
-    "Step 1: |Step 2: |**Step 3** |(Step 1) |1. |2. |## |**A**|$$x$$|\\boxed{7}|```|The answer is |It is |12|.|:| |\n|\n\n|é"
-    "|Step 1: a. Step 2: |and ".split("|")
-)
+MARKERS = [
+    "Step 1: ",
+    "Step 2: ",
+    "**Step 3** ",
+    "(Step 1) ",
+    "Step 1: a. Step 2: ",
+    "1. ",
+    "2. ",
+    "## ",
+    "**A**",
+    "```",
+]
+OTHERS = ["$$x$$", "\\boxed{7}", "The answer is ", "It is ", "and ", "12", ".", ":", " ", "\n", "\n", "\n\n", "é"]
+MARKUP = st.sampled_from([*MARKERS, *OTHERS])
 
 
 @given(st.lists(MARKUP, max_size=40).map("".join), st.integers(0, 200), st.integers(1, 6), st.integers(1, 12))
