@@ -19,8 +19,13 @@ Role = Literal["train", "meta", "test"]
 AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
 
 
+# Partitions that stages name.
+RESERVED = frozenset({"main", "rollout", "label", "train"})
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class _SourceConfig(Config):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the source in the workspace; letters, digits, dot, dash, underscore."""
     role: Role = "train"
     """What its problems are for; the three sets are kept disjoint by problem and by image."""
@@ -205,7 +210,7 @@ class MappedSource(_SourceConfig):
 
 
 class FilesSource(MappedSource):
-    """Local JSON Lines, Parquet or CSV, with images in columns, in a folder or in a zip archive."""
+    """Local JSON Lines, Parquet, CSV or TSV, with images in columns, in a folder or in a zip archive."""
 
     kind: Literal["files"]
     path: Path
@@ -257,7 +262,7 @@ class IngestConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names are used twice: {', '.join(twice)}; give each source its own name")
-        taken = sorted(set(names) & {"main", "rollout", "label", "train"})
+        taken = sorted(set(names) & RESERVED)
         if taken:
             raise ValueError(f"{taken[0]} is a name of the workspace's own; give the source another")
         return self
