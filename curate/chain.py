@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from curate import prompts
 from curate.config import Config, apply_settings, did_you_mean, read_yaml, validate
 from curate.engines.keeper import Engines
 from curate.engines.models import locate
@@ -66,12 +67,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe; relative paths in it are relative to `base`, the folder of its file."""
+    """A resolved recipe; relative paths in it are relative to `base`, prompts to `folder`, the one of its file."""
 
     name: str
     seed: int
     base: Path
     sections: Mapping[str, Config]
+    folder: Path
 
     def section(self, name: str) -> Any:
         """A section; UserError when the recipe has none."""
@@ -104,9 +106,23 @@ def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
 
 
 def _located(config: RolloutConfig, recipe: Recipe) -> RolloutConfig:
-    """The same with the model's folder found; relative paths are relative to the recipe."""
+    """The same with the model's folder found and the prompt's file read; both are relative to the recipe."""
     engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
-    return config.model_copy(update={"engine": engine})
+    return config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)})
+
+
+def prompt_of(config: RolloutConfig, folder: Path) -> prompts.Template:
+    """The section's prompt, read where it is a file; UserError when that is not there or not sound."""
+    name = config.prompt
+    if not isinstance(name, str) or not name.endswith(prompts.SUFFIX):
+        return prompts.template(name)
+    try:
+        text = (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"There is no prompt file {name} beside the recipe; check rollout.prompt.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The prompt file {name} cannot be read ({error}); check rollout.prompt.") from None
+    return prompts.from_file(Path(name).name, text)
 
 
 def _rollout(context: Context, config: RolloutConfig) -> Ledger:
@@ -179,7 +195,11 @@ def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> 
         sections[key] = validate(kind, section if section is not None else {}, key)
     if base is not None and not base.is_dir():
         raise UserError(f"There is no folder {base}; check --data.")
-    return Recipe(name, seed, (base or path.parent).resolve(), sections)
+    recipe = Recipe(name, seed, (base or path.parent).resolve(), sections, path.parent.resolve())
+    if "rollout" in sections:
+        # Now, and not after an hour of other stages.
+        prompt_of(recipe.section("rollout"), recipe.folder)
+    return recipe
 
 
 def with_sources(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -47,12 +47,14 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
 
     Not in it: how many samples (more may be added), how many requests at once, where the engine runs.
     """
+    template = prompts.template(config.prompt)
     return {
         "model": _model(config),
         "sampling": config.sampling.model_dump(),
-        "prompt": f"{config.prompt}/{prompts.template(config.prompt).version}",
+        "prompt": f"{template.name}/{template.version}",
         "steps": steps.VERSION,
         "max_steps": config.max_steps,
+        "min_step_characters": config.min_step_characters,
     }
 
 

@@ -136,6 +136,13 @@ def run(
     for name in replace:
         if name not in names:
             raise UserError(f"--replace {name}: the recipe has no such source{did_you_mean(name, names)}")
+    for name in names:
+        held = lineage.read(workspace.partition(ROLLOUTS, name))
+        if held is not None and held["stage"] != STAGE:
+            raise UserError(
+                f'"{name}" is the name of imported rollouts in this workspace; give the source another name.'
+            )
+    for name in replace:
         _clear(name, workspace)
     total = Ledger("rows")
     reporter.start(STAGE, len(config.sources), "sources")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curate import prompts, rows
-from curate.chain import Recipe
+from curate.chain import Recipe, prompt_of
 from curate.errors import RowError
 from curate.schema import Row
 from curate.sources import open_source
@@ -18,7 +18,8 @@ _TRIES = 100
 def texts(recipe: Recipe) -> Iterator[str]:
     """For each source of the recipe: rejects before the first usable row, its fields, and its rendered prompt."""
     config = recipe.section("ingest")
-    rollout = recipe.sections.get("rollout")
+    has_rollout = "rollout" in recipe.sections
+    prompt = prompt_of(recipe.section("rollout"), recipe.folder) if has_rollout else prompts.template("structured-five")
     for source in config.sources:
         yield f"# {source.name} ({source.role})"
         for _, row in zip(range(_TRIES), open_source(source, recipe.base).rows(), strict=False):
@@ -33,9 +34,7 @@ def texts(recipe: Recipe) -> Iterator[str]:
             yield _fields(problem, sizes)
             if row.chain is not None:
                 yield _chain(row.chain)
-            yield "prompt:\n" + prompts.render(
-                getattr(rollout, "prompt", "structured-five"), problem["question"], problem["choices"]
-            )
+            yield "prompt:\n" + prompts.render(prompt, problem["question"], problem["choices"])
             break
         else:
             yield f"No usable row among the first {_TRIES}."

@@ -1,7 +1,8 @@
 """Prompt templates, by name and version: the user turn that asks for a chain of thought. Pure text.
 
 `structured-five` asks for the five roles of DreamPRM's structured thinking (arXiv 2505.20241, its public README): the
-question in own words, evidence from the image, outside knowledge, the argument, the conclusion.
+question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A user's own template
+is the text of a Jinja2 file, see `from_file`.
 """
 
 from __future__ import annotations
@@ -10,18 +11,31 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from curate.config import did_you_mean
 from curate.errors import UserError
+from curate.seeds import digest
+
+if TYPE_CHECKING:
+    import jinja2
+
+# How the name of a user's own template ends, and what its text may use.
+SUFFIX = ".j2"
+VARIABLES = ("question", "choices", "problem")
 
 
 @dataclass(frozen=True)
 class Template:
-    """`text` holds `{problem}` once; a change of text is a new version, because labels belong to one prompt."""
+    """`text` holds `{problem}` once, or is Jinja2 where `jinja` says so; a change of text is a new version, because
+    labels belong to one prompt.
+    """
 
     name: str
-    version: int
+    version: int | str
     text: str
+    jinja: bool = False
 
 
 TEMPLATES: dict[str, Template] = {
@@ -53,12 +67,57 @@ TEMPLATES: dict[str, Template] = {
 _PLACEHOLDER = re.compile(r"<image\s*\d*>\s*")
 
 
-def template(name: str) -> Template:
-    """The template of this name; UserError with the nearest one when there is none."""
+def template(name: str | Template) -> Template:
+    """The template of this name, or itself; UserError with the nearest one when there is none."""
+    if isinstance(name, Template):
+        return name
     try:
         return TEMPLATES[name]
     except KeyError:
-        raise UserError(f'There is no prompt template "{name}"{did_you_mean(name, list(TEMPLATES))}') from None
+        near = did_you_mean(name, list(TEMPLATES))
+        raise UserError(f'There is no prompt template "{name}"{near}; a file of your own ends in {SUFFIX}.') from None
+
+
+def from_file(name: str, text: str) -> Template:
+    """A user's own template, from the text of a Jinja2 file of this name; UserError with the line when it is not sound.
+
+    It may use `question`, `choices` (a list, empty where there are none) and `problem`, which is what `problem_text`
+    gives; one of question and problem it must use.
+    """
+    from jinja2 import TemplateSyntaxError, meta, nodes
+
+    try:
+        tree = _environment().parse(text)
+        _compiled(text)
+    except TemplateSyntaxError as error:
+        raise UserError(f"The prompt {name} is no Jinja2, line {error.lineno}: {error.message}") from None
+    used = meta.find_undeclared_variables(tree)
+    for node in tree.find_all(nodes.Name):
+        if node.name in used.difference(VARIABLES, _environment().globals):
+            near = did_you_mean(node.name, VARIABLES)
+            raise UserError(f'The prompt {name}, line {node.lineno}, uses an unknown variable "{node.name}"{near}')
+    if not used & {"question", "problem"}:
+        raise UserError(
+            f"The prompt {name} shows no problem, line 1: use {{{{ problem }}}} or {{{{ question }}}} in it."
+        )
+    return Template(name, digest(text, length=12), text, jinja=True)
+
+
+@lru_cache(1)
+def _environment() -> jinja2.Environment:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    # Prompts are plain text: nothing is to be escaped.
+    made = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    # The same problem has the same prompt, always.
+    del made.filters["random"], made.globals["lipsum"]
+    return made
+
+
+@lru_cache(16)
+def _compiled(text: str) -> jinja2.Template:
+    return _environment().from_string(text)
 
 
 def problem_text(question: str, choices: Sequence[str]) -> str:
@@ -74,6 +133,26 @@ def problem_text(question: str, choices: Sequence[str]) -> str:
     return "\n".join([text, *(f"({letter}) {choice}" for letter, choice in lettered)])
 
 
-def render(name: str, question: str, choices: Sequence[str]) -> str:
-    """The whole user turn."""
-    return template(name).text.replace("{problem}", problem_text(question, choices))
+def render(name: str | Template, question: str, choices: Sequence[str]) -> str:
+    """The whole user turn; UserError with the line where a user's own template fails on this problem."""
+    found, problem = template(name), problem_text(question, choices)
+    if not found.jinja:
+        return found.text.replace("{problem}", problem)
+    try:
+        return _compiled(found.text).render(question=question, choices=list(choices), problem=problem)
+    except Exception as error:
+        raise UserError(
+            f"The prompt {found.name} fails in line {_line_of(error)} ({error}) for a problem with {len(choices)} "
+            f"choices that begins {question[:40]!r}; mend it there."
+        ) from None
+
+
+def _line_of(error: Exception) -> int | str:
+    """The line of the template where the error came from: Jinja2 writes it into the traceback."""
+    line: int | str = "?"
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

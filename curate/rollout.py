@@ -46,7 +46,7 @@ def _rows(
     policy = generation.policy_digest(config)
     rows = []
     for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
-        pieces = steps.split(sample.text, config.max_steps)
+        pieces = steps.split(sample.text, config.max_steps, config.min_step_characters)
         rows.append(
             {
                 "rollout_id": rollout_id(problem["problem_id"], index),

@@ -10,16 +10,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
 from curate.config import Config, did_you_mean
+from curate.prompts import Template
 
 Role = Literal["train", "meta", "test"]
 AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
 
 
+# Partitions that stages name.
+RESERVED = frozenset({"main", "rollout", "label", "train"})
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class _SourceConfig(Config):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     """Name of the source in the workspace; letters, digits, dot, dash, underscore."""
     role: Role = "train"
     """What its problems are for; the three sets are kept disjoint by problem and by image."""
@@ -204,7 +210,7 @@ class MappedSource(_SourceConfig):
 
 
 class FilesSource(MappedSource):
-    """Local JSON Lines, Parquet or CSV, with images in columns, in a folder or in a zip archive."""
+    """Local JSON Lines, Parquet, CSV or TSV, with images in columns, in a folder or in a zip archive."""
 
     kind: Literal["files"]
     path: Path
@@ -256,7 +262,7 @@ class IngestConfig(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names are used twice: {', '.join(twice)}; give each source its own name")
-        taken = sorted(set(names) & {"main", "rollout", "label", "train"})
+        taken = sorted(set(names) & RESERVED)
         if taken:
             raise ValueError(f"{taken[0]} is a name of the workspace's own; give the source another")
         return self
@@ -333,10 +339,13 @@ class RolloutConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     samples: Annotated[int, Field(ge=1, le=256)] | dict[Role, Annotated[int, Field(ge=1, le=256)]] = 8
     """Rollouts per problem; one number, or one for each role."""
-    prompt: str = "structured-five"
-    """Name of a prompt template, see `curate.prompts`."""
+    prompt: str | InstanceOf[Template] = "structured-five"
+    """Name of a prompt template, see `curate.prompts`, or a Jinja2 file of your own (`*.j2`, relative to the recipe)
+    with `question`, `choices` and `problem`."""
     max_steps: int = Field(default=12, ge=1)
     """A chain with more steps has its last ones merged into one."""
+    min_step_characters: int = Field(default=1, ge=1)
+    """A step with fewer letters and digits so far goes on; its marker does not count."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
     error_budget: float = Field(default=0.02, ge=0, le=1)
     """Share of requests that may fail before the command exits 1."""

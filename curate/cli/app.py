@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from curate.cli import look, recipes, stages
+from curate.cli import imports, look, recipes, stages
 from curate.errors import guarded
 
 app = typer.Typer(
@@ -18,10 +18,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for name, command in stages.COMMANDS.items():
-    app.command(name)(command)
-for name, command in look.COMMANDS.items():
-    app.command(name)(command)
+for group in (stages, imports, look):
+    for name, command in group.COMMANDS.items():
+        app.command(name)(command)
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -1,4 +1,4 @@
-"""Source: one local file of JSON Lines, Parquet or CSV, with images in its columns or in a folder."""
+"""Source: one local file of JSON Lines, Parquet, CSV or TSV, with images in its columns or in a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,25 @@ class Files:
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows, in the order of the file."""
-        readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet, ".csv": _csv}
-        reader = readers.get(self._path.suffix.lower())
-        if reader is None:
-            raise UserError(
-                f'Source "{self._config.name}": {self._path.name} is none of {", ".join(readers)}; convert it first.'
-            )
-        records = reader(self._path)
-        ahead = list(itertools.islice(records, _LOOK_AHEAD))
-        self._check(ahead)
-        yield from columns.problems(itertools.chain(ahead, records), self._config, self._root)
-
-    def _check(self, records: Sequence[Numbered]) -> None:
-        """Columns are looked for in the first records together: one JSON line may lack what others have (null)."""
-        names = {name: None for _, record in records if not isinstance(record, RowError) for name in record}
+        what = f'Source "{self._config.name}": '
+        names, records = read(self._path, what)
         if names:
-            columns.check(self._config, names, f'Source "{self._config.name}": {self._path.name}')
+            columns.check(self._config, names, what + self._path.name)
+        yield from columns.problems(records, self._config, self._root)
+
+
+def read(path: Path, what: str = "") -> tuple[list[str], Iterator[Numbered]]:
+    """The columns and the numbered records of a file; UserError when it is of no kind that is read here.
+
+    Columns are looked for in the first records together: one JSON line may lack what others have (null).
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{what}{path.name} is none of {', '.join(READERS)}; convert it first.")
+    records = reader(path)
+    ahead = list(itertools.islice(records, _LOOK_AHEAD))
+    names = {name: None for _, record in ahead if not isinstance(record, RowError) for name in record}
+    return list(names), itertools.chain(ahead, records)
 
 
 def _json_lines(path: Path) -> Iterator[Numbered]:
@@ -78,13 +82,13 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
                     yield number, RowError("malformed-line", f"line {number}: a JSON object is wanted")
 
 
-def _csv(path: Path) -> Iterator[Numbered]:
+def _csv(path: Path, delimiter: str = ",") -> Iterator[Numbered]:
     """Rows are decoded one by one, so that a bad byte costs its row only."""
     with (
         path.open("rb") as file,
         io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        lines = csv.reader(text)
+        lines = csv.reader(text, delimiter=delimiter)
         header = [name.encode(errors="replace").decode() for name in next(lines, [])]
         for number in itertools.count(1):
             try:
@@ -130,3 +134,12 @@ def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
             yield batch.slice(index, 1).to_pylist()[0]
         except UnicodeDecodeError as error:
             yield RowError("not-utf-8", f"{error.reason} at byte {error.start} of a text")
+
+
+READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".tsv": partial(_csv, delimiter="\t"),
+}

@@ -203,3 +203,34 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
     turns, rows = asyncio.run(work())
     assert rows[0]["outcome_rule"] == "slow"
     assert turns >= 5
+
+
+def test_a_prompt_of_ones_own_is_used_and_belongs_to_the_policy(run, tmp_path):
+    (tmp_path / "mine.j2").write_text("{{ problem }}\nBe brief.")
+    tree = recipe(rollout={"prompt": "mine.j2"})
+    workspace, ledgers = run(tree)
+    assert ledgers["shard"].out == ROWS * 3
+    policies = {row["policy"] for row in workspace.read(ROLLOUTS).to_pylist()}
+    (tmp_path / "mine.j2").write_text("{{ problem }}\nBe very brief.")
+    with pytest.raises(UserError, match=r"other settings \(prompt: mine\.j2/\w+ -> mine\.j2/\w+\)"):
+        run(tree)
+    run(tree, only=["rollout"], replace=["rollout"])
+    assert not policies & {row["policy"] for row in workspace.read(ROLLOUTS).to_pylist()}
+
+
+def test_a_prompt_file_that_is_not_there_or_not_sound_is_found_before_anything_runs(run, tmp_path):
+    with pytest.raises(UserError, match=r"no prompt file mine\.j2"):
+        run(recipe(rollout={"prompt": "mine.j2"}))
+    (tmp_path / "mine.j2").write_text("{{ problem }}\n{{ nothing }}")
+    with pytest.raises(UserError, match=r"mine\.j2, line 2"):
+        run(recipe(rollout={"prompt": "mine.j2"}))
+    assert not (tmp_path / "w" / "tables" / "problems").exists()
+
+
+def test_short_steps_are_a_setting_of_the_rows(run):
+    run(recipe())
+    with pytest.raises(UserError, match="min_step_characters: 1 -> 30"):
+        run(recipe(rollout={"min_step_characters": 30}))
+    workspace, _ = run(recipe(rollout={"min_step_characters": 30}), only=["rollout"], replace=["rollout"])
+    for row in workspace.read(ROLLOUTS).to_pylist():
+        assert all(sum(map(str.isalnum, step)) >= 30 for step in row["steps"][:-1])
