@@ -47,6 +47,12 @@ class Chain:
     tokens: Sequence[Sequence[int]]
 
 
+def split(text: str) -> list[str]:
+    """A simulated chain's steps; what it says at the end belongs to the last."""
+    *lines, final = text.splitlines(keepends=True)
+    return [*lines[:-1], lines[-1] + final]
+
+
 def simulated(name: str, problems: int) -> list[Chain]:
     """Chains of one world; a token is a byte."""
     made = []
@@ -59,7 +65,7 @@ def simulated(name: str, problems: int) -> list[Chain]:
 
         texts = [world.continue_("", rng)[0] for _ in range(ROLLOUTS)]
         counts = [text.count("Step ") for text in texts]
-        steps = [line for line in texts[0].splitlines(keepends=True) if line.startswith("Step ")]
+        steps = split(texts[0])
         rollout = {"rollout_id": f"{number}", "steps": steps, "step_ends": [], "outcome": right(texts[0])}
         truth, outcomes, tokens, prefix = [], [], [], ""
         for step in steps[:-1]:
@@ -68,7 +74,7 @@ def simulated(name: str, problems: int) -> list[Chain]:
             truth.append(world.value_of(prefix))
             outcomes.append([right(prefix + end) for end in ends])
             tokens.append([len(end) for end in ends])
-        others = [right(text) for text in texts[1:]], counts[1:], [len(text) for text in texts[1:]]
+        others = [right(text) for text in texts[1:]], [list(map(len, split(text))) for text in texts[1:]]
         made.append((counts, others, (str(number), rollout), (truth, [0.0] * len(truth), outcomes, tokens)))
     domain = Counter(count for counts, *_ in made for count in counts)
     return [Chain(*head, Siblings.of(*others, domain - Counter(counts)), *tail) for counts, others, head, tail in made]

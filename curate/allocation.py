@@ -31,27 +31,35 @@ class Siblings:
     """What other rollouts say: how often those of the problem are right (smoothed), and how chains go on.
 
     `lengths` counts the problem's other rollouts by their steps, `domain` the chains of other problems of the domain.
-    `per_step` is the mean size of a step, in tokens (or characters, where an engine does not count tokens).
+    `per_step` is the mean size of a step and `last` that of a last one, which says the answer, too; in tokens (or
+    characters, where an engine does not count tokens).
     """
 
     right: float = 0.5
     lengths: Mapping[int, int] = field(default_factory=dict)
     domain: Mapping[int, int] = field(default_factory=dict)
     per_step: float = 1.0
+    last: float = 1.0
 
     @classmethod
     def of(
         cls,
         outcomes: Sequence[bool | None],
-        steps: Sequence[int],
-        sizes: Sequence[int],
+        sizes: Sequence[Sequence[int]],
         domain: Mapping[int, int] | None = None,
     ) -> Siblings:
-        """From outcomes, step counts and sizes of the problem's other rollouts; never from the rollout itself."""
+        """From outcomes and step sizes of the problem's other rollouts; never from the rollout itself."""
         known = [outcome for outcome in outcomes if outcome is not None]
         right = (sum(known) + 0.5) / (len(known) + 1)
-        per_step = max(sum(sizes) / sum(steps), 1.0) if sum(steps) else 1.0
-        return cls(right, Counter(steps), domain or {}, per_step)
+        lasts = [each[-1] for each in sizes] or [1]
+        others = [size for each in sizes for size in each[:-1]] or lasts
+        return cls(
+            right,
+            Counter(map(len, sizes)),
+            domain or {},
+            max(sum(others) / len(others), 1.0),
+            max(sum(lasts) / len(lasts), 1.0),
+        )
 
     @property
     def spread(self) -> float:
@@ -69,7 +77,11 @@ class Siblings:
 
 def cost(siblings: Siblings, step: int) -> float:
     """Tokens that one completion of the prefix that ends with `step` is expected to take."""
-    return siblings.left(step) * siblings.per_step
+    return _cost(siblings, siblings.left(step))
+
+
+def _cost(siblings: Siblings, left: float) -> float:
+    return (left - 1) * siblings.per_step + siblings.last
 
 
 def pull(siblings: Siblings, step: int) -> float:
@@ -108,7 +120,7 @@ def tau(siblings: Siblings, step: int, factor: float, most: int, floor: int = 0)
     """
     left = max(round(siblings.left(step)), 1)
     sizes = [
-        max(floor, min(most, factor * math.sqrt(siblings.spread / ((left - past) * siblings.per_step))))
+        max(floor, min(most, factor * math.sqrt(siblings.spread / _cost(siblings, left - past))))
         for past in range(left)
     ]
     return montecarlo.shares(sizes)[0]

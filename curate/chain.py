@@ -153,6 +153,15 @@ def _label(context: Context, config: LabelConfig) -> Ledger:
     )
 
 
+def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
+    """The recipe's labels from the completions that are stored; see `curate.label.relabel`."""
+    from curate import catalog, label
+
+    ledger = label.relabel(recipe.section("label"), _located(recipe.section("rollout"), recipe), workspace, reporter)
+    catalog.write(workspace)
+    return ledger
+
+
 def _shard(context: Context, config: ShardConfig) -> Ledger:
     from curate import shard
 

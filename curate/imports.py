@@ -24,7 +24,8 @@ from curate.config import Config, did_you_mean
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, Row
-from curate.sections import NAME, RESERVED, IngestConfig, MappedSource
+from curate.sections import IngestConfig
+from curate.source_sections import NAME, RESERVED, MappedSource
 from curate.sources.base import GivenChain
 from curate.sources.files import read
 from curate.sources.responses import NO_ANSWER, Columns, columns_of, name_of, texts_of

@@ -23,8 +23,9 @@ from curate.inspectors import Batch, Inspectors
 from curate.lineage import Ledger
 from curate.rows import AnySource, Picture
 from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
-from curate.sections import IngestConfig, MappedSource
+from curate.sections import IngestConfig
 from curate.seeds import digest
+from curate.source_sections import MappedSource
 from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.stage import Reporter

@@ -9,6 +9,7 @@ value is its outcome.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,9 +86,11 @@ def _check_policy(rollouts: Sequence[Row], rule: Rule, policy: str) -> None:
         )
 
 
-def _size(row: Row) -> int:
-    """Of a chain, in tokens; in characters where the engine gave no tokens."""
-    return row["step_ends"][-1] if row["step_ends"] else sum(map(len, row["steps"]))
+def _sizes(row: Row) -> list[int]:
+    """Of a chain's steps, in tokens; in characters where the engine gave no tokens."""
+    if not row["step_ends"]:
+        return list(map(len, row["steps"]))
+    return [end - start for start, end in itertools.pairwise([0, *row["step_ends"]])]
 
 
 def siblings_of(rollouts: Sequence[Row]) -> dict[str, Siblings]:
@@ -104,10 +107,7 @@ def siblings_of(rollouts: Sequence[Row]) -> dict[str, Siblings]:
         for row in rows:
             others = [each for each in rows if each is not row]
             found[row["rollout_id"]] = Siblings.of(
-                [each["outcome"] for each in others],
-                [len(each["steps"]) for each in others],
-                [_size(each) for each in others],
-                elsewhere,
+                [each["outcome"] for each in others], [_sizes(each) for each in others], elsewhere
             )
     return found
 

@@ -11,8 +11,9 @@ from curate.errors import RowError
 from curate.images import ImageFacts
 from curate.inspectors import Found, look
 from curate.schema import GIVEN, Row
-from curate.sections import FilesSource, HubSource, IngestConfig, MappedSource, PackageSource, SyntheticSource
+from curate.sections import IngestConfig
 from curate.seeds import digest
+from curate.source_sections import FilesSource, HubSource, MappedSource, PackageSource, SyntheticSource
 from curate.sources.base import GivenChain, SourceRow
 
 AnySource = SyntheticSource | FilesSource | HubSource | PackageSource

@@ -14,7 +14,7 @@ from curate.chain import Context, Stage
 from curate.config import Config
 from curate.engines.models import locate
 from curate.lineage import Ledger
-from curate.sections import Role
+from curate.source_sections import Role
 from prm.config import TrainConfig
 
 

@@ -14,7 +14,8 @@ LEAVES = ("schema", "errors", "seeds")
 STAGES = ("ingest", "overlap", "rollout", "imports", "label", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
-    "schema", "errors", "seeds", "config", "sections", "store", "lineage", "catalog", "stage", "chain", "progress",
+    "schema", "errors", "seeds", "config", "sections", "source_sections", "store", "lineage", "catalog", "stage",
+    "chain", "progress",
     "prompts", "steps", "montecarlo", "images", "answers",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,15 +139,61 @@ def rollout(
     _run(recipe, workspace, settings, as_json, ["rollout"], ["rollout"] if replace else ())
 
 
+Mode = Annotated[str | None, typer.Option(help="How labels are estimated: pooled, exact, hard or legacy.")]
+Completions = Annotated[int | None, typer.Option(min=1, help="Completions a step, but for pooled.")]
+
+
 def label(
     recipe: options.Recipe,
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
     as_json: options.Json = False,
     replace: options.Replace = False,
+    mode: Mode = None,
+    completions: Completions = None,
+    mean_completions: Annotated[
+        float | None, typer.Option(help="Completions a step in the mean, for pooled.", show_default=False)
+    ] = None,
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to spend in all instead, for pooled.", show_default=False)
+    ] = None,
 ) -> None:
     """Estimate step labels by completing every prefix."""
-    _run(recipe, workspace, settings, as_json, ["label"], ["label"] if replace else ())
+    changes = {
+        "mode": mode, "completions": completions, "mean_completions": mean_completions, "budget_tokens": budget_tokens,
+    }  # fmt: skip
+    _run(recipe, workspace, _label_settings(changes, settings), as_json, ["label"], ["label"] if replace else ())
+
+
+def _label_settings(changes: Mapping[str, object], settings: list[str] | None) -> list[str]:
+    """Options that were given, as settings; another mode leaves behind what the recipe says for its own."""
+    of_modes = ("completions", "mean_completions", "max_completions", "budget_tokens")
+    cleared = [f"label.{key}=null" for key in of_modes] if changes["mode"] else []
+    if changes.get("budget_tokens"):
+        cleared.append("label.mean_completions=null")
+    given = [f"label.{key}={value}" for key, value in changes.items() if value is not None]
+    return [*cleared, *given, *(settings or ())]
+
+
+def relabel(
+    recipe: options.Recipe,
+    workspace: options.Workspace = options.WORKSPACE,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+    mode: Mode = None,
+    completions: Completions = None,
+) -> None:
+    """Estimate step labels again from stored completions.
+
+    By any mode that needs no more of them; generates nothing. `curate shard` takes the new labels.
+    """
+    from curate import chain, progress
+    from curate.store import Workspace
+
+    changes = _label_settings({"mode": mode, "completions": completions}, settings)
+    place, reporter = Workspace.open(workspace, create=False), progress.reporter(as_json)
+    ledger = chain.relabel(chain.load(recipe, changes), place, reporter)
+    typer.echo(json.dumps({"relabel": vars(ledger)}) if as_json else f"relabel: {ledger.line()}")
 
 
 def shard(
@@ -179,6 +225,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "decontaminate": decontaminate,
     "rollout": rollout,
     "label": label,
+    "relabel": relabel,
     "shard": shard,
     "run": run,
 }

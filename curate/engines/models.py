@@ -38,7 +38,8 @@ def fingerprint(model: str, revision: str | None) -> str:
     A hub id without a revision is whatever "main" was at that time, and is recorded as such.
     """
     folder = Path(model).expanduser()
-    if not folder.is_dir():
+    # The simulated engine's model is a name, and a folder of that name is none of its business.
+    if not (folder / "config.json").is_file():
         return revision or "main"
     found = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from curate.config import did_you_mean
 from curate.errors import UserError
-from curate.sections import FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.source_sections import FilesSource, HubSource, PackageSource, SyntheticSource
 from curate.sources.base import Source
 
 ENTRY_POINTS = "curate.sources"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.errors import RowError
-from curate.sections import ChainMap
+from curate.source_sections import ChainMap
 from curate.sources.base import GivenChain
 from curate.sources.values import look, text_of
 

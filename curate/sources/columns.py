@@ -14,8 +14,8 @@ from typing import Any
 
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.sections import ColumnMap, MappedSource
 from curate.seeds import rng
+from curate.source_sections import ColumnMap, MappedSource
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.sources.chains import chains
 from curate.sources.forms import FORMS, lettered

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import RowError, UserError
-from curate.sections import FilesSource
+from curate.source_sections import FilesSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.columns import Numbered

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.errors import UserError
-from curate.sections import HubSource
+from curate.source_sections import HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Root, open_root

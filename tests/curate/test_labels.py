@@ -17,6 +17,11 @@ def right(text, world):
     return text.rpartition("Final answer: ")[2] == world.gold
 
 
+def split(text):
+    *lines, final = text.splitlines(keepends=True)
+    return [*lines[:-1], lines[-1] + final]
+
+
 def chains(name, problems=PROBLEMS):
     """(problem, rollout, siblings' facts, steps, exact values, outcomes of BANK completions a prefix)."""
     found = []
@@ -24,8 +29,8 @@ def chains(name, problems=PROBLEMS):
         world, rng = worlds.world(f"label {number}", name, None), random.Random(f"{name} {number}")
         texts = [world.continue_("", rng)[0] for _ in range(ROLLOUTS)]
         counts = [text.count("Step ") for text in texts]
-        others = [right(text, world) for text in texts[1:]], counts[1:], [len(text) for text in texts[1:]]
-        steps = [line for line in texts[0].splitlines(keepends=True) if line.startswith("Step ")]
+        others = [right(text, world) for text in texts[1:]], [list(map(len, split(text))) for text in texts[1:]]
+        steps = split(texts[0])
         rollout = {"rollout_id": str(number), "steps": steps, "step_ends": [], "outcome": right(texts[0], world)}
         prefixes = ["".join(steps[: place + 1]) for place in range(len(steps) - 1)]
         bank = [[right(world.continue_(prefix, rng)[0], world) for _ in range(BANK)] for prefix in prefixes]
@@ -43,8 +48,7 @@ def rule_of(found, own_length=False):
     siblings = {
         rollout["rollout_id"]: Siblings.of(
             others[0],
-            [len(rollout["steps"])] * (ROLLOUTS - 1) if own_length else others[1],
-            others[2],
+            [list(map(len, rollout["steps"]))] * (ROLLOUTS - 1) if own_length else others[1],
             {} if own_length else domain - Counter(counts),
         )
         for _, rollout, others, counts, _, _ in found

@@ -142,10 +142,11 @@ def test_a_size_is_right_in_the_mean_and_the_same_again():
 
 
 def test_what_is_left_of_a_chain_is_what_others_had_left():
-    one = allocation.Siblings.of([True, False], [3, 5], [30, 50], {4: 2})
+    one = allocation.Siblings.of([True, False], [[10, 10, 13], [10, 10, 10, 10, 17]], {4: 2})
     # Past step 1: one sibling has 1 left (3 steps), one 3; the domain's have 2. They count as two chains.
     assert one.left(1) == pytest.approx((1 + 3 + 2 * 2) / 4)
     assert one.left(3) == pytest.approx(1.0)
     assert allocation.Siblings().left(0) == 1.0
-    assert one.per_step == 10
+    assert (one.per_step, one.last) == (10, 15)
+    assert allocation.cost(one, 1) == pytest.approx(10 + 15)
     assert one.right == pytest.approx(0.5)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curate.errors import UserError
-from curate.sections import ColumnMap, FilesSource, HubSource, PackageSource
+from curate.source_sections import ColumnMap, FilesSource, HubSource, PackageSource
 from curate.sources import columns, open_source
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Folder

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import UserError
-from curate.sections import SyntheticSource
 from curate.seeds import content_hash
+from curate.source_sections import SyntheticSource
 from curate.sources.synthetic import Synthetic, chain, judge_truth
 from curate.sources.synthetic.tasks import TASKS
 from curate.steps import split

@@ -16,7 +16,7 @@ from PIL import Image, features
 from curate.answers import GRADERS, extract, grade, infer_type
 from curate.errors import RowError
 from curate.images import inspect
-from curate.sections import ChainMap, ColumnMap, HubSource
+from curate.source_sections import ChainMap, ColumnMap, HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.chains import chains

@@ -14,7 +14,7 @@ from curate import chain, inspection, recipes
 from curate.cli.app import app
 from curate.errors import RowError, UserError
 from curate.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.sections import ChainMap
+from curate.source_sections import ChainMap
 from curate.sources.chains import chains
 from curate.stage import Silent
 from curate.store import Workspace
