@@ -165,7 +165,9 @@ def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
 def _shard(context: Context, config: ShardConfig) -> Ledger:
     from curate import shard
 
-    return shard.run(config, context.workspace, context.reporter)
+    rollout = context.recipe.sections.get("rollout")
+    cut = (rollout.max_steps, rollout.min_step_characters) if isinstance(rollout, RolloutConfig) else ()
+    return shard.run(config, context.workspace, context.reporter, *cut)
 
 
 _OWN = {

@@ -182,7 +182,11 @@ class ShardConfig(Config):
     """`curate shard`: labelled rollouts to domain-tagged training, meta and test examples."""
 
     min_graded: int = Field(default=1, ge=1)
-    """A step with fewer graded completions has no label (null)."""
+    """A step with fewer graded completions has no label (null). Without effect on steps that mode `pooled` labels from
+    later ones."""
+    harvest: float | None = Field(default=None, gt=0, le=1)
+    """Weight of steps out of completions: each completion is one more chain, whose new steps have its own outcome as
+    label. Costs no tokens; null leaves completions out."""
 
 
 SECTIONS: dict[str, type[Config]] = {

@@ -13,29 +13,32 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import lineage
+from curate import lineage, steps
 from curate.active import dropped
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
-from curate.schema import EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import ShardConfig
 from curate.stage import Reporter
-from curate.store import Workspace
+from curate.store import Workspace, Writer
 
 STAGE = "shard"
+# The partition of examples out of completions.
+HARVEST = "harvest"
 # In place of a problem that is not there any more.
 _GONE = {"source": "?", "source_row": "?", "domain": None}
 
 
+def _defined(label: Row | None, last: bool, min_graded: int) -> bool:
+    """Whether a step's label counts. Pooled ones may stand on later steps alone, given ones come without counts."""
+    if label is None or label["value"] is None:
+        return False
+    return last or label["mode"] == "pooled" or label["m"] is None or label["m"] >= min_graded
+
+
 def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int) -> Row:
-    steps = range(len(rollout["steps"]))
-    defined = [
-        labels.get(step) is not None
-        # A label that its source brought may come without counts.
-        and (labels[step]["m"] is None or labels[step]["m"] >= min_graded or step == len(rollout["steps"]) - 1)
-        and labels[step]["value"] is not None
-        for step in steps
-    ]
+    places = range(len(rollout["steps"]))
+    defined = [_defined(labels.get(step), step == places[-1], min_graded) for step in places]
     return {
         "rollout_id": rollout["rollout_id"],
         "problem_id": rollout["problem_id"],
@@ -48,8 +51,8 @@ def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: 
         "steps": rollout["steps"],
         "answer": rollout["answer"],
         "outcome": rollout["outcome"],
-        "values": [labels[step]["value"] if ok else None for step, ok in zip(steps, defined, strict=True)],
-        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(steps, defined, strict=True)],
+        "values": [labels[step]["value"] if ok else None for step, ok in zip(places, defined, strict=True)],
+        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(places, defined, strict=True)],
     }
 
 
@@ -67,8 +70,13 @@ def _check(example: Row, labelled: bool) -> None:
         raise RowError("undecided", "a meta example needs an outcome")
 
 
-def run(config: ShardConfig, workspace: Workspace, reporter: Reporter) -> Ledger:
-    """Write the examples of every role afresh; cheap, so never resumed. The ledger counts rollouts."""
+def run(
+    config: ShardConfig, workspace: Workspace, reporter: Reporter, max_steps: int = 12, min_characters: int = 1
+) -> Ledger:
+    """Write the examples of every role afresh; cheap, so never resumed. The ledger counts rollouts.
+
+    `max_steps` and `min_characters` are those that rollouts are cut with; harvested completions are cut likewise.
+    """
     problems: dict[str, Row] = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     if not workspace.files(ROLLOUTS):
         raise UserError("The workspace has no rollouts; run `curate rollout` first.")
@@ -84,7 +92,51 @@ def run(config: ShardConfig, workspace: Workspace, reporter: Reporter) -> Ledger
     reporter.finish()
     total.rejected = dict(rejected)
     total.check(STAGE)
+    workspace.partition(EXAMPLES, HARVEST).clear()
+    if config.harvest is not None:
+        book = _write_harvest(config.harvest, workspace, max_steps, min_characters)
+        reporter.note(f"Harvested completions: {book.line()}.")
     return total
+
+
+def _write_harvest(weight: float, workspace: Workspace, max_steps: int, min_characters: int) -> Ledger:
+    """Examples out of the completions of training examples; the ledger counts completions."""
+    partition = workspace.partition(EXAMPLES, HARVEST)
+    examples = {row["rollout_id"]: row for row in workspace.partition(EXAMPLES, "train").read().to_pylist()}
+    writer, ledger, left = Writer(partition), Ledger("completions"), Counter[str]()
+    columns = ["rollout_id", "step_index", "sample_index", "text", "answer", "outcome"]
+    for batch in workspace.read(COMPLETIONS, columns).to_batches(max_chunksize=5000):
+        rows = []
+        for completion in batch.to_pylist():
+            ledger.taken += 1
+            example = examples.get(completion["rollout_id"])
+            kept = example["steps"][: completion["step_index"] + 1] if example else []
+            new = steps.split(completion["text"], max(max_steps - len(kept), 1), min_characters)
+            if example is None:
+                left["rollout-left-out"] += 1
+            elif completion["outcome"] is None:
+                left["undecided"] += 1
+            elif not new:
+                left["no-steps"] += 1
+            else:
+                rows.append(_harvested(example, completion, kept, new, weight))
+        ledger.out += writer.commit_all(rows)
+    ledger.rejected = dict(left)
+    ledger.check(HARVEST)
+    lineage.write(partition, STAGE, {"harvest": weight}, {"completions": ledger.taken}, ledger)
+    return ledger
+
+
+def _harvested(example: Row, completion: Row, kept: list[str], new: list[str], weight: float) -> Row:
+    """The beginning has its labels in the rollout's own example; every new step's label is this chain's outcome."""
+    return example | {
+        "rollout_id": f"{example['rollout_id']}.{completion['step_index']:02d}.{completion['sample_index']:03d}",
+        "steps": kept + new,
+        "answer": completion["answer"],
+        "outcome": completion["outcome"],
+        "values": [None] * len(kept) + [float(completion["outcome"])] * len(new),
+        "weights": [0.0] * len(kept) + [weight] * len(new),
+    }
 
 
 def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: Mapping[str, Row]) -> Ledger:

@@ -1,7 +1,8 @@
 """kill -9 at random moments of rollout and label, then the same command again: the same rows as without a kill.
 
-The simulated engine answers the same request with the same text, so the final tables can be compared row by row. The
-short form kills three times; `make check-kill` kills ten times, with three seeds.
+The simulated engine answers the same request with the same text, so the final tables can be compared row by row. Four
+samples a problem, pictures, and another number of requests in flight at every start. The short form kills three times;
+`make check-kill` kills 40 times with five seeds, a third of them while the run before is being resumed.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import time
 import pytest
 import yaml
 
+from curate import lineage
 from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS
 from curate.store import Workspace
 
@@ -31,7 +33,7 @@ RECIPE = {
     "rollout": {
         # Slow enough that a rollout takes most of a second on a fast machine, so that kills fall into it, too.
         "engine": {"kind": "simulated", "model": "world", "in_flight": 16, "args": {"latency": 0.08}},
-        "samples": 3,
+        "samples": 4,
         "prompt": "short-five",
     },
     "label": {"mode": "exact", "completions": 2},
@@ -61,37 +63,53 @@ def contents(workspace):
     return tables
 
 
-def finished_units(workspace):
-    """Units of rollout and label that are journalled or committed: how far a run has come, whatever the clock says."""
+def finished_rows(workspace):
+    """Rows of rollout and label that are journalled or committed: how far a run has come, whatever the clock says."""
     count = 0
     for table in ("rollouts", "completions"):
         folder = workspace / "tables" / table / "main"
         count += sum(json.loads(path.read_text())["rows"] for path in folder.glob("*.done"))
         for path in folder.glob("*.journal"):
             with contextlib.suppress(FileNotFoundError):
-                count += path.read_bytes().count(b"\n") * (3 if table == "rollouts" else 2)
+                lines = path.read_bytes().splitlines(keepends=True)
+                count += sum(len(json.loads(line.partition(b" ")[2])) for line in lines if line.endswith(b"\n"))
     return count
 
 
-def campaign(tmp_path, kills, seed):
-    """Kill at random points of progress, and a random moment later; returns the stages that were hit."""
+def ledgers(workspace):
+    """What the stages' accounts say, but for what was there already."""
+    place = Workspace.open(workspace, create=False)
+    found = {}
+    for table in (ROLLOUTS, COMPLETIONS, STEP_LABELS):
+        record = lineage.read(place.partition(table))
+        found[table.name] = {key: value for key, value in record["ledger"].items() if key != "skipped"}
+    return found
+
+
+def campaign(tmp_path, kills, seed, label):
+    """Kill at random points of progress, or right after the start; returns (stage, workers) of each."""
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
+    recipe.write_text(yaml.safe_dump(RECIPE | {"label": label}))
     finish(recipe, tmp_path / "whole")
     expected = contents(tmp_path / "whole")
-    assert len(expected["rollouts"]) == 360
-    rng, stages = random.Random(seed), []
+    assert len(expected["rollouts"]) == 480
+    rng, hits, workspace = random.Random(seed), [], tmp_path / "killed"
     # Half in each stage; rollout has far fewer rows.
     first, second = len(expected["rollouts"]), len(expected["completions"])
     points = [
         rng.uniform(0, 0.95) * first if kill % 2 else first + rng.uniform(0, 0.95) * second for kill in range(kills)
     ]
-    workspace = tmp_path / "killed"
-    for point in sorted(points):
-        process = curate("run", recipe, "-w", workspace, start_new_session=True)
-        assert wait_for(lambda p=point, run=process: finished_units(workspace) >= p or run.poll() is not None)
-        time.sleep(rng.uniform(0, 0.2))
-        stages.append("label" if (workspace / "tables" / "completions").exists() else "rollout")
+    for number, point in enumerate(sorted(points)):
+        workers = rng.choice([3, 16, 50])
+        setting = f"rollout.engine.in_flight={workers}"
+        process = curate("run", recipe, "-w", workspace, "--set", setting, start_new_session=True)
+        if number % 3 == 2:
+            # While it starts and settles what the last one left.
+            time.sleep(rng.uniform(0.2, 1.5))
+        else:
+            assert wait_for(lambda p=point, run=process: finished_rows(workspace) >= p or run.poll() is not None)
+            time.sleep(rng.uniform(0, 0.2))
+        hits.append(("label" if (workspace / "tables" / "completions").exists() else "rollout", workers))
         assert process.poll() is None, "it ended before it was killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -101,19 +119,27 @@ def campaign(tmp_path, kills, seed):
     for name, rows_of_table in expected.items():
         assert got[name].keys() == rows_of_table.keys()
         assert got[name] == rows_of_table
-    return stages
+    assert ledgers(workspace) == ledgers(tmp_path / "whole")
+    return hits
+
+
+POOLED = {"mode": "pooled", "mean_completions": 2}
+EXACT = {"mode": "exact", "completions": 2}
+HARD = {"mode": "hard", "completions": 4}
 
 
 def test_three_kills_change_no_row(tmp_path):
-    assert len(campaign(tmp_path, 3, seed=1)) == 3
+    assert len(campaign(tmp_path, 3, seed=1, label=POOLED)) == 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_ten_kills_change_no_row(tmp_path, seed):
-    stages = campaign(tmp_path, 10, seed)
-    assert len(stages) == 10
-    assert set(stages) == {"rollout", "label"}
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("seed", "label"), list(enumerate([POOLED, EXACT, HARD, POOLED, EXACT])))
+def test_forty_kills_change_no_row(tmp_path, seed, label):
+    hits = campaign(tmp_path, 40, seed, label)
+    assert len(hits) == 40
+    assert {stage for stage, _ in hits} == {"rollout", "label"}
+    assert len({workers for _, workers in hits}) == 3
 
 
 def wait_for(condition, seconds=60):
@@ -148,4 +174,4 @@ def test_ctrl_c_drains_keeps_and_exits_with_130(tmp_path):
     assert kept > 0
     recipe.write_text(yaml.safe_dump(RECIPE))
     finish(recipe, workspace)
-    assert len(contents(workspace)["rollouts"]) == 360
+    assert len(contents(workspace)["rollouts"]) == 480

@@ -10,7 +10,7 @@ from curate import chain, label, labels
 from curate.cli.app import app
 from curate.engines import worlds
 from curate.errors import UserError
-from curate.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, STEP_LABELS
+from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.stage import Silent
 from curate.store import Workspace
 
@@ -249,3 +249,25 @@ def test_failed_requests_leave_their_rollouts_without_labels_until_they_are_aske
 def test_settings_without_effect_are_errors(tmp_path, section, message):
     with pytest.raises(UserError, match=message):
         chain.load(recipe(tmp_path, label=section))
+
+
+def test_harvested_completions_are_examples_whose_new_steps_have_their_own_outcome(tmp_path, workspace):
+    path = recipe(tmp_path, problems=10)
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps(tree | {"shard": {"harvest": 0.3}}))
+    run(path, workspace)
+    examples = {row["rollout_id"]: row for row in workspace.read(EXAMPLES).to_pylist()}
+    completions = workspace.read(COMPLETIONS).to_pylist()
+    assert len(examples) == workspace.read(ROLLOUTS).num_rows + len(completions)
+    for row in completions:
+        made = examples[f"{row['rollout_id']}.{row['step_index']:02d}.{row['sample_index']:03d}"]
+        rollout, begun = examples[row["rollout_id"]], row["step_index"] + 1
+        assert made["steps"][:begun] == rollout["steps"][:begun]
+        assert "".join(made["steps"][begun:]) == row["text"]
+        assert made["values"] == [None] * begun + [float(row["outcome"])] * (len(made["steps"]) - begun)
+        assert set(made["weights"][begun:]) == {0.3}
+        assert set(made["weights"][:begun]) == {0.0}
+    path.write_text(json.dumps(tree | {"shard": {}}))
+    run(path, workspace, ["shard"])
+    assert workspace.read(EXAMPLES).num_rows == workspace.read(ROLLOUTS).num_rows
+    assert all(value is not None for row in workspace.read(EXAMPLES).to_pylist() for value in row["values"])
