@@ -259,7 +259,7 @@ def run(
     chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
     folder = save_run(recipe, workspace)
     ledgers: dict[str, Ledger] = {}
-    with Engines() as engines:
+    with Engines(folder) as engines:
         for stage in chosen:
             if not stage.generates:
                 engines.close()

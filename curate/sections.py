@@ -85,6 +85,9 @@ class EngineConfig(Config):
     """Requests that the stage keeps under way at once."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
+    stall_minutes: float = Field(default=30, gt=0)
+    """When no request was answered for so long, the engine is started again; when that does not help, the command ends
+    and says where it stood."""
     args: dict[str, Any] = Field(default={})
     """Further arguments of the engine, passed on as they are (vLLM: AsyncEngineArgs; simulated: its faults)."""
 
