@@ -105,9 +105,12 @@ def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
     return overlap.decontaminate(config, context.workspace)
 
 
-def _located(config: RolloutConfig, recipe: Recipe) -> RolloutConfig:
+def _located(config: RolloutConfig, context: Context) -> RolloutConfig:
     """The same with the model's folder found and the prompt's file read; both are relative to the recipe."""
+    recipe = context.recipe
     engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    if engine.kind == "replay" and Path(engine.model) == context.workspace.root.resolve():
+        raise UserError(f"The workspace {context.workspace.root} cannot replay itself; give another --workspace.")
     return config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)})
 
 
@@ -129,7 +132,7 @@ def _rollout(context: Context, config: RolloutConfig) -> Ledger:
     from curate import rollout
 
     return rollout.run(
-        _located(config, context.recipe),
+        _located(config, context),
         context.workspace,
         context.recipe.seed,
         context.reporter,
@@ -141,7 +144,7 @@ def _rollout(context: Context, config: RolloutConfig) -> Ledger:
 def _label(context: Context, config: LabelConfig) -> Ledger:
     from curate import label
 
-    policy = _located(context.recipe.section("rollout"), context.recipe)
+    policy = _located(context.recipe.section("rollout"), context)
     return label.run(
         config,
         policy,

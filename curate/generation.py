@@ -38,6 +38,12 @@ def policy_digest(config: RolloutConfig) -> str:
 def _model(config: RolloutConfig) -> str:
     """Which weights, wherever they lie: a folder counts by its content, so that moving it changes nothing."""
     engine = config.engine
+    if engine.kind == "replay":
+        # What is replayed was drawn by the model that was asked then.
+        from curate.engines import replay
+
+        replay.check_steps(engine.model, config.max_steps)
+        return str(replay.source_settings(engine.model)["model"])
     named = "folder" if Path(engine.model).is_dir() else engine.model
     return f"{named}@{fingerprint(engine.model, engine.revision)}"
 

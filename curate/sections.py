@@ -74,10 +74,10 @@ class EngineConfig(Config):
     """Which engine, on which model."""
 
     kind: Annotated[str, AfterValidator(_known_engine)] = "auto"
-    """One of `vllm`, `server`, `transformers`, `simulated`, or of an installed package; `auto` takes vLLM when it is
-    installed, else transformers, and says which."""
+    """One of `vllm`, `server`, `transformers`, `simulated`, `replay`, or of an installed package; `auto` takes vLLM
+    when it is installed, else transformers, and says which."""
     model: str
-    """Folder of the model, hub id, or the name that the server knows it by."""
+    """Folder of the model, hub id, or the name that the server knows it by; for `replay`, path of a workspace."""
     revision: str | None = None
     urls: tuple[str, ...] = ()
     """Base URLs of OpenAI-compatible servers, for `server`."""

@@ -24,6 +24,7 @@ ENGINES: dict[str, str] = {
     "server": "curate.engines.server:ServerEngine",
     "transformers": "curate.engines.transformers:TransformersEngine",
     "simulated": "curate.engines.simulated:SimulatedEngine",
+    "replay": "curate.engines.replay:ReplayEngine",
 }
 
 
