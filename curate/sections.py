@@ -85,6 +85,8 @@ class EngineConfig(Config):
     """Requests that the stage keeps under way at once."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """A larger picture is scaled down to so many pixels; the model's own limit when null. A part of the policy."""
     stall_minutes: float = Field(default=30, gt=0)
     """When no request was answered for so long, the engine is started again; when that does not help, the command ends
     and says where it stood."""
@@ -118,6 +120,10 @@ class RolloutConfig(Config):
     min_step_characters: int = Field(default=1, ge=1)
     """A step with fewer letters and digits so far goes on; its marker does not count."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
+    domains: tuple[str, ...] = ()
+    """Only problems of these domains; of all when empty."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many problems of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
     """Share of requests that may fail before the command exits 1."""
 
