@@ -38,7 +38,7 @@ class Endpoint:
     stalled: float = -1.0
     """When it was last found to stand still."""
     streams: bool = True
-    """False once it has answered whole though it was asked for a stream: what it is at cannot be seen then."""
+    """Whether its last answer came as a stream; what a server is at that answers whole cannot be seen."""
 
     def begin(self, deadline: asyncio.Timeout) -> None:
         """A request goes there."""

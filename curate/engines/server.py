@@ -148,7 +148,10 @@ class ServerEngine:
         try:
             async with deadline:
                 place.begin(deadline)
-                return (await self._answer(place, body)).samples(request.n)
+                answer, streamed = await self._answer(place, body)
+                samples = answer.samples(request.n)
+                place.streams = streamed
+                return samples
         except Unusable as error:
             raise _Failure(f"its answer cannot be used: {error}") from None
         except TimeoutError:
@@ -169,18 +172,18 @@ class ServerEngine:
         finally:
             place.tries.discard(deadline)
 
-    async def _answer(self, place: Endpoint, body: dict[str, Any]) -> Answer:
+    async def _answer(self, place: Endpoint, body: dict[str, Any]) -> tuple[Answer, bool]:
+        """What came, and whether it came as a stream."""
         answer = Answer()
         # The raw lines: the client's own parsing of every token's chunk takes several times as long.
         async with place.client.chat.completions.with_streaming_response.create(**body) as response:
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                place.streams = False
                 answer.add("\n".join([line async for line in _lines(response)]))
-                return answer
+                return answer, False
             async for line in _lines(response):
                 if answer.line(line):
                     place.moved = time.monotonic()
-        return answer
+        return answer, True
 
     def _body(self, request: Request) -> dict[str, Any]:
         given, extra = request.sampling, dict[str, Any]()

@@ -10,13 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from curate import chain
 from curate.engines import build, endpoints
 from curate.engines.base import Request, RequestRejected, Sample, Sampling
+from curate.schema import ROLLOUTS
 from curate.sections import EngineConfig
+from curate.stage import Silent
+from curate.store import Workspace
 
 pytest.importorskip("openai")
 
@@ -415,3 +420,44 @@ def test_a_turn_that_ends_at_once_is_a_sample_and_not_a_lost_text(server: Callab
     hidden = server(lambda call: (call.head(), call.send({"choices": [piece(0, ids=[5, 6, 2], finish="stop")]}))[1])  # type: ignore[func-returns-value]
     (answer,) = served([hidden.url], [ask(0, n=1)])
     assert isinstance(answer, RequestRejected) and "no text" in str(answer)
+
+
+def test_a_stage_behind_failing_servers_has_the_rows_of_a_sound_one(
+    server: Callable[[Fault], Server], tmp_path: Path
+) -> None:
+    """All faults in turn at one server, a second one that is down, a third that loses every third answer."""
+    turns = [each for each in PASSING if each not in (right_but_whole, hang_at_once, comments_only)]
+    bad = server(lambda call: (turns[call.number // 2 % len(turns)] if call.number % 2 else right)(call))
+    lossy = server(lambda call: (right if call.number % 3 else cut_without_one)(call))
+    sound = server(right)
+
+    def rows(name: str, urls: list[str]) -> list[dict[str, Any]]:
+        tree = {
+            "name": "faults",
+            "ingest": {"sources": [{"kind": "synthetic", "name": "bars", "task": "bars_read", "rows": 40}]},
+            "rollout": {
+                "engine": {
+                    "kind": "server",
+                    "model": "m",
+                    "urls": urls,
+                    "args": {"backoff": 0.01, "stall": 0.5, "rest": 0.1, "retries": 12},
+                },
+                "samples": 3,
+                "error_budget": 0.0,
+            },
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(tree))
+        workspace = Workspace.open(tmp_path / name)
+        ledgers = chain.run(chain.load(path), workspace, Silent())
+        assert (ledgers["rollout"].out, ledgers["rollout"].failed) == (120, {})
+        return workspace.read(ROLLOUTS).sort_by("rollout_id").to_pylist()
+
+    # The port of a server that is no more.
+    down = server(right)
+    down.close()
+    start = time.monotonic()
+    disturbed = rows("a", [bad.url, down.url, lossy.url])
+    # A server that hangs is noticed also when some of its answers were no streams.
+    assert time.monotonic() - start < 20
+    assert disturbed == rows("b", [sound.url])
