@@ -105,9 +105,12 @@ def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
     return overlap.decontaminate(config, context.workspace)
 
 
-def _located(config: RolloutConfig, recipe: Recipe) -> RolloutConfig:
-    """The same with the model's folder found and the prompt's file read; both are relative to the recipe."""
+def located(recipe: Recipe, workspace: Workspace) -> RolloutConfig:
+    """The recipe's rollout section with the model's folder found and the prompt's file read, relative to the recipe."""
+    config: RolloutConfig = recipe.section("rollout")
     engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    if engine.kind == "replay" and Path(engine.model) == workspace.root.resolve():
+        raise UserError(f"The workspace {workspace.root} cannot replay itself; give another --workspace.")
     return config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)})
 
 
@@ -129,7 +132,7 @@ def _rollout(context: Context, config: RolloutConfig) -> Ledger:
     from curate import rollout
 
     return rollout.run(
-        _located(config, context.recipe),
+        located(context.recipe, context.workspace),
         context.workspace,
         context.recipe.seed,
         context.reporter,
@@ -141,7 +144,7 @@ def _rollout(context: Context, config: RolloutConfig) -> Ledger:
 def _label(context: Context, config: LabelConfig) -> Ledger:
     from curate import label
 
-    policy = _located(context.recipe.section("rollout"), context.recipe)
+    policy = located(context.recipe, context.workspace)
     return label.run(
         config,
         policy,
@@ -261,7 +264,7 @@ def run(
     chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
     folder = save_run(recipe, workspace)
     ledgers: dict[str, Ledger] = {}
-    with Engines() as engines:
+    with Engines(folder) as engines:
         for stage in chosen:
             if not stage.generates:
                 engines.close()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from enum import IntEnum
@@ -44,6 +45,10 @@ class BudgetError(Exception):
     """More failures than the recipe's error budget allows; what is done is kept and the command exits 1."""
 
 
+class StalledError(Exception):
+    """A stage that came to a stand and was given up; what is done is kept and the command exits 1."""
+
+
 class Interrupted(Exception):
     """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
 
@@ -61,6 +66,12 @@ def guarded(command: Callable[[], object]) -> NoReturn:
     except BudgetError as error:
         sys.stderr.write(f"Failed: {error}\n")
         sys.exit(ExitCode.FAILED)
+    except StalledError as error:
+        sys.stderr.write(f"Failed: {error}\n")
+        sys.stderr.flush()
+        sys.stdout.flush()
+        # What hangs in a thread would keep the process from its end.
+        os._exit(ExitCode.FAILED)
     except (Interrupted, KeyboardInterrupt):
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
         sys.exit(ExitCode.INTERRUPTED)

@@ -31,13 +31,31 @@ def policy_digest(config: RolloutConfig) -> str:
         _model(config),
         config.sampling.model_dump(),
         [template.name, template.version, template.text],
+        *_sight(config).items(),
         length=16,
     )
+
+
+def _replayed(config: RolloutConfig) -> dict[str, Any]:
+    """Settings of the workspace that is replayed: what is replayed was drawn by the model that was asked then."""
+    from curate.engines import replay
+
+    replay.check_steps(config.engine.model, config.max_steps)
+    return replay.source_settings(config.engine.model)
+
+
+def _sight(config: RolloutConfig) -> dict[str, Any]:
+    """How much of a picture the model gets; nothing where that is its own limit."""
+    engine = config.engine
+    pixels = _replayed(config).get("max_pixels") if engine.kind == "replay" else engine.max_pixels
+    return {} if pixels is None else {"max_pixels": pixels}
 
 
 def _model(config: RolloutConfig) -> str:
     """Which weights, wherever they lie: a folder counts by its content, so that moving it changes nothing."""
     engine = config.engine
+    if engine.kind == "replay":
+        return str(_replayed(config)["model"])
     named = "folder" if Path(engine.model).is_dir() else engine.model
     return f"{named}@{fingerprint(engine.model, engine.revision)}"
 
@@ -45,7 +63,8 @@ def _model(config: RolloutConfig) -> str:
 def settings(config: RolloutConfig) -> dict[str, Any]:
     """The part of the configuration that decides what the rows are; its digest guards the table.
 
-    Not in it: how many samples (more may be added), how many requests at once, where the engine runs.
+    Not in it: which problems and how many samples (more may be added), how many requests at once, where the engine
+    runs.
     """
     template = prompts.template(config.prompt)
     return {
@@ -55,6 +74,7 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
         "steps": steps.VERSION,
         "max_steps": config.max_steps,
         "min_step_characters": config.min_step_characters,
+        **_sight(config),
     }
 
 

@@ -1,15 +1,17 @@
-"""What ingest would make of a source's first row, and the prompt that a policy would see. Writes nothing."""
+"""What a command would do, without doing it: ingest's first rows, rollout's prompts and requests. Writes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from curate import prompts, rows
-from curate.chain import Recipe, prompt_of
+from curate import prompts, rollout, rows
+from curate.chain import Recipe, located, prompt_of
+from curate.engines import build
 from curate.errors import RowError
 from curate.schema import Row
 from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain
+from curate.store import Workspace
 
 # So many rows are tried for one that can be used.
 _TRIES = 100
@@ -51,3 +53,19 @@ def _chain(chain: GivenChain) -> str:
 def _fields(problem: Row, sizes: str) -> str:
     shown = {**problem, "images": sizes or None, "truth": None}
     return "\n".join(f"{name}: {value}" for name, value in shown.items() if value not in (None, [], ""))
+
+
+def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
+    """The first prompt of each domain as the policy would get it, and what a run would ask for."""
+    config = located(recipe, workspace)
+    build(config.engine)  # refuses what a run would refuse, and starts nothing
+    owed = rollout.owed(config, workspace, recipe.seed)
+    first: dict[str, Row] = {}
+    for problem in sorted(rollout.chosen(config, workspace), key=lambda row: str(row["problem_id"])):
+        first.setdefault(problem["domain"], problem)
+    for domain, problem in sorted(first.items()):
+        yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
+        yield f"{len(problem['image_hashes'])} pictures, then:\n" + prompts.render(
+            config.prompt, problem["question"], problem["choices"]
+        )
+    yield f"{len(owed):,} requests and {sum(len(missing) for _, missing in owed):,} samples are owed."

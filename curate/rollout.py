@@ -6,18 +6,20 @@ One unit is one problem: its missing samples are asked for in one request and jo
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from curate import generation, lineage, prompts, steps
+from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
-from curate.errors import BudgetError
+from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
 from curate.schema import PROBLEMS, ROLLOUTS, Row
 from curate.sections import RolloutConfig
-from curate.seeds import seed, shard_of
+from curate.seeds import digest, seed, shard_of
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace
 
@@ -28,6 +30,35 @@ REPLACE = "curate rollout --replace"
 def rollout_id(problem_id: str, sample_index: int) -> str:
     """Identity of a rollout: problem and sample index."""
     return f"{problem_id}-{sample_index:03d}"
+
+
+def chosen(config: RolloutConfig, workspace: Workspace) -> list[Row]:
+    """Problems that the recipe asks for, by role, domain and limit; UserError when there is none."""
+    rows = generation.problems(workspace, config.roles)
+    known = sorted({row["domain"] for row in rows})
+    for name in config.domains:
+        if name not in known:
+            raise UserError(f'There is no domain "{name}" to roll out{did_you_mean(name, known)}')
+    rows = [row for row in rows if not config.domains or row["domain"] in config.domains]
+    if config.limit is None:
+        return rows
+    taken: Counter[tuple[str, str]] = Counter()
+    first = []
+    for row in sorted(rows, key=lambda row: digest("limit", row["problem_id"])):
+        taken[row["role"], row["domain"]] += 1
+        if taken[row["role"], row["domain"]] <= config.limit:
+            first.append(row)
+    return first
+
+
+def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> list[tuple[Row, list[int]]]:
+    """Problems with the sample indices that a run would ask for; changes nothing. UserError as `run` would raise."""
+    partition = workspace.partition(ROLLOUTS)
+    lineage.guard(partition, generation.settings(config) | {"seed": run_seed}, REPLACE)
+    there = partition.keys() | {
+        (row["rollout_id"],) for shard in partition.journals() for row in partition.journal(shard).rows()
+    }
+    return [unit.payload for unit in _owed(chosen(config, workspace), config, there, workspace.shards)]
 
 
 def _owed(problems: Sequence[Row], config: RolloutConfig, there: set[tuple[Any, ...]], shards: int) -> list[Unit]:
@@ -103,7 +134,7 @@ def run(
         partition.clear()
     record = generation.settings(config) | {"seed": run_seed}
     lineage.guard(partition, record, REPLACE)
-    problems = generation.problems(workspace, config.roles)
+    problems = chosen(config, workspace)
     there = resume(partition)
     units = _owed(problems, config, there, workspace.shards)
     inputs = {"problems": len(problems), "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}

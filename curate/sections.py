@@ -74,10 +74,10 @@ class EngineConfig(Config):
     """Which engine, on which model."""
 
     kind: Annotated[str, AfterValidator(_known_engine)] = "auto"
-    """One of `vllm`, `server`, `transformers`, `simulated`, or of an installed package; `auto` takes vLLM when it is
-    installed, else transformers, and says which."""
+    """One of `vllm`, `server`, `transformers`, `simulated`, `replay`, or of an installed package; `auto` takes vLLM
+    when it is installed, else transformers, and says which."""
     model: str
-    """Folder of the model, hub id, or the name that the server knows it by."""
+    """Folder of the model, hub id, or the name that the server knows it by; for `replay`, path of a workspace."""
     revision: str | None = None
     urls: tuple[str, ...] = ()
     """Base URLs of OpenAI-compatible servers, for `server`."""
@@ -85,6 +85,11 @@ class EngineConfig(Config):
     """Requests that the stage keeps under way at once."""
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
+    max_pixels: int | None = Field(default=None, ge=1)
+    """A larger picture is scaled down to so many pixels; the model's own limit when null. A part of the policy."""
+    stall_minutes: float = Field(default=30, gt=0)
+    """When no request was answered for so long, the engine is started again; when that does not help, the command ends
+    and says where it stood."""
     args: dict[str, Any] = Field(default={})
     """Further arguments of the engine, passed on as they are (vLLM: AsyncEngineArgs; simulated: its faults)."""
 
@@ -115,6 +120,10 @@ class RolloutConfig(Config):
     min_step_characters: int = Field(default=1, ge=1)
     """A step with fewer letters and digits so far goes on; its marker does not count."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
+    domains: tuple[str, ...] = ()
+    """Only problems of these domains; of all when empty."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many problems of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
     """Share of requests that may fail before the command exits 1."""
 

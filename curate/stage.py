@@ -141,6 +141,9 @@ async def run_units(
     with _signals(stop):
         try:
             await _drive(partition, queue, work, in_flight, shards, outcome, reporter, stop)
+        except BaseException:
+            reporter.finish()
+            raise
         finally:
             for shard in shards.values():
                 if shard.left:

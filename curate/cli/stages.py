@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
+from curate.errors import UserError
 
 if TYPE_CHECKING:
     from curate.chain import Recipe
@@ -134,9 +135,43 @@ def rollout(
     settings: options.Settings = None,
     as_json: options.Json = False,
     replace: options.Replace = False,
+    model: options.Model = None,
+    engine: options.Engine = None,
+    samples: options.Samples = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    max_tokens: options.MaxTokens = None,
+    seed: options.Seed = None,
+    limit: options.Limit = None,
+    domain: options.Domain = None,
+    url: options.Url = None,
+    engine_arg: options.EngineArg = None,
+    tp: options.TensorParallel = None,
+    gpu_memory_utilization: options.GpuMemory = None,
+    max_model_len: options.MaxModelLen = None,
+    max_pixels: options.MaxPixels = None,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Sample chains of thought, cut into steps and graded."""
-    _run(recipe, workspace, settings, as_json, ["rollout"], ["rollout"] if replace else ())
+    """Sample chains of thought, cut into steps and graded.
+
+    Most options are short forms of --set, for the recipe's rollout section.
+    """
+    from curate import chain, preview
+    from curate.store import Workspace
+
+    given = {
+        "model": model, "engine": engine, "samples": samples, "temperature": temperature, "top-p": top_p,
+        "max-tokens": max_tokens, "seed": seed, "limit": limit, "domain": domain, "url": url, "tp": tp,
+        "gpu-memory-utilization": gpu_memory_utilization, "max-model-len": max_model_len, "max-pixels": max_pixels,
+    }  # fmt: skip
+    changed = options.as_settings(given, engine_arg or (), settings or ())
+    if not dry_run:
+        _run(recipe, workspace, changed, as_json, ["rollout"], ["rollout"] if replace else ())
+        return
+    if replace or as_json:
+        raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
+    for text in preview.rollouts(chain.load(recipe, changed), Workspace.open(workspace, create=False)):
+        typer.echo(text)
 
 
 Mode = Annotated[str | None, typer.Option(help="How labels are estimated: pooled, exact, hard or legacy.")]

@@ -24,6 +24,16 @@ ENGINES: dict[str, str] = {
     "server": "curate.engines.server:ServerEngine",
     "transformers": "curate.engines.transformers:TransformersEngine",
     "simulated": "curate.engines.simulated:SimulatedEngine",
+    "replay": "curate.engines.replay:ReplayEngine",
+}
+
+# What each engine can use of the settings that not every engine can; engines of other packages say it themselves.
+_USES: dict[str, tuple[str, ...]] = {
+    "vllm": ("max_model_len", "max_pixels"),
+    "server": ("urls",),
+    "transformers": ("max_model_len", "max_pixels"),
+    "simulated": (),
+    "replay": (),
 }
 
 
@@ -34,13 +44,17 @@ def _ignore(_note: str) -> None:
 def build(config: EngineConfig, on_note: Callable[[str], None] = _ignore) -> Engine:
     """The engine that `config.kind` names, not started yet; `on_note` gets one plain sentence for the user at a time.
 
-    `auto` is vLLM where it is installed, else transformers. UserError for an unknown name and for wrong arguments.
+    `auto` is vLLM where it is installed, else transformers. UserError for an unknown name, for wrong arguments, and for
+    settings that this engine has no use for.
     """
     kind = config.kind
     if kind == "auto":
         kind = _choose(on_note)
     make = _load(kind)
     engine: Engine = make(config, on_note)
+    for name in ("max_model_len", "max_pixels", "urls"):
+        if getattr(config, name) and kind in _USES and name not in _USES[kind]:
+            raise UserError(f"engine.{name} has no effect with the engine {kind}; leave it out.")
     return engine
 
 

@@ -1,19 +1,24 @@
-"""Keeps an engine alive: a dead one is restarted, its requests are asked again, and the next stage finds it running."""
+"""Keeps an engine alive: one that died or hangs is restarted, its requests are asked again, the next stage finds it."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sample
-from curate.errors import RowError
+from curate.engines.watch import watched
+from curate.errors import RowError, StalledError
 from curate.sections import EngineConfig
 
 MAX_RESTARTS = 3
+# An engine that hangs may not stop either.
+_STOP_SECONDS = 30.0
 Result = TypeVar("Result")
 
 
@@ -25,6 +30,13 @@ class Keeper:
         self._engine: Engine | None = None
         self.restarts = 0
         """Restarts so far; set to 0 to grant them again."""
+        self.answered = 0
+        """Requests that got their samples, or their refusal."""
+        self.moved = time.monotonic()
+        """When the last of them did, or since when there are any to answer."""
+        self.under_way: dict[asyncio.Task[list[Sample]], tuple[Request, float]] = {}
+        """What the engine is asked for now, and since when."""
+        self._hung: dict[asyncio.Task[list[Sample]], str] = {}
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Keeper:
@@ -48,8 +60,44 @@ class Keeper:
             self.restarts += 1
             self._note(f"The engine died ({cause}); starting it again ({self.restarts} of {MAX_RESTARTS}).")
             if dead is not None:
-                await dead.__aexit__(type(cause), cause, None)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_SECONDS):
+                        await dead.__aexit__(type(cause), cause, None)
             self._engine = await self._make().__aenter__()
+            self.moved = time.monotonic()
+
+    def hung(self, why: str) -> None:
+        """Give up what the engine is asked for now: it counts as dead, is started again and asked again."""
+        for task in list(self.under_way):
+            self._hung[task] = why
+            task.cancel()
+
+    async def _ask(self, engine: Engine, request: Request) -> list[Sample]:
+        """The engine's answer; EngineDead also when it was given up meanwhile."""
+        if not self.under_way:
+            self.moved = time.monotonic()
+        task = asyncio.ensure_future(engine.generate(request))
+        self.under_way[task] = request, time.monotonic()
+        try:
+            samples = await task
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task in self._hung and current is not None and not current.cancelling():
+                raise EngineDead(self._hung[task]) from None
+            raise
+        except RequestRejected:
+            self._count()
+            raise
+        else:
+            self._count()
+            return samples
+        finally:
+            del self.under_way[task]
+            self._hung.pop(task, None)
+
+    def _count(self) -> None:
+        self.answered += 1
+        self.moved = time.monotonic()
 
     async def generate(self, request: Request) -> list[Sample]:
         """Samples of one request; RowError when it cannot be served, or when any of its samples is missing."""
@@ -58,7 +106,7 @@ class Keeper:
             if engine is None:
                 raise RuntimeError("the keeper is used outside `async with`")
             try:
-                samples = await engine.generate(request)
+                samples = await self._ask(engine, request)
             except RequestRejected as error:
                 raise RowError("request-rejected", str(error)) from None
             except EngineDead as error:
@@ -74,10 +122,12 @@ class Engines:
     """The engine that stages of one run share, and the event loop it lives on.
 
     Starting vLLM takes from half a minute to many; a stage that asks for what the stage before it used gets that. One
-    engine lives at a time, so two models never compete for a GPU's memory.
+    engine lives at a time, so two models never compete for a GPU's memory. The state of a stage that was given up goes
+    to `folder`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._running: tuple[EngineConfig, asyncio.Runner, Keeper] | None = None
 
     def __enter__(self) -> Self:
@@ -92,13 +142,20 @@ class Engines:
         note: Callable[[str], None],
         work: Callable[[Keeper], Coroutine[Any, Any, Result]],
     ) -> Result:
-        """`work` on an engine of this configuration, started when it is not the one at hand; notes go to `note`."""
+        """`work` on an engine of this configuration, started when it is not the one at hand; notes go to `note`.
+
+        StalledError when nothing was answered for `config.stall_minutes`, twice, see `curate.engines.watch`.
+        """
         if self._running is None or self._running[0] != config:
             self.close()
             self._running = self._start(config, note)
         _, runner, keeper = self._running
         keeper.restarts = 0
-        return runner.run(work(keeper))
+        try:
+            return runner.run(watched(keeper, work(keeper), config.stall_minutes, self._folder))
+        except StalledError:
+            self._abandon(runner, keeper)
+            raise
 
     def _start(self, config: EngineConfig, note: Callable[[str], None]) -> tuple[EngineConfig, asyncio.Runner, Keeper]:
         with ExitStack() as unless_started:
@@ -107,6 +164,15 @@ class Engines:
             runner.run(keeper.__aenter__())
             unless_started.pop_all()
         return config, runner, keeper
+
+    def _abandon(self, runner: asyncio.Runner, keeper: Keeper) -> None:
+        """Stop an engine that hangs as far as it can be stopped. The loop stays open: closing it waits for threads."""
+        self._running = None
+
+        async def stop() -> None:
+            await asyncio.wait({asyncio.ensure_future(keeper.__aexit__())}, timeout=_STOP_SECONDS)
+
+        runner.run(stop())
 
     def close(self) -> None:
         """Stop the engine, if one runs, and its loop."""

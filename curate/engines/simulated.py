@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 from curate import seeds
@@ -35,6 +36,8 @@ class Faults(Config):
     """Share of requests that are refused."""
     hang_rate: float = 0.0
     """Share of requests that are never answered."""
+    hang_once: str | None = None
+    """A file that the first hang makes; an engine that is started where it is does not hang. So a restart helps."""
     truncation_rate: float = 0.0
     """Share of samples that are cut short and end in "length"."""
     dies_after: int | None = None
@@ -57,6 +60,8 @@ class SimulatedEngine:
                 raise UserError(f'The simulated engine has no argument "{name}"{known}')
         self._faults = validate(Faults, dict(config.args), "engine.args")
         self._note = on_note
+        once = self._faults.hang_once
+        self._hang_rate = 0.0 if once is not None and Path(once).exists() else self._faults.hang_rate
         self._asked = 0
         self._dead = asyncio.Event()
 
@@ -103,7 +108,9 @@ class SimulatedEngine:
 
     async def _wait(self, request: Request) -> None:
         """Its latency, or for ever; cut short by death."""
-        hangs = self._hits("hang", self._faults.hang_rate, request)
+        hangs = self._hits("hang", self._hang_rate, request)
+        if hangs and self._faults.hang_once is not None:
+            Path(self._faults.hang_once).touch()
         share = 0.5 + seeds.rng("latency", request.seed, request.prompt).random()
         seconds = None if hangs else self._faults.latency * share
         try:

@@ -23,15 +23,28 @@ from curate.sections import EngineConfig
 _ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
 
 
-def load_processor(model: str, revision: str | None) -> Any:
-    """The model's `AutoProcessor` (its tokenizer, for a text-only model); UserError when it has none."""
+def load_processor(model: str, revision: str | None, max_pixels: int | None = None) -> Any:
+    """The model's `AutoProcessor` (its tokenizer, for a text-only model); UserError when it has none.
+
+    `max_pixels` scales larger pictures down; UserError where the processor knows no such limit.
+    """
     torch_companions.mend()
     from transformers import AutoProcessor
 
     try:
-        return AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"The processor of {model} cannot be loaded: {_first_line(error)}") from error
+    if max_pixels is not None:
+        pictures: Any = getattr(processor, "image_processor", None)
+        # Only with these does `longest_edge` count pixels; elsewhere it is a length.
+        if "max_pixels" not in getattr(getattr(pictures, "valid_kwargs", None), "__annotations__", {}):
+            raise UserError(f"The processor of {model} has no limit in pixels; leave engine.max_pixels out.")
+        least = int(dict(pictures.size)["shortest_edge"])
+        if max_pixels < least:
+            raise UserError(f"engine.max_pixels is {max_pixels}, and {model} takes no fewer than {least}; raise it.")
+        pictures.size = {"shortest_edge": least, "longest_edge": max_pixels}
+    return processor
 
 
 def load_generation_config(model: str, revision: str | None) -> Any:
@@ -105,7 +118,7 @@ class TransformersEngine:
         transformers.utils.logging.disable_progress_bar()
         config, args = self._config, self._config.args
         device = args.get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
-        processor = load_processor(config.model, config.revision)
+        processor = load_processor(config.model, config.revision, config.max_pixels)
         options = {"attn_implementation": args["attn_implementation"]} if "attn_implementation" in args else {}
         try:
             model = AutoModelForImageTextToText.from_pretrained(

@@ -109,7 +109,7 @@ class VllmEngine:
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._chat = Chat(load_processor(config.model, config.revision))
+        self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
         self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures()
         self._max_len = int(self._engine.model_config.max_model_len)
@@ -128,6 +128,11 @@ class VllmEngine:
         for name in given:
             if name not in known:
                 raise UserError(f'vLLM has no engine argument "{name}"{did_you_mean(name, list(known))}')
+        pixels = self._config.max_pixels
+        if "max_pixels" in (given.get("mm_processor_kwargs") or {}):
+            raise UserError("Set engine.max_pixels instead of it in mm_processor_kwargs: it is a part of the policy.")
+        if pixels is not None and "mm_processor_kwargs" in given:
+            raise UserError("engine.max_pixels does not go with mm_processor_kwargs; leave one of them out.")
         chosen: dict[str, Any] = {
             "model": self._config.model,
             "revision": self._config.revision,
@@ -139,6 +144,8 @@ class VllmEngine:
             "use_tqdm_on_load": False,
             "trust_remote_code": False,
         }
+        if pixels is not None:
+            chosen["mm_processor_kwargs"] = {"max_pixels": pixels}
         if current_platform.is_cpu():
             for name, value in _CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)

@@ -109,8 +109,13 @@ async def _checks(engine: Engine) -> None:
 
 async def _life_and_death(model: Path) -> None:
     notes: list[str] = []
-    config = EngineConfig(kind="vllm", model=str(model), max_model_len=512, args={"max_num_seqs": 32})
+    config = EngineConfig(
+        kind="vllm", model=str(model), max_model_len=512, max_pixels=64 * 64, args={"max_num_seqs": 32}
+    )
     async with build(config, notes.append) as engine:
+        seen, unseen = [await engine.generate(request(f"{n}", images=[picture(9)] * n)) for n in (1, 0)]
+        # 16 tokens of 16 x 16 pixels between two marks; the picture itself would take 36.
+        assert seen[0].prompt_tokens - unseen[0].prompt_tokens == 16 + 2
         assert "vLLM" in notes[-1] and engine.versions()["vllm"] in notes[-1]
         await _checks(engine)
         processes = engine_processes()

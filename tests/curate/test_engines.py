@@ -382,6 +382,18 @@ def test_transformers_continues_a_prefix_by_ids(model: Path) -> None:
     assert isinstance(long, RequestRejected) and "256" in str(long)
 
 
+def test_max_pixels_scales_larger_pictures_down(model: Path) -> None:
+    """36 tokens of 16 x 16 pixels at the picture's own 96 x 96; 16 at 64 x 64."""
+    request = ask("How many?", n=1, images=[picture(30)], sampling=Sampling(1.0, 1.0, 0, 4))
+    counts = [
+        served(EngineConfig(kind="transformers", model=str(model), max_pixels=pixels), request)[0][0].prompt_tokens
+        for pixels in (None, 64 * 64)
+    ]
+    assert counts[0] - counts[1] == 36 - 16
+    with pytest.raises(UserError, match="takes no fewer than 1024"):
+        served(EngineConfig(kind="transformers", model=str(model), max_pixels=500), request)
+
+
 def test_draws_follow_the_distribution() -> None:
     """Inverse sampling against known probabilities: chi-square over 4,000 draws, top-k and top-p cut exactly."""
     torch = pytest.importorskip("torch")

@@ -1,0 +1,160 @@
+"""Replay: the samples of an earlier workspace again, so that grading, steps and labels can change without a model.
+
+`engine.model` is the path of a workspace. A request is found by what its id says (the problem or the rollout and step,
+and the first sample index) and must ask for what was asked there: the same prompt, prefix and sampling. A request any
+of whose samples is not there is refused as a whole. The rows that come of it belong to the policy that drew the
+samples, as if that one had been asked. The order of the samples counts, not their seeds: a workspace that grew in
+several runs drew its later samples with other seeds than one that made them at once.
+
+Where tokens end is stored at the ends of steps only. The cut into fewer steps (`max_steps`) can be replayed, one into
+finer steps cannot.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curate import lineage, prompts, steps
+from curate.engines.base import EngineDead, Request, RequestRejected, Sample
+from curate.errors import UserError
+from curate.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
+from curate.sections import EngineConfig
+from curate.store import Workspace
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def source_settings(model: str) -> dict[str, Any]:
+    """The settings that the rollouts of the workspace at this path were made with; UserError when it has none."""
+    if not (Path(model) / "workspace.json").is_file():
+        raise UserError(f"There is no workspace at {model} to replay; engine.model is the path of one for replay.")
+    record = lineage.read(Workspace.open(Path(model), create=False).partition(ROLLOUTS))
+    if record is None:
+        raise UserError(f"The workspace {model} has no rollouts to replay; run `curate rollout` there first.")
+    return dict(record["config"])
+
+
+def check_steps(model: str, max_steps: int) -> None:
+    """UserError when chains are to be cut finer than they were: where the tokens of such steps end is not stored."""
+    there = source_settings(model)
+    if there["steps"] != steps.VERSION:
+        raise UserError(f"The workspace {model} cut its chains by another rule, so they cannot be replayed; roll out.")
+    if there["max_steps"] < max_steps:
+        raise UserError(
+            f"rollout.max_steps is {max_steps}, and the replayed workspace has at most {there['max_steps']} steps a "
+            f"chain; set it to {there['max_steps']} or less."
+        )
+
+
+class ReplayEngine:
+    """An engine that finds its samples in the workspace `config.model`; it takes no `args`."""
+
+    def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
+        if config.args:
+            raise UserError(f'The replay engine has no argument "{next(iter(config.args))}"; it takes none.')
+        self._config, self._note = config, on_note
+        self._open = False
+
+    async def __aenter__(self) -> ReplayEngine:
+        """Read the workspace; UserError when there is none, or no rollouts in it."""
+        self._settings = source_settings(self._config.model)
+        workspace = Workspace.open(Path(self._config.model), create=False)
+        self._rollouts = workspace.partition(ROLLOUTS).read()
+        self._completions = workspace.partition(COMPLETIONS).read()
+        self._problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
+        ids = self._rollouts["rollout_id"].to_pylist()
+        self._places: dict[str, tuple[pa.Table, int]] = {name: (self._rollouts, at) for at, name in enumerate(ids)}
+        keys = zip(*(self._completions[column].to_pylist() for column in COMPLETIONS.key), strict=True)
+        self._places |= {
+            f"{rollout}-{step:02d}-{index:03d}": (self._completions, at)
+            for at, (rollout, step, index) in enumerate(keys)
+        }
+        self._open = True
+        self._note(f"Engine: replay of {len(ids)} rollouts and {self._completions.num_rows} completions; no model.")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Forget what was read."""
+        self._open, self._places, self._problems = False, {}, {}
+
+    def versions(self) -> dict[str, str]:
+        """Where the samples came from, and the model that drew them."""
+        return {"replay": self._config.model, "model": str(self._settings["model"])}
+
+    async def generate(self, request: Request) -> list[Sample]:
+        """The stored samples; RequestRejected when one of them is missing, or was drawn from something else."""
+        if not self._open:
+            raise EngineDead("the workspace is closed")
+        head, _, first = request.request_id.rpartition("-")
+        if not first.isdecimal():
+            raise RequestRejected(f"the request {request.request_id} names no sample index")
+        names = [f"{head}-{int(first) + place:03d}" for place in range(request.n)]
+        rows = [self._row(name) for name in names]
+        self._check(request, rows[0])
+        return [_sample(row) for row in rows]
+
+    def _row(self, name: str) -> Row:
+        found = self._places.get(name)
+        if found is None:
+            raise RequestRejected(f"the workspace {self._config.model} has no sample {name}")
+        table, place = found
+        row: Row = table.slice(place, 1).to_pylist()[0]
+        return row
+
+    def _check(self, request: Request, row: Row) -> None:
+        """RequestRejected when what was asked for there is not what is asked for here."""
+        problem = self._problems.get(row["problem_id"])
+        name, _, version = str(self._settings["prompt"]).partition("/")
+        known = prompts.TEMPLATES.get(name)
+        if problem is None or known is None or str(known.version) != version:
+            raise RequestRejected(f"how {row['problem_id']} was asked for is not known any more")
+        prefix_ids, prefix = self._prefix(row)
+        sampling: Mapping[str, Any] = self._settings["sampling"]
+        asked = vars(request.sampling)
+        budget = max(sampling["max_tokens"] - len(prefix_ids), 1)
+        for what, now, then in [
+            ("prompt", request.prompt, prompts.render(name, problem["question"], problem["choices"])),
+            ("pictures", [image.image_hash for image in request.images], problem["image_hashes"]),
+            ("prefix", list(request.prefix_ids), prefix_ids),
+            ("prefix", request.prefix_text, prefix),
+            *((each, asked[each], sampling[each]) for each in _SAMPLING),
+            ("max_tokens", asked["max_tokens"], budget),
+        ]:
+            if now != then:
+                raise RequestRejected(f"the sample {request.request_id} was drawn with another {what}")
+
+    def _prefix(self, row: Row) -> tuple[list[int], str]:
+        """Token ids and text that a stored sample continues; none for a rollout."""
+        if "step_index" not in row:
+            return [], ""
+        rollout, step = self._row(row["rollout_id"]), row["step_index"]
+        cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
+        return rollout["token_ids"][:cut], "".join(rollout["steps"][: step + 1])
+
+
+def _sample(row: Row) -> Sample:
+    return Sample(
+        text=row["text"],
+        token_ids=row["token_ids"],
+        token_ends=_token_ends(row) if "step_ends" in row else (),
+        finish=row["finish"],
+        mean_logprob=row.get("mean_logprob"),
+        prompt_tokens=row["prompt_tokens"],
+    )
+
+
+def _token_ends(rollout: Row) -> Sequence[int]:
+    """Where tokens end, as far as it is stored: within a step a token counts as ending where the step begins.
+
+    `steps.token_cuts` gives the stored cuts back.
+    """
+    if not rollout["step_ends"]:
+        return ()
+    ends = [0, *accumulate(len(step) for step in rollout["steps"])]
+    return [ends[bisect_right(rollout["step_ends"], count)] for count in range(1, len(rollout["token_ids"]) + 1)]

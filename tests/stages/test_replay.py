@@ -1,0 +1,133 @@
+"""Replay: the same recipe from an earlier workspace's samples gives equal tables; what is not there is refused."""
+
+import json
+
+import pytest
+
+from curate import chain, steps
+from curate.engines.replay import _token_ends
+from curate.errors import UserError
+from curate.lineage import read
+from curate.schema import COMPLETIONS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.stage import Silent
+from curate.store import Workspace
+
+ROWS = 8
+
+
+def recipe(tmp_path, engine, samples=3, completions=4, seed=3, **rollout):
+    source = {"kind": "synthetic", "name": "bars", "task": "bars_read", "rows": ROWS}
+    tree = {
+        "name": "replay",
+        "seed": seed,
+        "ingest": {"sources": [source]},
+        "rollout": {"engine": engine, "samples": samples, "error_budget": 1.0, "sampling": {"max_tokens": 600}}
+        | rollout,
+        "label": {"completions": completions, "error_budget": 1.0},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(tree))
+    return chain.load(path)
+
+
+def simulated(**faults):
+    return {"kind": "simulated", "model": "world", "args": faults}
+
+
+def replayed(name="first"):
+    return {"kind": "replay", "model": name}
+
+
+def go(tmp_path, name, loaded, only=()):
+    workspace = Workspace.open(tmp_path / name)
+    return workspace, chain.run(loaded, workspace, Silent(), only)
+
+
+def tables(workspace):
+    return {table.name: workspace.read(table).sort_by([(c, "ascending") for c in table.key]).to_pylist()
+            for table in (ROLLOUTS, COMPLETIONS, STEP_LABELS)}  # fmt: skip
+
+
+@pytest.fixture
+def first(tmp_path):
+    workspace, _ = go(tmp_path, "first", recipe(tmp_path, simulated(truncation_rate=0.1)))
+    return workspace
+
+
+def test_the_same_recipe_gives_equal_tables_of_the_same_policy(tmp_path, first):
+    again, ledgers = go(tmp_path, "second", recipe(tmp_path, replayed()))
+    assert tables(again) == tables(first)
+    assert not ledgers["rollout"].failed and not ledgers["label"].failed
+    record = read(again.partition(ROLLOUTS))
+    assert record["config"] == read(first.partition(ROLLOUTS))["config"]
+    assert record["versions"]["replay"].endswith("first") and record["versions"]["model"] == "world@main"
+
+
+def test_a_copy_can_be_replayed_and_fewer_samples_are_the_first_ones(tmp_path, first):
+    go(tmp_path, "second", recipe(tmp_path, replayed()))
+    third, _ = go(tmp_path, "third", recipe(tmp_path, replayed("second"), samples=2, completions=2))
+    texts = {row["rollout_id"]: row["text"] for row in tables(first)["rollouts"] if row["sample_index"] < 2}
+    assert {row["rollout_id"]: row["text"] for row in tables(third)["rollouts"]} == texts
+
+
+def test_only_the_samples_that_are_not_there_are_refused(tmp_path, first):
+    go(tmp_path, "second", recipe(tmp_path, replayed()))
+    second, ledgers = go(tmp_path, "second", recipe(tmp_path, replayed(), samples=5))
+    assert ledgers["rollout"].out == ROWS * 3
+    assert ledgers["rollout"].failed == {"request-rejected": ROWS * 2}
+    rows = second.read(REJECTS).to_pylist()
+    assert len(rows) == ROWS and all("has no sample" in row["detail"] for row in rows)
+    assert tables(second) == tables(first)
+
+
+def test_a_workspace_that_grew_is_replayed_at_once(tmp_path, first):
+    first, _ = go(tmp_path, "first", recipe(tmp_path, simulated(truncation_rate=0.1), samples=5, completions=6))
+    second, ledgers = go(tmp_path, "second", recipe(tmp_path, replayed(), samples=5, completions=6))
+    assert not ledgers["rollout"].failed and not ledgers["label"].failed
+    for name, old in tables(first).items():
+        new = tables(second)[name]
+        # The later samples were drawn with seeds of their own.
+        assert [row | {"seed": 0} for row in new] == [row | {"seed": 0} for row in old]
+
+
+def test_what_was_asked_for_otherwise_is_refused(tmp_path, first):
+    other = recipe(tmp_path, replayed(), sampling={"max_tokens": 600, "temperature": 0.5})
+    second, _ = go(tmp_path, "second", other, ["ingest", "rollout"])
+    assert {row["detail"] for row in second.read(REJECTS).to_pylist()} == {
+        f"the sample {row['problem_id']}-000 was drawn with another temperature" for row in tables(first)["rollouts"]
+    }
+    assert not second.read(ROLLOUTS).num_rows
+    third, _ = go(tmp_path, "third", recipe(tmp_path, replayed(), prompt="short-five"), ["ingest", "rollout"])
+    assert all("another prompt" in row["detail"] for row in third.read(REJECTS).to_pylist())
+
+
+def test_fewer_steps_can_be_replayed_and_more_cannot(tmp_path, first):
+    second, ledgers = go(tmp_path, "second", recipe(tmp_path, replayed(), max_steps=3), ["ingest", "rollout"])
+    assert ledgers["rollout"].out == ROWS * 3
+    for row in tables(second)["rollouts"]:
+        assert len(row["steps"]) <= 3
+        assert [len("".join(row["steps"][: place + 1])) for place in range(len(row["steps"]))] == row["step_ends"]
+    with pytest.raises(UserError, match="set it to 12 or less"):
+        go(tmp_path, "third", recipe(tmp_path, replayed(), max_steps=20))
+
+
+def test_a_workspace_that_is_none_or_empty_or_the_same_is_a_user_error(tmp_path, first):
+    with pytest.raises(UserError, match=r"no workspace at .*nowhere"):
+        go(tmp_path, "second", recipe(tmp_path, replayed("nowhere")))
+    with pytest.raises(UserError, match="no rollouts to replay"):
+        go(tmp_path, "third", recipe(tmp_path, replayed("second")))
+    with pytest.raises(UserError, match="cannot replay itself"):
+        chain.run(recipe(tmp_path, replayed()), first, Silent(), ["rollout"], frozenset(["rollout"]))
+    assert len(tables(first)["rollouts"]) == ROWS * 3
+    with pytest.raises(UserError, match='no argument "latency"'):
+        go(tmp_path, "third", recipe(tmp_path, replayed() | {"args": {"latency": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("texts", "cuts", "count"),
+    [(["ab", "c", "def"], [2, 3, 6], 6), (["ab", "c", "def"], [1, 1, 4], 4), (["ab"], [3], 3), (["a", "b"], [2, 5], 9)],
+)
+def test_stored_cuts_come_back(texts, cuts, count):
+    ends = _token_ends({"steps": texts, "step_ends": cuts, "token_ids": [0] * count})
+    assert len(ends) == count and ends == sorted(ends)
+    assert steps.token_cuts(texts, ends) == cuts
