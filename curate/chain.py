@@ -160,7 +160,7 @@ def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
     """The recipe's labels from the completions that are stored; see `curate.label.relabel`."""
     from curate import catalog, label
 
-    ledger = label.relabel(recipe.section("label"), _located(recipe.section("rollout"), recipe), workspace, reporter)
+    ledger = label.relabel(recipe.section("label"), located(recipe, workspace), workspace, reporter)
     catalog.write(workspace)
     return ledger
 

@@ -23,7 +23,7 @@ def recipe(tmp_path, engine, samples=3, completions=4, seed=3, **rollout):
         "ingest": {"sources": [source]},
         "rollout": {"engine": engine, "samples": samples, "error_budget": 1.0, "sampling": {"max_tokens": 600}}
         | rollout,
-        "label": {"completions": completions, "error_budget": 1.0},
+        "label": {"mode": "exact", "completions": completions, "error_budget": 1.0},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(tree))

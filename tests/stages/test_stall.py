@@ -33,7 +33,7 @@ def recipe(tmp_path, **faults):
         "seed": 3,
         "ingest": {"sources": [source]},
         "rollout": {"engine": engine, "samples": 3, "error_budget": 0.0, "sampling": {"max_tokens": 600}},
-        "label": {"completions": 4, "error_budget": 0.0},
+        "label": {"mode": "exact", "completions": 4, "error_budget": 0.0},
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(tree))
