@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from curate import prompts, steps
-from curate.active import bringing_chains, dropped
 from curate.answers import extract, grade
-from curate.engines.base import Image, Sample, Sampling
+from curate.engines.base import Sample, Sampling
 from curate.engines.models import fingerprint
-from curate.errors import UserError
-from curate.schema import IMAGES, PROBLEMS, Row
 from curate.sections import RolloutConfig
 from curate.seeds import digest
-from curate.store import Workspace, among
-
-# A picture is small; a few thousand of them are what the requests in flight can need.
-_CACHED_IMAGES = 4096
 
 
 def policy_digest(config: RolloutConfig) -> str:
@@ -82,50 +72,6 @@ def sampling(config: RolloutConfig, max_tokens: int) -> Sampling:
     """The recipe's sampling with this many new tokens."""
     given = config.sampling
     return Sampling(given.temperature, given.top_p, given.top_k, max_tokens)
-
-
-def problems(workspace: Workspace, roles: Sequence[str]) -> list[Row]:
-    """Problems of these roles that are to be rolled out; UserError when there is none.
-
-    Not dropped ones, and not those that came with chains of thought.
-    """
-    out, settled = dropped(workspace), bringing_chains(workspace)
-    rows = workspace.read(PROBLEMS, where=among("role", roles)).to_pylist()
-    kept = [row for row in rows if row["problem_id"] not in out and row["source"] not in settled]
-    if not kept:
-        cure = "all were dropped or came with chains of thought" if rows else "run `curate ingest` first"
-        raise UserError(f"The workspace has no problems of role {', '.join(roles)} to roll out; {cure}.")
-    return kept
-
-
-class Pictures:
-    """Pictures by content hash, read from the workspace when asked for."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._load = lru_cache(_CACHED_IMAGES)(self._read)
-
-    def _read(self, image_hash: str) -> bytes:
-        found = self._workspace.read(IMAGES, ["bytes"], where=pc.field("image_hash") == image_hash)
-        if not found.num_rows:
-            raise UserError(f"Image {image_hash} is not in the workspace; ingest its source again.")
-        return bytes(found["bytes"][0].as_py())
-
-    def preload(self, hashes: Sequence[str]) -> None:
-        """Nothing to gain for a few; for many, one pass over the table instead of one query each."""
-        if len(hashes) <= 8:
-            return
-        wanted = set(hashes)
-        kept = dict[str, bytes]()
-        for row in self._workspace.read(IMAGES, ["image_hash", "bytes"]).to_pylist():
-            if row["image_hash"] in wanted and len(kept) < _CACHED_IMAGES:
-                kept[row["image_hash"]] = row["bytes"]
-        direct = self._read
-        self._load = lru_cache(_CACHED_IMAGES)(lambda key: kept.get(key) or direct(key))
-
-    def of(self, problem: Mapping[str, Any]) -> list[Image]:
-        """The pictures of a problem, in order."""
-        return [Image(key, self._load(key)) for key in problem["image_hashes"]]
 
 
 def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, Any]:

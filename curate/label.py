@@ -26,6 +26,7 @@ from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
 from curate.labels import NOTHING, Drawn, Store
 from curate.lineage import Ledger
+from curate.pictures import Pictures
 from curate.rules import Rule
 from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import LabelConfig, RolloutConfig
@@ -170,7 +171,7 @@ def _owed(plan: _Plan, shards: int) -> list[Unit]:
         outcomes = plan.store.get((row["rollout_id"], step), NOTHING).outcomes
         if plan.rule.owed(row, step, outcomes):
             units.append(Unit(shard_of(row["problem_id"], shards), (row, step, list(outcomes))))
-    return units
+    return sorted(units, key=lambda unit: unit.shard)
 
 
 def _rows(
@@ -197,7 +198,7 @@ def _rows(
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, policy: RolloutConfig, plan: _Plan, pictures: generation.Pictures, run_seed: int
+    unit: Unit, *, engine: Keeper, policy: RolloutConfig, plan: _Plan, pictures: Pictures, run_seed: int
 ) -> list[Row]:
     rollout, step, outcomes = unit.payload
     problem, rows = plan.problems[rollout["problem_id"]], list[Row]()
@@ -294,10 +295,7 @@ async def _run(
     run_seed: int,
     reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
-    pictures = generation.Pictures(workspace)
-    shown = {unit.payload[0]["problem_id"] for unit in units}
-    pictures.preload(sorted({key for name in shown for key in plan.problems[name]["image_hashes"]}))
-    work = partial(_work, engine=engine, policy=policy, plan=plan, pictures=pictures, run_seed=run_seed)
+    work = partial(_work, engine=engine, policy=policy, plan=plan, pictures=Pictures(workspace), run_seed=run_seed)
     outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
 

@@ -61,11 +61,12 @@ def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
     build(config.engine)  # refuses what a run would refuse, and starts nothing
     owed = rollout.owed(config, workspace, recipe.seed)
     first: dict[str, Row] = {}
-    for problem in sorted(rollout.chosen(config, workspace), key=lambda row: str(row["problem_id"])):
-        first.setdefault(problem["domain"], problem)
+    for problem in rollout.Wanted(config, workspace).rows():
+        if problem["problem_id"] < first.setdefault(problem["domain"], problem)["problem_id"]:
+            first[problem["domain"]] = problem
     for domain, problem in sorted(first.items()):
         yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
         yield f"{len(problem['image_hashes'])} pictures, then:\n" + prompts.render(
             config.prompt, problem["question"], problem["choices"]
         )
-    yield f"{len(owed):,} requests and {sum(len(missing) for _, missing in owed):,} samples are owed."
+    yield f"{owed.owed:,} requests and {owed.samples - owed.there:,} samples are owed."

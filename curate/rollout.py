@@ -6,25 +6,28 @@ One unit is one problem: its missing samples are asked for in one request and jo
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from curate import generation, lineage, prompts, steps
+from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
+from curate.pictures import Pictures
 from curate.schema import PROBLEMS, ROLLOUTS, Row
 from curate.sections import RolloutConfig
-from curate.seeds import digest, seed, shard_of
+from curate.seeds import digest, seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 STAGE = "rollout"
 REPLACE = "curate rollout --replace"
+_LIGHT = ("problem_id", "role", "source", "domain")
 
 
 def rollout_id(problem_id: str, sample_index: int) -> str:
@@ -32,43 +35,97 @@ def rollout_id(problem_id: str, sample_index: int) -> str:
     return f"{problem_id}-{sample_index:03d}"
 
 
-def chosen(config: RolloutConfig, workspace: Workspace) -> list[Row]:
-    """Problems that the recipe asks for, by role, domain and limit; UserError when there is none."""
-    rows = generation.problems(workspace, config.roles)
-    known = sorted({row["domain"] for row in rows})
-    for name in config.domains:
-        if name not in known:
-            raise UserError(f'There is no domain "{name}" to roll out{did_you_mean(name, known)}')
-    rows = [row for row in rows if not config.domains or row["domain"] in config.domains]
-    if config.limit is None:
-        return rows
-    taken: Counter[tuple[str, str]] = Counter()
-    first = []
-    for row in sorted(rows, key=lambda row: digest("limit", row["problem_id"])):
-        taken[row["role"], row["domain"]] += 1
-        if taken[row["role"], row["domain"]] <= config.limit:
-            first.append(row)
-    return first
+class Wanted:
+    """Problems that the recipe asks for and what of them is owed, shard by shard and a few rows at a time."""
+
+    def __init__(self, config: RolloutConfig, workspace: Workspace) -> None:
+        """UserError when there is none, or a domain that is not there."""
+        self._config, self._workspace = config, workspace
+        self._out, self._settled = dropped(workspace), bringing_chains(workspace)
+        self._picked: frozenset[str] | None = None
+        domains: set[str] = set()
+        first: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        seen = 0
+        for row in self._rows(None, _LIGHT):
+            seen += 1
+            domains.add(row["domain"])
+            if config.limit is not None:
+                # By hash, so that a larger limit adds to a smaller one.
+                group = first[row["role"], row["domain"]]
+                group.append((digest("limit", row["problem_id"]), row["problem_id"]))
+                if len(group) > 2 * config.limit + 1000:
+                    group[:] = sorted(group)[: config.limit]
+        if not seen:
+            there = bool(workspace.files(PROBLEMS))
+            cure = "all were dropped or came with chains of thought" if there else "run `curate ingest` first"
+            raise UserError(f"The workspace has no problems of role {', '.join(config.roles)} to roll out; {cure}.")
+        for name in config.domains:
+            if name not in domains:
+                raise UserError(f'There is no domain "{name}" to roll out{did_you_mean(name, sorted(domains))}')
+        if config.limit is not None:
+            groups = (sorted(group)[: config.limit] for group in first.values())
+            self._picked = frozenset(name for group in groups for _, name in group)
+
+    def _rows(self, shard: int | None, columns: Sequence[str]) -> Iterator[Row]:
+        roles = among("role", self._config.roles)
+        for batch in self._workspace.batches(PROBLEMS, columns, shard, roles):
+            for row in batch.to_pylist():
+                if row["problem_id"] not in self._out and row["source"] not in self._settled:
+                    yield row
+
+    def rows(self, shard: int | None = None, columns: Sequence[str] = PROBLEMS.schema.names) -> Iterator[Row]:
+        """Their rows, of one shard or of all."""
+        for row in self._rows(shard, columns):
+            if self._config.domains and row["domain"] not in self._config.domains:
+                continue
+            if self._picked is None or row["problem_id"] in self._picked:
+                yield row
+
+    def _missing(self, row: Row, there: Collection[str]) -> list[int]:
+        samples = range(self._config.samples_for(row["role"]))
+        return [index for index in samples if rollout_id(row["problem_id"], index) not in there]
+
+    def _there(self, shard: int) -> set[str]:
+        partition = self._workspace.partition(ROLLOUTS)
+        committed = set(partition.read(["rollout_id"], shard)["rollout_id"].to_pylist())
+        return committed | {row["rollout_id"] for row in partition.journal(shard).rows()}
+
+    def owed(self) -> Iterator[tuple[int, Row, list[int]]]:
+        """(shard, problem, missing sample indices) of every problem that has any, in the order of shards."""
+        for shard in range(self._workspace.shards):
+            there = self._there(shard)
+            for row in self.rows(shard):
+                if missing := self._missing(row, there):
+                    yield shard, row, missing
+
+    def count(self) -> Counts:
+        """How many problems, samples, samples that are there, and problems that are owed any."""
+        found = Counts()
+        for shard in range(self._workspace.shards):
+            there = self._there(shard)
+            for row in self.rows(shard, _LIGHT):
+                wanted, missing = self._config.samples_for(row["role"]), len(self._missing(row, there))
+                found.problems += 1
+                found.samples += wanted
+                found.there += wanted - missing
+                found.owed += missing > 0
+        return found
 
 
-def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> list[tuple[Row, list[int]]]:
-    """Problems with the sample indices that a run would ask for; changes nothing. UserError as `run` would raise."""
-    partition = workspace.partition(ROLLOUTS)
-    lineage.guard(partition, generation.settings(config) | {"seed": run_seed}, REPLACE)
-    there = partition.keys() | {
-        (row["rollout_id"],) for shard in partition.journals() for row in partition.journal(shard).rows()
-    }
-    return [unit.payload for unit in _owed(chosen(config, workspace), config, there, workspace.shards)]
+@dataclass
+class Counts:
+    """See `Wanted.count`."""
+
+    problems: int = 0
+    samples: int = 0
+    there: int = 0
+    owed: int = 0
 
 
-def _owed(problems: Sequence[Row], config: RolloutConfig, there: set[tuple[Any, ...]], shards: int) -> list[Unit]:
-    units = []
-    for problem in problems:
-        samples = range(config.samples_for(problem["role"]))
-        missing = [i for i in samples if (rollout_id(problem["problem_id"], i),) not in there]
-        if missing:
-            units.append(Unit(shard_of(problem["problem_id"], shards), (problem, missing)))
-    return units
+def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> Counts:
+    """What a run would ask for; changes nothing. UserError as `run` would raise."""
+    lineage.guard(workspace.partition(ROLLOUTS), generation.settings(config) | {"seed": run_seed}, REPLACE)
+    return Wanted(config, workspace).count()
 
 
 def _rows(
@@ -101,11 +158,10 @@ def _rows(
     return rows
 
 
-async def _work(
-    unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: generation.Pictures, run_seed: int
-) -> list[Row]:
+async def _work(unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: Pictures, run_seed: int) -> list[Row]:
     problem, missing = unit.payload
-    base = seed(run_seed, STAGE, problem["problem_id"], missing[0])
+    # Sample j draws from base + j, so however samples are shared out over requests, they are the same.
+    base = seed(run_seed, STAGE, problem["problem_id"], 0) + missing[0]
     request = Request(
         request_id=f"{problem['problem_id']}-{missing[0]:03d}",
         prompt=prompts.render(config.prompt, problem["question"], problem["choices"]),
@@ -134,58 +190,44 @@ def run(
         partition.clear()
     record = generation.settings(config) | {"seed": run_seed}
     lineage.guard(partition, record, REPLACE)
-    problems = chosen(config, workspace)
-    there = resume(partition)
-    units = _owed(problems, config, there, workspace.shards)
-    inputs = {"problems": len(problems), "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}
+    resume(partition)
+    wanted = Wanted(config, workspace)
+    before = wanted.count()
+    inputs = {"problems": before.problems, "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}
     outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
-    if units:
+    if before.owed:
         lineage.write(partition, STAGE, record, inputs)
-        reporter.start(STAGE, len(units), "problems")
-        work = partial(_run, config=config, workspace=workspace, units=units, run_seed=run_seed, reporter=reporter)
+        reporter.start(STAGE, before.owed, "problems")
+        work = partial(_run, config=config, workspace=workspace, wanted=wanted, run_seed=run_seed, reporter=reporter)
         outcome, extra = engines.run(config.engine, reporter.note, work)
         reporter.finish()
-    ledger = _account(workspace, problems, config, there, outcome)
+    ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    if len(outcome.failed) > config.error_budget * len(units):
+    if len(outcome.failed) > config.error_budget * before.owed:
         raise BudgetError(
-            f"{len(outcome.failed)} of {len(units)} problems failed, above the error budget of "
+            f"{len(outcome.failed)} of {before.owed} problems failed, above the error budget of "
             f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
         )
     return ledger
 
 
 async def _run(
-    engine: Keeper, *, config: RolloutConfig, workspace: Workspace, units: list[Unit], run_seed: int, reporter: Reporter
+    engine: Keeper, *, config: RolloutConfig, workspace: Workspace, wanted: Wanted, run_seed: int, reporter: Reporter
 ) -> tuple[Outcome, dict[str, str]]:
-    pictures = generation.Pictures(workspace)
-    pictures.preload([key for unit in units for key in unit.payload[0]["image_hashes"]])
-    work = partial(_work, engine=engine, config=config, pictures=pictures, run_seed=run_seed)
+    units = (Unit(shard, (problem, missing)) for shard, problem, missing in wanted.owed())
+    work = partial(_work, engine=engine, config=config, pictures=Pictures(workspace), run_seed=run_seed)
     outcome = await run_units(workspace.partition(ROLLOUTS), units, work, config.engine.in_flight, reporter)
     return outcome, engine.versions()
 
 
-def _account(
-    workspace: Workspace,
-    problems: Sequence[Row],
-    config: RolloutConfig,
-    there: set[tuple[Any, ...]],
-    outcome: Outcome,
-) -> Ledger:
+def _account(workspace: Workspace, wanted: Wanted, before: Counts, outcome: Outcome) -> Ledger:
     lineage.write_rejects(
         workspace, STAGE, [lineage.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed]
     )
-    wanted = {
-        (rollout_id(problem["problem_id"], i),)
-        for problem in problems
-        for i in range(config.samples_for(problem["role"]))
-    }
     failed: dict[str, int] = {}
     for unit, error in outcome.failed:
         failed[error.reason] = failed.get(error.reason, 0) + len(unit.payload[1])
-    ledger = Ledger(
-        "rollouts", taken=len(wanted), out=len(wanted & workspace.partition(ROLLOUTS).keys()), failed=failed
-    )
-    ledger.skipped = len(wanted & there)
+    after = wanted.count()
+    ledger = Ledger("rollouts", taken=after.samples, out=after.there, failed=failed, skipped=before.there)
     ledger.check(STAGE)
     return ledger

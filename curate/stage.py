@@ -2,9 +2,9 @@
 
 A unit is one piece of work that yields rows of one table (a problem's rollouts, the completions of one step). Units run
 concurrently, at most `in_flight` at once. A finished unit goes to its shard's journal at once and is durable within
-half a second; when all units of a shard are finished, its journal becomes a committed file. After a kill, `resume`
-commits the journal first, and only what is still missing is owed: nothing finished is done again, nothing appears
-twice, nothing is missing.
+half a second; when all units of a shard are finished, or its journal is long, the journal becomes a committed file.
+After a kill, `resume` commits the journal first, and only what is still missing is owed: nothing finished is done
+again, nothing appears twice, nothing is missing.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +22,8 @@ from curate.schema import Row
 from curate.store import Journal, Partition
 
 SYNC_SECONDS = 0.5
+# A journal with so many rows is committed, though its shard goes on.
+JOURNAL_ROWS = 4000
 
 
 class Reporter(Protocol):
@@ -75,11 +76,13 @@ Work = Callable[[Unit], Awaitable[list[Row]]]
 
 @dataclass
 class _Shard:
-    """A shard under work: how many of its units are still out, and its journal."""
+    """A shard under work: how many of its units are out, the rows in its journal, and whether all its units came."""
 
     number: int
-    left: int
     journal: Journal
+    out: int = 0
+    rows: int = 0
+    whole: bool = False
 
 
 class _Stop:
@@ -130,76 +133,98 @@ def resume(partition: Partition) -> set[tuple[Any, ...]]:
 
 
 async def run_units(
-    partition: Partition, units: Sequence[Unit], work: Work, in_flight: int, reporter: Reporter
+    partition: Partition, units: Iterable[Unit], work: Work, in_flight: int, reporter: Reporter
 ) -> Outcome:
-    """Do every unit; raises Interrupted after a drained Ctrl+C. A RowError of a unit fails that unit alone."""
-    outcome = Outcome()
-    counts = Counter(unit.shard for unit in units)
-    shards = {number: _Shard(number, counts[number], partition.journal(number)) for number in sorted(counts)}
+    """Do every unit; raises Interrupted after a drained Ctrl+C. A RowError of a unit fails that unit alone.
+
+    Units come shard by shard, and are taken as they are needed: what is held does not grow with their number.
+    """
     stop = _Stop(reporter)
-    queue = iter(sorted(units, key=lambda unit: unit.shard))
+    run = _Run(partition, iter(units), work, in_flight)
     with _signals(stop):
         try:
-            await _drive(partition, queue, work, in_flight, shards, outcome, reporter, stop)
+            await run.drive(reporter, stop)
         except BaseException:
             reporter.finish()
             raise
         finally:
-            for shard in shards.values():
-                if shard.left:
-                    shard.journal.close()
+            for shard in run.shards.values():
+                shard.journal.close()
     if stop.asked:
         raise Interrupted
-    return outcome
+    return run.outcome
 
 
-async def _drive(
-    partition: Partition,
-    queue: Iterator[Unit],
-    work: Work,
-    in_flight: int,
-    shards: dict[int, _Shard],
-    outcome: Outcome,
-    reporter: Reporter,
-    stop: _Stop,
-) -> None:
-    running: dict[asyncio.Task[list[Row]], Unit] = {}
-    synced = time.monotonic()
-    try:
-        while True:
-            while len(running) < in_flight and not stop.asked:
-                unit = next(queue, None)
-                if unit is None:
+class _Run:
+    """One call of `run_units`."""
+
+    def __init__(self, partition: Partition, units: Iterator[Unit], work: Work, in_flight: int) -> None:
+        self.outcome = Outcome()
+        self.shards: dict[int, _Shard] = {}
+        self._partition, self._units, self._work, self._in_flight = partition, units, work, in_flight
+        self._current: _Shard | None = None
+        self._running: dict[asyncio.Task[list[Row]], Unit] = {}
+
+    async def drive(self, reporter: Reporter, stop: _Stop) -> None:
+        synced = time.monotonic()
+        try:
+            while True:
+                while len(self._running) < self._in_flight and not stop.asked and self._next():
+                    pass
+                if not self._running:
                     break
-                running[asyncio.ensure_future(work(unit))] = unit
-            if not running:
-                break
-            finished, _ = await asyncio.wait(running, timeout=SYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            for task in finished:
-                _take(partition, running.pop(task), task, shards, outcome)
-            reporter.advance(len(finished))
-            if time.monotonic() - synced > SYNC_SECONDS:
-                synced = time.monotonic()
-                for shard in shards.values():
-                    shard.journal.sync()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+                finished, _ = await asyncio.wait(
+                    self._running, timeout=SYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in finished:
+                    self._take(self._running.pop(task), task)
+                reporter.advance(len(finished))
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    synced = time.monotonic()
+                    for shard in self.shards.values():
+                        shard.journal.sync()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
 
+    def _next(self) -> bool:
+        """Start the next unit; false when there is none."""
+        unit = next(self._units, None)
+        number = None if unit is None else unit.shard
+        if self._current is not None and self._current.number != number:
+            before, self._current = self._current, None
+            before.whole = True
+            self._settle_if_done(before)
+        if unit is None:
+            return False
+        if self._current is None:
+            if unit.shard in self.shards:
+                raise AssertionError("units must come shard by shard")
+            self._current = self.shards[unit.shard] = _Shard(unit.shard, self._partition.journal(unit.shard))
+        self._current.out += 1
+        self._running[asyncio.ensure_future(self._work(unit))] = unit
+        return True
 
-def _take(
-    partition: Partition, unit: Unit, task: asyncio.Task[list[Row]], shards: dict[int, _Shard], outcome: Outcome
-) -> None:
-    shard = shards[unit.shard]
-    try:
-        rows = task.result()
-    except RowError as error:
-        outcome.failed.append((unit, error))
-    else:
-        shard.journal.append(rows)
-        outcome.done += 1
-    shard.left -= 1
-    if shard.left == 0:
-        shard.journal.close()
-        settle(partition, shard.number)
+    def _take(self, unit: Unit, task: asyncio.Task[list[Row]]) -> None:
+        shard = self.shards[unit.shard]
+        try:
+            rows = task.result()
+        except RowError as error:
+            self.outcome.failed.append((unit, error))
+        else:
+            shard.journal.append(rows)
+            shard.rows += len(rows)
+            self.outcome.done += 1
+        shard.out -= 1
+        self._settle_if_done(shard)
+
+    def _settle_if_done(self, shard: _Shard) -> None:
+        """Commit a shard that is done, or whose journal is long: it is read whole to be committed."""
+        done = shard.whole and shard.out == 0
+        if done or shard.rows >= JOURNAL_ROWS:
+            shard.journal.close()
+            settle(self._partition, shard.number)
+            shard.rows = 0
+        if done:
+            self.shards.pop(shard.number, None)

@@ -34,6 +34,8 @@ from curate.schema import TABLES, Row, Table
 from curate.seeds import shard_of
 
 DEFAULT_SHARDS = 16
+# Files are read together up to so many bytes.
+_READ_BYTES = 4 * 2**20
 # The partition of a stage's own output; others are named after sources.
 MAIN = "main"
 # Of the tables together: a change of any table's columns is a new one.
@@ -292,6 +294,15 @@ class Workspace:
         """Committed rows of a table; `where` is a `pyarrow.dataset` expression."""
         return _read(self.files(table), table, columns, where)
 
+    def batches(
+        self, table: Table, columns: Sequence[str], shard: int | None = None, where: Any = None, size: int = 1000
+    ) -> Iterator[pa.RecordBatch]:
+        """The same a few rows at a time, in memory that does not grow with the table; of one shard or of all."""
+        files = [path for partition in self.partitions(table) for path in partition.files(shard)]
+        # So many at once that small files are not opened one by one, and no more than fit in memory.
+        for group in _grouped(files, _READ_BYTES):
+            yield from _read(group, table, columns, where).to_batches(max_chunksize=size)
+
     def tables(self) -> Mapping[str, Table]:
         """Tables that have at least one committed file."""
         return {name: table for name, table in TABLES.items() if self.files(table)}
@@ -300,6 +311,25 @@ class Workspace:
 def among(column: str, values: Sequence[str]) -> Any:
     """Expression for `where`: the column is one of these; an empty list has no type of its own, so it is given one."""
     return pads.field(column).isin(pa.array(values, pa.string()))
+
+
+def _grouped(files: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    """The files in order, in groups of at most `size` bytes; a larger one is a group of its own."""
+    group, held = list[Path](), 0
+    for path in files:
+        each = path.stat().st_size
+        if group and held + each > size:
+            yield group
+            group, held = [], 0
+        group.append(path)
+        held += each
+    if group:
+        yield group
+
+
+def read_file(path: Path, table: Table, columns: Sequence[str], where: Any = None) -> pa.Table:
+    """These columns of one committed file."""
+    return _read([path], table, columns, where)
 
 
 def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:

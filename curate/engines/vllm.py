@@ -53,6 +53,8 @@ class VllmEngine:
         self._config, self._note = config, on_note
         self._engine: AsyncLLM | None = None
         self._versions: dict[str, str] = {}
+        # Prompt tokens read, and how many of them were in the prefix cache.
+        self._read = self._cached = 0
         check_model(config.model)
 
     async def __aenter__(self) -> VllmEngine:
@@ -70,6 +72,11 @@ class VllmEngine:
     async def __aexit__(self, *error: object) -> None:
         """Stop the engine's process and wait for its end."""
         engine, self._engine = self._engine, None
+        if self._read:
+            self._note(
+                f"Engine: {self._cached / self._read:.0%} of {self._read:,} prompt tokens were in the prefix cache."
+            )
+            self._read = self._cached = 0
         if engine is not None:
             engine.shutdown(timeout=_STOP_SECONDS)
 
@@ -170,6 +177,8 @@ class VllmEngine:
         except (VLLMError, ValueError, TypeError) as error:
             raise RequestRejected(f"vLLM: {error}") from error
         read = list(final.prompt_token_ids or ())
+        self._read += len(read)
+        self._cached += final.num_cached_tokens or 0
         if request.prefix_ids and read[-len(request.prefix_ids) :] != list(request.prefix_ids):
             raise RequestRejected(
                 "what vLLM read does not end with the prefix ids; the model's prompt update changed them"

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from curate import chain, inspection, recipes
 from curate.cli.app import app
 from curate.errors import RowError, UserError
+from curate.rollout import Wanted
 from curate.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.sections import EngineConfig, RolloutConfig
 from curate.source_sections import ChainMap
 from curate.sources.chains import chains
 from curate.stage import Silent
@@ -400,9 +402,8 @@ def test_a_chain_of_a_problem_that_is_there_joins_it(tmp_path):
     problems = workspace.read(PROBLEMS).to_pylist()
     assert len(problems) == len({row["problem_id"] for row in problems}) == 1 + 5 + 4
     # Its source is the ordinary one, so it is rolled out, too.
-    from curate import generation
-
-    to_roll_out = {row["question"] for row in generation.problems(workspace, ("train",)) if row["domain"] == "sums"}
+    config = RolloutConfig(engine=EngineConfig(kind="simulated", model="world"))
+    to_roll_out = {row["question"] for row in Wanted(config, workspace).rows() if row["domain"] == "sums"}
     assert to_roll_out == {"How much is 0 + 1?"}
 
 

@@ -6,11 +6,18 @@ import json
 import pytest
 from PIL import Image, ImageDraw
 
-from curate import chain, generation
+from curate import chain
 from curate.errors import UserError
+from curate.rollout import Wanted
 from curate.schema import DROPS, PROBLEMS
+from curate.sections import EngineConfig, RolloutConfig
 from curate.stage import Silent
 from curate.store import Workspace
+
+
+def to_roll_out(workspace, roles):
+    config = RolloutConfig(engine=EngineConfig(kind="simulated", model="world"), roles=tuple(roles))
+    return list(Wanted(config, workspace).rows())
 
 
 def drawing(seed: int) -> Image.Image:
@@ -96,7 +103,7 @@ def test_duplicates_by_picture_text_and_answer(place):
     assert (row["domain"], row["against_domain"], row["by"]) == ("train-b", "train-a", "dedup")
     assert ledgers["dedup"].taken == 10
     assert ledgers["dedup"].rejected == {"near-duplicate": 1, "exact-duplicate": 1}
-    assert len(generation.problems(workspace, ["train"])) == 8
+    assert len(to_roll_out(workspace, ["train"])) == 8
 
 
 def test_duplicates_within_domains_only(place):
@@ -130,14 +137,14 @@ def test_training_problems_that_the_clean_sets_show_are_dropped(place):
     }
     assert ledgers["decontaminate"].taken == 4
     assert {row["against_role"] for row in workspace.read(DROPS).to_pylist()} == {"meta"}
-    assert {p["question"] for p in generation.problems(workspace, ["train"])} >= {"Fine?", "Short?"}
-    assert len(generation.problems(workspace, ["meta", "test"])) == 4
+    assert {p["question"] for p in to_roll_out(workspace, ["train"])} >= {"Fine?", "Short?"}
+    assert len(to_roll_out(workspace, ["meta", "test"])) == 4
 
 
 def test_a_workspace_where_all_is_dropped_says_so(place):
     sources = {"meta-m": [problem("M?", image="0.png")], "train-a": [problem("T?", image="0-again.jpg")]}
     workspace, _, _ = run(place, sources, decontaminate={})
     with pytest.raises(UserError, match="all were dropped"):
-        generation.problems(workspace, ["train"])
+        to_roll_out(workspace, ["train"])
     with pytest.raises(UserError, match="curate ingest"):
         chain.run(chain.load(place / "recipe.yaml"), Workspace.open(place / "empty"), Silent(), ["decontaminate"])

@@ -12,6 +12,7 @@ from curate.errors import UserError
 from curate.lineage import read
 from curate.schema import PROBLEMS, ROLLOUTS
 from curate.sections import EngineConfig, RolloutConfig
+from curate.seeds import shard_of
 from curate.store import Workspace
 
 ROWS = 6
@@ -147,8 +148,10 @@ def test_a_dry_run_shows_prompts_and_counts_and_writes_nothing(rollout, workspac
 
 def test_a_dry_run_counts_what_a_killed_run_left_in_its_journal(rollout, workspace):
     rollout("--limit", "1")
-    shard, rows = 3, rollouts(workspace)[:2]
+    rows = rollouts(workspace)[:2]
     partition = workspace.partition(ROLLOUTS)
+    assert len({row["problem_id"] for row in rows}) == 1
+    shard = shard_of(rows[0]["problem_id"], workspace.shards)
     partition.clear()
     journal = partition.journal(shard)
     journal.append(rows)
