@@ -15,6 +15,7 @@ from curate import generation, lineage, prompts, steps
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
+from curate.engines.replay import check_cuts
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
 from curate.schema import PROBLEMS, ROLLOUTS, Row
@@ -78,6 +79,8 @@ def _rows(
     rows = []
     for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
         pieces = steps.split(sample.text, config.max_steps, config.min_step_characters)
+        if config.engine.kind == "replay" and sample.token_ends:
+            check_cuts(pieces, sample.token_ends)
         rows.append(
             {
                 "rollout_id": rollout_id(problem["problem_id"], index),
