@@ -30,8 +30,8 @@ def _replayed(config: RolloutConfig) -> dict[str, Any]:
     """Settings of the workspace that is replayed: what is replayed was drawn by the model that was asked then."""
     from curate.engines import replay
 
-    replay.check_steps(config.engine.model, config.max_steps)
-    return replay.source_settings(config.engine.model)
+    template = prompts.template(config.prompt)
+    return replay.check(config.engine.model, f"{template.name}/{template.version}", config.sampling.model_dump())
 
 
 def _sight(config: RolloutConfig) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
+from curate.engines.replay import check_cuts
 from curate.errors import BudgetError, UserError
 from curate.lineage import Ledger
 from curate.pictures import Pictures
@@ -135,6 +136,8 @@ def _rows(
     rows = []
     for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
         pieces = steps.split(sample.text, config.max_steps, config.min_step_characters)
+        if config.engine.kind == "replay" and sample.token_ends:
+            check_cuts(pieces, sample.token_ends)
         rows.append(
             {
                 "rollout_id": rollout_id(problem["problem_id"], index),

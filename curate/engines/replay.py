@@ -6,8 +6,8 @@ of whose samples is not there is refused as a whole. The rows that come of it be
 samples, as if that one had been asked. The order of the samples counts, not their seeds: a workspace that grew in
 several runs drew its later samples with other seeds than one that made them at once.
 
-Where tokens end is stored at the ends of steps only. The cut into fewer steps (`max_steps`) can be replayed, one into
-finer steps cannot.
+Where tokens end is stored at the ends of steps only. Steps that are joined otherwise can be replayed; a chain that is
+to be cut inside one of its steps is refused.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import lineage, prompts, steps
+from curate import lineage, prompts
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
-from curate.errors import UserError
+from curate.errors import RowError, UserError
 from curate.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
 from curate.sections import EngineConfig
 from curate.store import Workspace
@@ -40,16 +40,24 @@ def source_settings(model: str) -> dict[str, Any]:
     return dict(record["config"])
 
 
-def check_steps(model: str, max_steps: int) -> None:
-    """UserError when chains are to be cut finer than they were: where the tokens of such steps end is not stored."""
+def check(model: str, prompt: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the workspace, where its samples were asked for by this prompt and sampling; else UserError."""
     there = source_settings(model)
-    if there["steps"] != steps.VERSION:
-        raise UserError(f"The workspace {model} cut its chains by another rule, so they cannot be replayed; roll out.")
-    if there["max_steps"] < max_steps:
+    wanted = lineage.changes(
+        {"prompt": there["prompt"], "sampling": there["sampling"]}, {"prompt": prompt, "sampling": sampling}
+    )
+    if wanted:
         raise UserError(
-            f"rollout.max_steps is {max_steps}, and the replayed workspace has at most {there['max_steps']} steps a "
-            f"chain; set it to {there['max_steps']} or less."
+            f"The samples of {model} were drawn otherwise than the recipe says ({'; '.join(wanted)}); set it back to "
+            "replay them."
         )
+    return there
+
+
+def check_cuts(pieces: Sequence[str], token_ends: Sequence[int]) -> None:
+    """RowError where a chain is cut inside what was one step: which of its tokens go where is not stored."""
+    if not set(accumulate(map(len, pieces))) <= set(token_ends):
+        raise RowError("cut-not-stored", "the chain is cut where the replayed workspace had no cut; generate it anew")
 
 
 class ReplayEngine:
@@ -110,16 +118,20 @@ class ReplayEngine:
     def _check(self, request: Request, row: Row) -> None:
         """RequestRejected when what was asked for there is not what is asked for here."""
         problem = self._problems.get(row["problem_id"])
+        if problem is None:
+            raise RequestRejected(f"the problem {row['problem_id']} is not there any more")
         name, _, version = str(self._settings["prompt"]).partition("/")
         known = prompts.TEMPLATES.get(name)
-        if problem is None or known is None or str(known.version) != version:
-            raise RequestRejected(f"how {row['problem_id']} was asked for is not known any more")
+        # A template of the user's own is not kept there; that it is the same was checked by its digest.
+        prompt = request.prompt
+        if known is not None and str(known.version) == version:
+            prompt = prompts.render(name, problem["question"], problem["choices"])
         prefix_ids, prefix = self._prefix(row)
         sampling: Mapping[str, Any] = self._settings["sampling"]
         asked = vars(request.sampling)
         budget = max(sampling["max_tokens"] - len(prefix_ids), 1)
         for what, now, then in [
-            ("prompt", request.prompt, prompts.render(name, problem["question"], problem["choices"])),
+            ("prompt", request.prompt, prompt),
             ("pictures", [image.image_hash for image in request.images], problem["image_hashes"]),
             ("prefix", list(request.prefix_ids), prefix_ids),
             ("prefix", request.prefix_text, prefix),

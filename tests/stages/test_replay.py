@@ -1,14 +1,20 @@
 """Replay: the same recipe from an earlier workspace's samples gives equal tables; what is not there is refused."""
 
+import asyncio
 import json
+from dataclasses import replace
 
+import pyarrow.compute as pc
 import pytest
 
-from curate import chain, steps
+from curate import chain, prompts, steps
+from curate.engines import build
+from curate.engines.base import Image, Request, RequestRejected, Sampling
 from curate.engines.replay import _token_ends
 from curate.errors import UserError
 from curate.lineage import read
-from curate.schema import COMPLETIONS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.sections import EngineConfig
 from curate.stage import Silent
 from curate.store import Workspace
 
@@ -90,25 +96,56 @@ def test_a_workspace_that_grew_is_replayed_at_once(tmp_path, first):
         assert [row | {"seed": 0} for row in new] == [row | {"seed": 0} for row in old]
 
 
-def test_what_was_asked_for_otherwise_is_refused(tmp_path, first):
-    other = recipe(tmp_path, replayed(), sampling={"max_tokens": 600, "temperature": 0.5})
-    second, _ = go(tmp_path, "second", other, ["ingest", "rollout"])
-    assert {row["detail"] for row in second.read(REJECTS).to_pylist()} == {
-        f"the sample {row['problem_id']}-000 was drawn with another temperature" for row in tables(first)["rollouts"]
-    }
-    assert not second.read(ROLLOUTS).num_rows
-    third, _ = go(tmp_path, "third", recipe(tmp_path, replayed(), prompt="short-five"), ["ingest", "rollout"])
-    assert all("another prompt" in row["detail"] for row in third.read(REJECTS).to_pylist())
+def test_what_was_asked_for_otherwise_is_a_user_error_that_names_it(tmp_path, first):
+    with pytest.raises(UserError, match=r"sampling\.temperature: 1\.0 -> 0\.5"):
+        go(tmp_path, "second", recipe(tmp_path, replayed(), sampling={"max_tokens": 600, "temperature": 0.5}))
+    with pytest.raises(UserError, match="prompt: structured-five/1 -> short-five/1"):
+        go(tmp_path, "second", recipe(tmp_path, replayed(), prompt="short-five"))
 
 
-def test_fewer_steps_can_be_replayed_and_more_cannot(tmp_path, first):
+def test_a_prompt_of_ones_own_is_known_by_its_text(tmp_path, first):
+    (tmp_path / "mine.j2").write_text("Think about this. {{ problem }}")
+    one, _ = go(tmp_path, "one", recipe(tmp_path, simulated(), prompt="mine.j2"))
+    two, _ = go(tmp_path, "two", recipe(tmp_path, replayed("one"), prompt="mine.j2"))
+    assert tables(two) == tables(one)
+    (tmp_path / "mine.j2").write_text("Think harder. {{ problem }}")
+    with pytest.raises(UserError, match=r"prompt: mine\.j2/"):
+        go(tmp_path, "three", recipe(tmp_path, replayed("one"), prompt="mine.j2"))
+
+
+def test_a_request_for_something_else_is_refused(tmp_path, first):
+    """The engine by itself: every field of a request counts."""
+    row = tables(first)["rollouts"][0]
+    problem = first.read(PROBLEMS, where=pc.field("problem_id") == row["problem_id"]).to_pylist()[0]
+    images = [Image(key, b"") for key in problem["image_hashes"]]
+    prompt = prompts.render("structured-five", problem["question"], problem["choices"])
+    good = Request(row["rollout_id"], prompt, images, (), 1, 0, Sampling(1.0, 1.0, 0, 600))
+    bad = [
+        replace(good, prompt="Why?"), replace(good, images=[]), replace(good, prefix_ids=[1]),
+        replace(good, prefix_text="Step 1"), replace(good, sampling=Sampling(0.5, 1.0, 0, 600)),
+        replace(good, sampling=Sampling(1.0, 1.0, 0, 601)), replace(good, n=4), replace(good, request_id="nobody"),
+    ]  # fmt: skip
+
+    async def run():
+        async with build(EngineConfig(kind="replay", model=str(tmp_path / "first"))) as engine:
+            return await asyncio.gather(*(engine.generate(each) for each in [good, *bad]), return_exceptions=True)
+
+    answer, *refused = asyncio.run(run())
+    assert answer[0].text == row["text"]
+    assert {type(each) for each in refused} == {RequestRejected}
+
+
+def test_steps_that_are_joined_can_be_replayed_and_finer_ones_cannot(tmp_path, first):
     second, ledgers = go(tmp_path, "second", recipe(tmp_path, replayed(), max_steps=3), ["ingest", "rollout"])
     assert ledgers["rollout"].out == ROWS * 3
     for row in tables(second)["rollouts"]:
         assert len(row["steps"]) <= 3
+        # A token of the simulated engine is a byte.
         assert [len("".join(row["steps"][: place + 1])) for place in range(len(row["steps"]))] == row["step_ends"]
-    with pytest.raises(UserError, match="set it to 12 or less"):
-        go(tmp_path, "third", recipe(tmp_path, replayed(), max_steps=20))
+    assert go(tmp_path, "third", recipe(tmp_path, replayed(), max_steps=20))[1]["rollout"].out == ROWS * 3
+    fourth, ledgers = go(tmp_path, "fourth", recipe(tmp_path, replayed("second")), ["ingest", "rollout"])
+    assert ledgers["rollout"].failed.keys() == {"cut-not-stored"}
+    assert all(len(row["steps"]) <= 3 for row in tables(fourth)["rollouts"])
 
 
 def test_a_workspace_that_is_none_or_empty_or_the_same_is_a_user_error(tmp_path, first):
