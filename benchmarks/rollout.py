@@ -1,6 +1,6 @@
 """What the rollout stage costs beside the engine: against bare vLLM, and with an engine that answers at once.
 
-python benchmarks/rollout.py [--problems 300] [--requests 1000000]
+python benchmarks/rollout.py [--problems 600] [--requests 1000000]
 
 `wall_vs_vllm`: seconds of the stage, from the table of problems to the committed table of rollouts, over those of
 vLLM's own `LLM.generate` with the same prompts, pictures, seeds and settings in one batch; engines are started and warm
@@ -179,7 +179,7 @@ def measure(part: str, size: int) -> tuple[dict, list[str], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--problems", type=int, default=300)
+    parser.add_argument("--problems", type=int, default=600)
     parser.add_argument("--requests", type=int, default=1_000_000)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
