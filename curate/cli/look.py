@@ -108,4 +108,44 @@ def profile(
     typer.echo(f"html: {folder / 'profile.html'}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"status": status, "show": show, "sql": sql, "profile": profile}
+def plan(
+    recipe: options.Recipe,
+    workspace: options.Workspace = options.WORKSPACE,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+    pilot: Annotated[
+        int | None, typer.Option(min=1, help="Roll out so many problems of each domain first, and time it.")
+    ] = None,
+) -> None:
+    """Estimate what rollout and label will cost.
+
+    From the rollouts that are there or from a pilot, whose rollouts are kept. Prints the first prompt of each domain.
+    """
+    import polars
+
+    from curate import chain, preview, progress
+    from curate import plan as plans
+    from curate.store import Workspace
+
+    loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+    config, label = chain.located(loaded, place), loaded.sections.get("label")
+    speed = None
+    if pilot is not None:
+        speed = plans.pilot(config, place, loaded.seed, pilot, progress.reporter(as_json))
+    made = plans.make(config, label, place, loaded.seed, speed)  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps(made.to_json()))
+        return
+    for text in preview.rollouts(loaded, place):
+        typer.echo(text)
+    _table(polars.DataFrame([vars(line) for line in made.lines], infer_schema_length=None), False, "Plan")
+    typer.echo(plans.summary(made))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "plan": plan,
+    "status": status,
+    "show": show,
+    "sql": sql,
+    "profile": profile,
+}
