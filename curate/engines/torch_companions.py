@@ -67,3 +67,6 @@ def _hide_if_broken(package: str) -> None:
         _forget(package)
         # None is Python's own mark for "not importable"; find_spec and is_..._available honour it.
         sys.modules[package] = None  # type: ignore[assignment]
+        # It decided when it was imported, and takes any entry of that name for the package.
+        if package == "torchcodec" and "datasets" in sys.modules:
+            sys.modules["datasets"].config.TORCHCODEC_AVAILABLE = False
