@@ -187,8 +187,8 @@ def summary(plan: Plan) -> str:
     samples = sum(line.samples for line in plan.lines)
     if plan.tokens is None:
         return (
-            f"{samples:,} samples of at most {plan.most_tokens:,} tokens; nothing was generated yet to measure on, so "
-            "labels cannot be estimated: use --pilot."
+            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; nothing was generated yet to measure "
+            "on, so labels cannot be estimated: use --pilot."
         )
     said = [f"About {plan.tokens:,} tokens, measured on {plan.measured_on:,} rollouts"]
     if plan.hours is not None:

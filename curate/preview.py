@@ -66,7 +66,7 @@ def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
             first[problem["domain"]] = problem
     for domain, problem in sorted(first.items()):
         yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
-        yield f"{len(problem['image_hashes'])} pictures, then:\n" + prompts.render(
+        yield f"pictures: {len(problem['image_hashes'])}, then:\n" + prompts.render(
             config.prompt, problem["question"], problem["choices"]
         )
     yield f"{owed.owed:,} requests and {owed.samples - owed.there:,} samples are owed."

@@ -1,0 +1,104 @@
+"""What a stage holds does not grow with its table: journals are committed early, pictures come a file at a time."""
+
+import asyncio
+import json
+
+import pytest
+
+from curate import chain, stage
+from curate.errors import UserError
+from curate.pictures import Pictures
+from curate.schema import IMAGES, PROBLEMS, ROLLOUTS
+from curate.stage import Silent, Unit, run_units
+from curate.store import Workspace
+
+
+def recipe(tmp_path, rows=40):
+    tree = {
+        "name": "t",
+        "seed": 3,
+        "ingest": {"sources": [{"kind": "synthetic", "name": "bars", "task": "bars_read", "rows": rows}]},
+        "rollout": {"engine": {"kind": "simulated", "model": "world", "in_flight": 5}, "samples": 2},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(tree))
+    return chain.load(path)
+
+
+def test_a_long_journal_is_committed_before_its_shard_is_done(tmp_path, monkeypatch):
+    whole, pieces = Workspace.open(tmp_path / "a"), Workspace.open(tmp_path / "b")
+    chain.run(recipe(tmp_path), whole, Silent())
+    monkeypatch.setattr(stage, "JOURNAL_ROWS", 2)
+    longest, append = 0, stage.Journal.append
+
+    def watched(self, rows):
+        nonlocal longest
+        append(self, rows)
+        longest = max(longest, len(self.rows()))
+
+    monkeypatch.setattr(stage.Journal, "append", watched)
+    chain.run(recipe(tmp_path), pieces, Silent())
+    assert longest <= 2
+    assert len(pieces.files(ROLLOUTS)) > len(whole.files(ROLLOUTS))
+    rows = [sorted(map(str, each.read(ROLLOUTS).to_pylist())) for each in (whole, pieces)]
+    assert rows[0] == rows[1]
+    assert not pieces.partition(ROLLOUTS).journals()
+
+
+def test_units_are_taken_only_as_they_are_needed(tmp_path):
+    workspace = Workspace.open(tmp_path / "w")
+    partition = workspace.partition(ROLLOUTS)
+    taken = finished = ahead = 0
+
+    def units():
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            yield Unit(number // 50, number)
+
+    async def work(unit):
+        nonlocal finished, ahead
+        ahead = max(ahead, taken - finished)
+        await asyncio.sleep(0)
+        finished += 1
+        return []
+
+    outcome = asyncio.run(run_units(partition, units(), work, 7, Silent()))
+    assert (outcome.done, finished) == (200, 200)
+    assert ahead <= 8
+    with pytest.raises(AssertionError, match="shard by shard"):
+        asyncio.run(run_units(partition, [Unit(0, 1), Unit(1, 2), Unit(0, 3)], _slow, 9, Silent()))
+
+
+async def _slow(unit):
+    await asyncio.sleep(0.05)
+    return []
+
+
+def test_pictures_come_right_in_any_order_and_from_little_memory(tmp_path):
+    workspace = Workspace.open(tmp_path / "w")
+    chain.run(recipe(tmp_path), workspace, Silent(), ["ingest"])
+    problems = workspace.read(PROBLEMS).to_pylist()
+    stored = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
+    pictures = Pictures(workspace, held=1)
+    for problem in [*problems, *reversed(problems)]:
+        assert [(each.image_hash, each.data) for each in pictures.of(problem)] == [
+            (key, stored[key]) for key in problem["image_hashes"]
+        ]
+        assert len(pictures._open) <= 1
+    with pytest.raises(UserError, match="ingest its source again"):
+        pictures.of({"image_hashes": ["0" * 32]})
+
+
+def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):
+    from curate.rollout import Wanted
+
+    loaded, workspace = recipe(tmp_path), Workspace.open(tmp_path / "w")
+    chain.run(loaded, workspace, Silent(), ["ingest"])
+    config = loaded.section("rollout")
+
+    def chosen(limit):
+        return {row["problem_id"] for row in Wanted(config.model_copy(update={"limit": limit}), workspace).rows()}
+
+    assert chosen(5) < chosen(9) < chosen(None)
+    assert [len(chosen(limit)) for limit in (5, 9, 100, None)] == [5, 9, 40, 40]
