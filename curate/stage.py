@@ -164,6 +164,9 @@ class _Run:
         self._partition, self._units, self._work, self._in_flight = partition, units, work, in_flight
         self._current: _Shard | None = None
         self._running: dict[asyncio.Task[list[Row]], Unit] = {}
+        # `asyncio.wait` would look at every task under way for each one that ends.
+        self._ended: list[asyncio.Task[list[Row]]] = []
+        self._woken = asyncio.Event()
 
     async def drive(self, reporter: Reporter, stop: _Stop) -> None:
         synced = time.monotonic()
@@ -173,9 +176,10 @@ class _Run:
                     pass
                 if not self._running:
                     break
-                finished, _ = await asyncio.wait(
-                    self._running, timeout=SYNC_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), SYNC_SECONDS)
+                self._woken.clear()
+                finished, self._ended = self._ended, []
                 for task in finished:
                     self._take(self._running.pop(task), task)
                 reporter.advance(len(finished))
@@ -203,8 +207,14 @@ class _Run:
                 raise AssertionError("units must come shard by shard")
             self._current = self.shards[unit.shard] = _Shard(unit.shard, self._partition.journal(unit.shard))
         self._current.out += 1
-        self._running[asyncio.ensure_future(self._work(unit))] = unit
+        task = asyncio.ensure_future(self._work(unit))
+        self._running[task] = unit
+        task.add_done_callback(self._end)
         return True
+
+    def _end(self, task: asyncio.Task[list[Row]]) -> None:
+        self._ended.append(task)
+        self._woken.set()
 
     def _take(self, unit: Unit, task: asyncio.Task[list[Row]]) -> None:
         shard = self.shards[unit.shard]

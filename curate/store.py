@@ -78,6 +78,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
+        self._dirty = False
 
     def append(self, rows: Sequence[Row]) -> None:
         """Queue the rows of one finished unit; all of them or none survive a crash. Durable after `sync`."""
@@ -87,16 +88,18 @@ class Journal:
                 self._file = self.path.open("ab")
             body = json.dumps(rows, ensure_ascii=False, allow_nan=False).encode()
             self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+            self._dirty = True
         except OSError as error:
             raise UserError(_cannot_write(self.path, error)) from None
 
     def sync(self) -> None:
         """Make what was appended durable."""
-        if self._file is None:
+        if self._file is None or not self._dirty:
             return
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._dirty = False
         except OSError as error:
             raise UserError(_cannot_write(self.path, error)) from None
 
