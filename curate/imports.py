@@ -172,6 +172,7 @@ class _Import:
         others = (part for part in workspace.partitions(ROLLOUTS) if part.folder.name != name)
         self._seen = {key for part in others for key in _ids(part)}
         self._samples: Counter[str] = Counter()
+        self._texts: Counter[str] = Counter()
 
     def take(
         self, chunk: Sequence[tuple[int, Mapping[str, Any] | RowError]], ledger: Ledger
@@ -246,15 +247,18 @@ class _Import:
     def _rollout(self, text: str, problem: Row) -> Row:
         pieces = steps.split(text, self._config.max_steps, self._config.min_step_characters)
         chain = GivenChain(pieces, policy=self._config.policy)
-        key = rows.given_id(problem["problem_id"], chain)
+        # A policy may draw the same text twice; leaving one out would change its share of right answers.
+        same = rows.given_id(problem["problem_id"], chain)
+        repeat = self._texts[same]
+        self._texts[same] += 1
+        key = rows.given_id(problem["problem_id"], chain, repeat)
         if key in self._seen:
-            raise RowError("duplicate", f"{key} is the same chain")
-        self._seen.add(key)
+            raise RowError("duplicate", f"{key} is the same chain, of another source or import")
         index = self._samples[problem["problem_id"]]
         self._samples[problem["problem_id"]] += 1
         if key in self._there:
             return {"rollout_id": key}
-        return rows.rollout_of(chain, problem, self._name, index)
+        return rows.rollout_of(chain, problem, self._name, index, repeat)
 
     def _reject(self, error: RowError, place: str) -> Row:
         row = {"source": self._name, "source_row": writable(place), "problem_id": None, "domain": None}

@@ -138,6 +138,7 @@ def render(name: str | Template, question: str, choices: Sequence[str]) -> str:
     found, problem = template(name), problem_text(question, choices)
     if not found.jinja:
         return found.text.replace("{problem}", problem)
+    # A template of the user's runs the user's expressions, which can raise anything.
     try:
         return _compiled(found.text).render(question=question, choices=list(choices), problem=problem)
     except Exception as error:

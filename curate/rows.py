@@ -117,12 +117,15 @@ def image_row(picture: Picture, problem_id: str) -> Row:
     }
 
 
-def given_id(problem_id: str, chain: GivenChain) -> str:
-    """Identity of a chain that a source brings: its problem and its text, whichever source it comes from."""
-    return f"{problem_id}-{digest(list(chain.steps), length=12)}"
+def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
+    """Identity of a chain that was not generated here: its problem and its text, wherever it comes from.
+
+    `repeat` tells samples apart that a policy drew alike.
+    """
+    return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], length=12)}"
 
 
-def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int) -> Row:
+def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0) -> Row:
     """The row of `rollouts` of a chain that `source` brings; its outcome as stated, else by the gold answer."""
     text = "".join(chain.steps)
     answer = extract(text)
@@ -134,7 +137,7 @@ def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int) 
         verdict = grade(answer, *gold)
         outcome, rule = verdict.outcome, verdict.rule
     return {
-        "rollout_id": given_id(problem["problem_id"], chain),
+        "rollout_id": given_id(problem["problem_id"], chain, repeat),
         "problem_id": problem["problem_id"],
         "domain": problem["domain"],
         "role": problem["role"],

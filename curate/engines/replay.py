@@ -3,8 +3,7 @@
 `engine.model` is the path of a workspace. A request is found by what its id says (the problem or the rollout and step,
 and the first sample index) and must ask for what was asked there: the same prompt, prefix and sampling. A request any
 of whose samples is not there is refused as a whole. The rows that come of it belong to the policy that drew the
-samples, as if that one had been asked. The order of the samples counts, not their seeds: a workspace that grew in
-several runs drew its later samples with other seeds than one that made them at once.
+samples, as if that one had been asked. The order of the samples counts, not their seeds.
 
 Where tokens end is stored at the ends of steps only. Steps that are joined otherwise can be replayed; a chain that is
 to be cut inside one of its steps is refused.

@@ -70,7 +70,7 @@ def test_any_columns_with_lists_of_texts_and_odd_rows(tmp_path, workspace):
     config = ImportConfig(file=file, id="q", response="texts", policy="gemini")
     ledger = imports.run(config, workspace)
     assert ledger.adds_up()
-    assert (ledger.taken, ledger.out, ledger.duplicate, ledger.skipped) == (17, 4, 1, 0)
+    assert (ledger.taken, ledger.out, ledger.duplicate, ledger.skipped) == (17, 5, 0, 0)
     assert ledger.rejected == {
         "unknown-problem": 2, "no-response": 4, "no-id": 2, "not-utf-8": 1,
         "malformed-line": 2, "failed-response": 1,
@@ -80,15 +80,20 @@ def test_any_columns_with_lists_of_texts_and_odd_rows(tmp_path, workspace):
         ("train", "given:mine:gemini", None, None, None)
     }
     found = {row["text"]: row for row in rows}
+    # The policy said it twice: two samples, or the share of right answers would be another one.
+    assert [row["outcome"] for row in rows if row["text"] == RIGHT] == [True, True]
+    assert len({row["rollout_id"] for row in rows}) == 5
+    again = imports.run(config, workspace)
+    assert (again.out, again.skipped, workspace.read(ROLLOUTS).num_rows) == (5, 5, 5)
     assert [found[text]["outcome"] for text in (RIGHT, WRONG, "Nothing said.")] == [True, False, False]
-    assert sorted(row["sample_index"] for row in rows if row["domain"] == "named") == [0, 0, 1, 2]
+    assert sorted(row["sample_index"] for row in rows if row["domain"] == "named") == [0, 0, 1, 2, 3]
     assert found[RIGHT]["steps"] == ["I add.\n\n", "That is 2.\n\nFinal answer: 2"]
     left = rejected(workspace)
-    assert len(left) == sum(ledger.rejected.values()) + 1
-    assert (left["a#1/2"], left["zzz#3/1"], left["?#9/0"]) == ("duplicate", "unknown-problem", "malformed-line")
+    assert len(left) == sum(ledger.rejected.values())
+    assert (left["zzz#3/1"], left["?#9/0"]) == ("unknown-problem", "malformed-line")
     status = CliRunner().invoke(app, ["status", "-w", str(workspace.root), "--json"]).output
     (book,) = [row for row in json.loads(status) if row["stage"] == "import"]
-    assert (book["partition"], book["taken"], book["out"], book["complete"]) == ("mine", 17, 4, True)
+    assert (book["partition"], book["taken"], book["out"], book["complete"]) == ("mine", 17, 5, True)
 
 
 def lmms(doc_id, target, **responses):
