@@ -198,7 +198,7 @@ def _rows(
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, policy: RolloutConfig, plan: _Plan, pictures: Pictures, run_seed: int
+    unit: Unit, *, engine: Keeper, policy: RolloutConfig, named: str, plan: _Plan, pictures: Pictures, run_seed: int
 ) -> list[Row]:
     rollout, step, outcomes = unit.payload
     problem, rows = plan.problems[rollout["problem_id"]], list[Row]()
@@ -220,7 +220,6 @@ async def _work(
         )
         samples = await engine.generate(request)
         # In a thread, for the sake of the other requests: see `rollout`.
-        named = generation.policy_digest(policy)
         new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named)
         rows += new
         outcomes = outcomes + [row["outcome"] for row in new]
@@ -295,7 +294,8 @@ async def _run(
     run_seed: int,
     reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
-    work = partial(_work, engine=engine, policy=policy, plan=plan, pictures=Pictures(workspace), run_seed=run_seed)
+    named, pictures = generation.policy_digest(policy), Pictures(workspace)
+    work = partial(_work, engine=engine, policy=policy, named=named, plan=plan, pictures=pictures, run_seed=run_seed)
     outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
 

@@ -130,9 +130,8 @@ def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> Counts:
 
 
 def _rows(
-    problem: Row, missing: Sequence[int], samples: Sequence[Sample], config: RolloutConfig, base: int
+    problem: Row, missing: Sequence[int], samples: Sequence[Sample], config: RolloutConfig, base: int, policy: str
 ) -> list[Row]:
-    policy = generation.policy_digest(config)
     rows = []
     for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
         pieces = steps.split(sample.text, config.max_steps, config.min_step_characters)
@@ -161,7 +160,9 @@ def _rows(
     return rows
 
 
-async def _work(unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: Pictures, run_seed: int) -> list[Row]:
+async def _work(
+    unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: Pictures, run_seed: int, policy: str
+) -> list[Row]:
     problem, missing = unit.payload
     # Sample j draws from base + j, so however samples are shared out over requests, they are the same.
     base = seed(run_seed, STAGE, problem["problem_id"], 0) + missing[0]
@@ -176,7 +177,7 @@ async def _work(unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: 
     )
     samples = await engine.generate(request)
     # In a thread: grading a hard expression takes up to ten seconds, and the loop has other requests to serve.
-    return await asyncio.to_thread(_rows, problem, missing, samples, config, base)
+    return await asyncio.to_thread(_rows, problem, missing, samples, config, base, policy)
 
 
 def run(
@@ -218,7 +219,15 @@ async def _run(
     engine: Keeper, *, config: RolloutConfig, workspace: Workspace, wanted: Wanted, run_seed: int, reporter: Reporter
 ) -> tuple[Outcome, dict[str, str]]:
     units = (Unit(shard, (problem, missing)) for shard, problem, missing in wanted.owed())
-    work = partial(_work, engine=engine, config=config, pictures=Pictures(workspace), run_seed=run_seed)
+    work = partial(
+        _work,
+        engine=engine,
+        config=config,
+        pictures=Pictures(workspace),
+        run_seed=run_seed,
+        # Once, not for every problem: it reads the edges of the model's files.
+        policy=generation.policy_digest(config),
+    )
     outcome = await run_units(workspace.partition(ROLLOUTS), units, work, config.engine.in_flight, reporter)
     return outcome, engine.versions()
 

@@ -173,7 +173,8 @@ class _Run:
         try:
             while True:
                 while len(self._running) < self._in_flight and not stop.asked and self._next():
-                    pass
+                    # It goes to the engine at once, instead of after the preparation of all that may be in flight.
+                    await asyncio.sleep(0)
                 if not self._running:
                     break
                 with contextlib.suppress(TimeoutError):

@@ -191,9 +191,8 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
 
     async def work():
         config = validate(RolloutConfig, recipe()["rollout"], "rollout")
-        task = asyncio.ensure_future(
-            rollout._work(Unit(0, (problem, [0])), engine=Engine(), config=config, pictures=Pictures(), run_seed=1)
-        )
+        given = {"engine": Engine(), "config": config, "pictures": Pictures(), "run_seed": 1, "policy": "p"}
+        task = asyncio.ensure_future(rollout._work(Unit(0, (problem, [0])), **given))
         turns = 0
         while not task.done():
             await asyncio.sleep(0.01)
