@@ -23,9 +23,7 @@ _AROUND = " \t\r\n$*_`'\"()[]{}\\"
 _BEHIND = _AROUND + ".,;!"
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 # Not "the answer is 2": that may be the problem's.
-_LINE = re.compile(
-    r"(?:(?:the|index|number|first|earliest|error|verdict|of|is|in)\s+|(?:index|error|verdict)\s*[:=]\s*)*(.*)", re.I
-)
+_LINE = re.compile(r"(?:(?:the|first|earliest|error|verdict|index|number|of|is|in)\b\s*[:=]?\s*)*(.*)", re.I)
 # "Paragraph 2" has a number of ours; "step 2" may have the chain's own, which mostly begin at 1.
 _NUMBER = re.compile(r"(?:paragraph[ _]?)?([-\u2212\u2013]?[1-9][0-9]{0,3}|0)", re.I)
 _NONE = re.compile(r"none|no errors?|none is wrong|no paragraph is wrong|all correct", re.I)

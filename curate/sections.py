@@ -225,8 +225,8 @@ class ConsensusConfig(Config):
     """Train only on step labels that the judge agrees with (consensus filtering, arXiv 2501.07301)."""
 
     mask: Literal["steps", "chains"] = "steps"
-    """`steps`: a step has weight 0 where its label and the judge's verdict disagree. `chains`: every step of a chain
-    has, unless both put the first wrong step at the same place; the published rule."""
+    """`steps`: a step has weight 0 where its label and the judge's verdict disagree. `chains`: the published rule; all
+    steps of a chain have, unless both find the first wrong step at the same place, and then the steps behind it."""
     threshold: float = Field(default=0.0, ge=0, lt=1)
     """A label above it calls its step right; 0 is the published any-of-N rule."""
     unjudged: Literal["keep", "mask"] = "keep"
