@@ -10,11 +10,23 @@ from curate.judgement import Reading, read
 STEPS = 5
 spelled = st.sampled_from(
     [
-        "\\boxed{{{}}}", "$\\boxed{{{}}}$.", "\\boxed {{ {} }}", "**\\boxed{{\\text{{{}}}}}**", "\\boxed{{{{{}}}}}",
-        "\\boxed{{paragraph_{}}}", "\\[\\boxed{{\\mathrm{{Paragraph {}}}}}\\]", "{}", "**{}**.", "`{}`", "First error: {}",
-        "The first error is in paragraph {}.", "Index = {}", "so \\boxed{{3}}, no: \\boxed{{{}}}", "\\boxed{{{}}}\nDone.",
+        "\\boxed{{{}}}",
+        "$\\boxed{{{}}}$.",
+        "\\boxed {{ {} }}",
+        "**\\boxed{{\\text{{{}}}}}**",
+        "\\boxed{{{{{}}}}}",
+        "\\boxed{{paragraph_{}}}",
+        "\\[\\boxed{{\\mathrm{{Paragraph {}}}}}\\]",
+        "\\boxed{{{}}}\nDone.",
+        "so \\boxed{{3}}, no: \\boxed{{{}}}",
+        "{}",
+        "**{}**.",
+        "`{}`",
+        "First error: {}",
+        "Index = {}",
+        "The first error is in paragraph {}.",
     ]
-)  # fmt: skip
+)
 
 
 @given(spelled, st.integers(-1, STEPS - 1), st.text(alphabet="ab .\n"))
