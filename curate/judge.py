@@ -151,7 +151,7 @@ class Wanted:
                 yield shard, problems[row["problem_id"]], row, missing
 
 
-def _rows(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base: int, policy: str) -> list[Row]:
+def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base: int, policy: str) -> list[Row]:
     rows, count = [], len(rollout["steps"])
     for vote, sample in zip(missing, samples, strict=True):
         reading = judgement.read(sample.text, count, sample.finish)
@@ -191,7 +191,7 @@ async def _work(
         seed=base + missing[0],
         sampling=generation.sampling(config, config.sampling.max_tokens),
     )
-    return _rows(rollout, missing, await engine.generate(request), base, policy)
+    return _votes(rollout, missing, await engine.generate(request), base, policy)
 
 
 def run(

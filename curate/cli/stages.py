@@ -238,9 +238,10 @@ def judge(
     as_json: options.Json = False,
     replace: options.Replace = False,
 ) -> None:
-    """Ask a language model for the first wrong step of labelled rollouts.
+    """Ask a language model for wrong steps.
 
-    A second opinion beside the step labels, by the recipe's judge section; shard.consensus masks labels by it.
+    A second opinion on labelled rollouts beside their step labels, by the recipe's judge section: which step is the first
+    wrong one. `shard.consensus` takes labels out of training that it disagrees with.
     """
     _run(recipe, workspace, settings, as_json, ["judge"], ["judge"] if replace else ())
 
