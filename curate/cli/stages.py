@@ -240,8 +240,8 @@ def judge(
 ) -> None:
     """Ask a language model for wrong steps.
 
-    A second opinion on labelled rollouts beside their step labels, by the recipe's judge section: which step is the first
-    wrong one. `shard.consensus` takes labels out of training that it disagrees with.
+    A second opinion on labelled rollouts, by the recipe's judge section: which step is the first wrong one.
+    `shard.consensus` takes labels out of training that it disagrees with.
     """
     _run(recipe, workspace, settings, as_json, ["judge"], ["judge"] if replace else ())
 

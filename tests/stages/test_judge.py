@@ -246,6 +246,15 @@ def test_steps_without_a_verdict_keep_their_labels_unless_told_otherwise(run, wo
     assert ledger.masked["unjudged"] == sum(len(row["steps"]) for row in unseen)
 
 
+def test_harvested_completions_have_no_opinion_and_are_not_masked(run, workspace):
+    run(shard={"harvest": 0.3, "consensus": {"threshold": 0.5}})
+    made = [row for row in workspace.read(EXAMPLES).to_pylist() if "." in row["rollout_id"]]
+    assert made
+    for row in made:
+        assert row["verdicts"] == row["masks"] == [None] * len(row["steps"])
+        assert row["weights"] == [0.0 if value is None else 0.3 for value in row["values"]]
+
+
 def test_consensus_without_an_opinion_is_an_error_with_the_cure(run):
     run(["ingest", "rollout", "label"])
     with pytest.raises(UserError, match="there are none; run `curate judge`"):
