@@ -12,7 +12,7 @@ Products are summed in float64, one tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,14 @@ Tensor = Any
 Optimiser = Any
 
 
+def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """Inner product over all tensors, a float64 scalar where they are; one tensor's products in memory at a time."""
+    return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)]).sum()
+
+
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Inner product over all tensors, summed in float64."""
-    products = torch._foreach_mul(list(left), list(right))
-    return float(sum(product.sum(dtype=torch.float64) for product in products))
+    return float(_dot(left, right))
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -32,34 +36,35 @@ def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     return [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
 
 
-def adam_scale(optimiser: Optimiser, floor: float) -> dict[Tensor, Tensor]:
-    """d(-update)/d(gradient) of the next AdamW step, elementwise, by its first part and the second moment so far.
-
-    Entries that no gradient ever touched (second moment 0) get 0: their scale would be 1 / epsilon. Others are treated
-    as if their root second moment were at least `floor` times the root mean square of their tensor's.
-    """
-    scales = {}
-    for group in optimiser.param_groups:
-        first, second = group["betas"]
-        for parameter in group["params"]:
-            state = optimiser.state[parameter]
-            if "exp_avg_sq" not in state:
-                scales[parameter] = torch.zeros_like(parameter)
-                continue
-            done = float(state["step"])
-            root = (state["exp_avg_sq"] / (1 - second**done)).sqrt()
-            typical = (root.double().square().sum() / root.count_nonzero().clamp(min=1)).sqrt().to(root.dtype)
-            scale = group["lr"] * (1 - first) / (1 - first ** (done + 1))
-            scales[parameter] = torch.where(root > 0, scale / (root.clamp(min=floor * typical) + group["eps"]), 0.0)
-    return scales
+def _scaled(gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float) -> Tensor:
+    (first, second) = group["betas"]
+    corrected = 1 - second**done
+    typical = (squares.sum(dtype=torch.float64) / squares.count_nonzero().clamp(min=1) / corrected).sqrt()
+    root = squares.div(corrected).sqrt_()
+    lowest = (floor * typical).to(root.dtype)
+    rate = group["lr"] * (1 - first) / (1 - first ** (done + 1))
+    return (gradient * rate).div_(root.clamp(min=lowest).add_(group["eps"])).masked_fill_(root == 0, 0.0)
 
 
 def direction(
     parameters: Sequence[Tensor], meta_gradients: Sequence[Tensor], optimiser: Optimiser, floor: float
 ) -> list[Tensor]:
-    """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping."""
-    scales = adam_scale(optimiser, floor)
-    return [scales[p] * v for p, v in zip(parameters, meta_gradients, strict=True)]
+    """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping.
+
+    The metric is d(-update)/d(gradient) of the next AdamW step, elementwise, by its first part and the second moment so
+    far. Entries that no gradient ever touched (second moment 0) get 0: their scale would be 1 / epsilon. Others are
+    treated as if their root second moment were at least `floor` times the root mean square of their tensor's.
+    """
+    group_of = {parameter: group for group in optimiser.param_groups for parameter in group["params"]}
+    states = {p: optimiser.state[p] for p in parameters if "exp_avg_sq" in optimiser.state[p]}
+    # Read together: a GPU is waited for once, and not for each parameter.
+    done = dict(zip(states, torch.stack([s["step"] for s in states.values()]).tolist(), strict=True)) if states else {}
+    return [
+        _scaled(gradient, states[p]["exp_avg_sq"], done[p], group_of[p], floor)
+        if p in states
+        else torch.zeros_like(gradient)
+        for p, gradient in zip(parameters, meta_gradients, strict=True)
+    ]
 
 
 class GradientAverage:
@@ -98,21 +103,21 @@ class RunningDots:
     def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: bool) -> None:
         self.parameters, self.towards, self.keep = parameters, towards, keep
         self.weights: list[float] = []
-        self._sums: list[float] = [0.0]
+        self._sums: list[Tensor] = []
         self._kept: list[list[Tensor]] = []
 
     def read(self, weight: float) -> None:
         """Call after the backward of one domain, whose weight in the loss was `weight`."""
         now = gradients(self.parameters)
         self.weights.append(weight)
-        self._sums.append(dot(self.towards, now))
+        # Not read yet: a GPU goes on with the next domain.
+        self._sums.append(_dot(self.towards, now))
         if self.keep:
             self._kept.append([g.clone() for g in now])
 
-    def _increments(self, sums: Sequence[float]) -> list[float]:
-        return [
-            (now - before) / weight for before, now, weight in zip(sums, sums[1:], self.weights, strict=False)
-        ]  # fmt: skip
+    def _increments(self, sums: Sequence[Tensor]) -> list[float]:
+        totals = [0.0, *torch.stack(list(sums)).tolist()]
+        return [(now - before) / w for before, now, w in zip(totals, totals[1:], self.weights, strict=False)]
 
     def plain(self) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads; the clipping is left out."""
@@ -130,7 +135,7 @@ class RunningDots:
             return self.plain()
         if not self.keep:
             return None
-        along = self._increments([0.0, *(dot(total, kept) for kept in self._kept)])
+        along = self._increments([_dot(total, kept) for kept in self._kept])
         shrink, bend = clip / (norm + 1e-6), clip / (norm * (norm + 1e-6) ** 2)
-        towards = self._sums[-1]
+        towards = float(self._sums[-1])
         return [shrink * q - bend * towards * a for q, a in zip(self.plain(), along, strict=True)]

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
 from prm.encode import Encoded, Prompt
+from prm.losses import to_device
 
 mend()
 
@@ -30,6 +31,8 @@ HEAD_FILE = "prm_head.safetensors"
 # Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
 _MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
 _VISION = ("visual", "vision_tower", "vision_model")
+# Prompts whose rotary positions are kept: 24 bytes a token.
+_PLACES = 4096
 
 
 def _attend_in_float32(
@@ -70,6 +73,7 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         self.merged = causal.config.model_type in _MERGED_INPUT
         self.precision = torch.float32
         self._features: dict[tuple[Any, ...], Tensor] = {}
+        self._places: dict[tuple[Any, ...], Tensor] = {}
         self._room = cache_megabytes * 2**20
         self.vision_frozen = freeze_vision
         if freeze_vision:
@@ -144,24 +148,33 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         return self._features[images]
 
     def _positions(self, encoded: Encoded, prompt: Prompt) -> Tensor:
-        """Multimodal rotary positions [3, 1, T] of one unpadded example."""
+        """Multimodal rotary positions [3, 1, T] of one unpadded example.
+
+        Those of the prompt are worked out once: what follows it is text, whose positions count on from the largest.
+        """
         if not prompt.pixels:
             return torch.arange(len(encoded.ids)).expand(3, 1, -1)
-        positions, _ = self.base.get_rope_index(
-            encoded.ids[None], encoded.kinds[None], image_grid_thw=prompt.pixels["image_grid_thw"]
-        )
-        return positions
+        known = self._places.get(prompt.key)
+        if known is None:
+            known, _ = self.base.get_rope_index(
+                prompt.ids[None], prompt.kinds[None], image_grid_thw=prompt.pixels["image_grid_thw"]
+            )
+            if len(self._places) >= _PLACES:
+                del self._places[next(iter(self._places))]
+            self._places[prompt.key] = known
+        after = known.max() + 1 + torch.arange(len(encoded.ids) - known.shape[-1])
+        return torch.cat([known, after.expand(3, 1, -1)], dim=-1)
 
     def hidden(self, batch: Sequence[Encoded], prompts: Sequence[Prompt]) -> Tensor:
         """Last hidden states [rows, longest, hidden] of a batch, padded on the right."""
         width, device = max(len(row.ids) for row in batch), self.score.weight.device
         # The padding token does not matter: no read position sees what comes after it.
-        ids = torch.stack([_pad(row.ids, width) for row in batch]).to(device)
+        ids = to_device(torch.stack([_pad(row.ids, width) for row in batch]), device)
         if self.merged:
             positions = torch.cat(
                 [_pad(self._positions(r, p), width) for r, p in zip(batch, prompts, strict=True)], dim=1
             )
-            return self._merged_hidden(ids, positions.to(device), prompts)
+            return self._merged_hidden(ids, to_device(positions, device), prompts)
         mask = torch.stack([_pad(torch.ones_like(row.ids), width) for row in batch]).to(device)
         pixels = _joined(prompts)
         if any(row.kinds.any() for row in batch):
@@ -180,19 +193,26 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         if shown:
             at = (ids == self.base.config.image_token_id)[..., None].expand_as(embeds)
             embeds = embeds.masked_scatter(at, features.to(embeds.dtype))
+        if self.precision == torch.bfloat16:
+            # The sum over the layers is then kept in bf16 too, as the model was trained: half the memory traffic.
+            embeds = embeds.to(torch.bfloat16)
         # Right padding under a causal mask needs no mask of its own, and attention without one is faster.
         return self.base(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
 
-    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
-        """Step logits of each example, [read steps]; float32, or float64 when the parameters are."""
+    def logits(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Tensor:
+        """Step logits of all examples one after the other, [read steps]; float32, or float64 like the parameters."""
         prompts = [prompt_of(row.example) for row in batch]
         with self._autocast():
             hidden = self.hidden(batch, prompts)
-        reads = [[read for read in row.reads if read is not None] for row in batch]
-        rows = torch.tensor([place for place, at in enumerate(reads) for _ in at], device=hidden.device)
-        columns = torch.tensor([read for at in reads for read in at], device=hidden.device)
-        picked = hidden[rows, columns].to(self.score.weight.dtype)
-        return list(torch.split(self.score(picked)[:, 0], [len(at) for at in reads]))
+        width = hidden.shape[1]
+        flat = [place * width + read for place, row in enumerate(batch) for read in row.reads if read is not None]
+        picked = hidden.flatten(0, 1)[to_device(torch.tensor(flat), hidden.device)]
+        return self.score(picked.to(self.score.weight.dtype))[:, 0]
+
+    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
+        """The same, example by example."""
+        counts = [sum(read is not None for read in row.reads) for row in batch]
+        return list(torch.split(self.logits(batch, prompt_of), counts))
 
 
 def _pad(values: Tensor, width: int) -> Tensor:
