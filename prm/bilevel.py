@@ -203,7 +203,8 @@ class Bilevel:
             self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor
         )
         how, weights = self.config.upper.clipped, self.weights()
-        running = RunningDots(self.parameters, towards, keep=how == "correct")
+        kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
+        running = RunningDots(self.parameters, towards, kept if how == "correct" else None)
         for domain in self.domains:
             self._backward(rows[domain], rows)
             running.read(weights[domain])

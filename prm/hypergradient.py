@@ -96,11 +96,12 @@ class GradientAverage:
 class RunningDots:
     """Reads <D, g_k> off the accumulating gradient, domain by domain, and undoes the clipping's bias afterwards.
 
-    With `keep`, the accumulated gradient after each domain is kept (one copy of the parameters each), so that
-    `settle` is exact on a clipped step; without, it returns None there.
+    With `keep`, the accumulated gradient after each domain is kept (one copy of the parameters each, of this type), so
+    that `settle` knows what a clipped step does; without, it returns None there. Kept as bfloat16, <g, g_k> has a
+    relative error of some 2^-9 / sqrt(parameters), which is nothing.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: bool) -> None:
+    def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: torch.dtype | None) -> None:
         self.parameters, self.towards, self.keep = parameters, towards, keep
         self.weights: list[float] = []
         self._sums: list[Tensor] = []
@@ -112,8 +113,8 @@ class RunningDots:
         self.weights.append(weight)
         # Not read yet: a GPU goes on with the next domain.
         self._sums.append(_dot(self.towards, now))
-        if self.keep:
-            self._kept.append([g.clone() for g in now])
+        if self.keep is not None:
+            self._kept.append([g.to(self.keep, copy=True) for g in now])
 
     def _increments(self, sums: Sequence[Tensor]) -> list[float]:
         totals = [0.0, *torch.stack(list(sums)).tolist()]
@@ -133,7 +134,7 @@ class RunningDots:
         norm = dot(total, total) ** 0.5
         if clip is None or clip >= norm + 1e-6:
             return self.plain()
-        if not self.keep:
+        if self.keep is None:
             return None
         along = self._increments([_dot(total, kept) for kept in self._kept])
         shrink, bend = clip / (norm + 1e-6), clip / (norm * (norm + 1e-6) ** 2)

@@ -117,6 +117,11 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         if self.precision == torch.bfloat16 and on_cpu:
             self.base.set_attn_implementation("sdpa_float32")
 
+    def use_compile(self) -> None:
+        """Compile each layer of the language model; all have one shape, so that it is done once."""
+        for layer in self.base.language_model.layers:
+            layer.compile(dynamic=True)
+
     def trained(self) -> list[Tensor]:
         """Parameters that training moves, in a fixed order."""
         return [p for _, p in self.trained_names()]
