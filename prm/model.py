@@ -7,8 +7,9 @@ that the score starts as the model's own odds of "right" against "wrong"; `scala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
-from prm.encode import Encoded, Prompt
+from prm.encode import Encoded, Kept, Prompt
 from prm.losses import to_device
 
 mend()
@@ -72,9 +73,8 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         self.score = torch.nn.Linear(hidden, 1, bias=False)
         self.merged = causal.config.model_type in _MERGED_INPUT
         self.precision = torch.float32
-        self._features: dict[tuple[Any, ...], Tensor] = {}
+        self._features = Kept(cache_megabytes)
         self._places: dict[tuple[Any, ...], Tensor] = {}
-        self._room = cache_megabytes * 2**20
         self.vision_frozen = freeze_vision
         if freeze_vision:
             for name in _VISION:
@@ -134,35 +134,31 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         device = self.score.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16)  # type: ignore[no-any-return]
 
-    def _image_features(self, prompt: Prompt) -> Tensor:
+    def _image_features(self, pixels: Mapping[str, Tensor]) -> Tensor:
         device = self.score.weight.device
-        pixels = {name: value.to(device) for name, value in prompt.pixels.items()}
-        found = self.base.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"], return_dict=True)
+        values, grids = to_device(pixels["pixel_values"], device), to_device(pixels["image_grid_thw"], device)
+        found = self.base.get_image_features(values, grids, return_dict=True)
         return torch.cat(list(found.pooler_output))
 
     def _frozen_features(self, prompt: Prompt) -> Tensor:
         """Image tokens of a prompt under the frozen vision tower, [tokens, hidden]; kept while there is room."""
-        images = prompt.key[2]
-        if images not in self._features:
-            with torch.no_grad():
-                features = self._image_features(prompt)
-            self._features[images] = features
-            size = features.numel() * features.element_size()
-            while len(self._features) > 1 and len(self._features) * size > self._room:
-                del self._features[next(iter(self._features))]
-        return self._features[images]
+        return self._features.get(prompt.images, partial(self._look, prompt))["features"]
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _look(self, prompt: Prompt) -> dict[str, Tensor]:
+        return {"features": self._image_features(prompt.pixels()).to(self.precision)}
 
     def _positions(self, encoded: Encoded, prompt: Prompt) -> Tensor:
         """Multimodal rotary positions [3, 1, T] of one unpadded example.
 
         Those of the prompt are worked out once: what follows it is text, whose positions count on from the largest.
         """
-        if not prompt.pixels:
+        if not prompt.images:
             return torch.arange(len(encoded.ids)).expand(3, 1, -1)
         known = self._places.get(prompt.key)
         if known is None:
             known, _ = self.base.get_rope_index(
-                prompt.ids[None], prompt.kinds[None], image_grid_thw=prompt.pixels["image_grid_thw"]
+                prompt.ids[None], prompt.kinds[None], image_grid_thw=prompt.shapes["image_grid_thw"]
             )
             if len(self._places) >= _PLACES:
                 del self._places[next(iter(self._places))]
@@ -189,12 +185,11 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
 
     def _merged_hidden(self, ids: Tensor, positions: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         embeds = self.base.get_input_embeddings()(ids)
-        shown = [prompt for prompt in prompts if prompt.pixels]
+        shown = [prompt for prompt in prompts if prompt.images]
         if shown and self.vision_frozen:
             features = torch.cat([self._frozen_features(prompt) for prompt in shown])
         elif shown:
-            joint = Prompt((), ids, ids, _joined(shown))
-            features = self._image_features(joint)
+            features = self._image_features(_joined(shown))
         if shown:
             at = (ids == self.base.config.image_token_id)[..., None].expand_as(embeds)
             embeds = embeds.masked_scatter(at, features.to(embeds.dtype))
@@ -227,5 +222,5 @@ def _pad(values: Tensor, width: int) -> Tensor:
 
 def _joined(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """Pixels of several prompts, one after the other."""
-    names = sorted({name for prompt in prompts for name in prompt.pixels})
-    return {name: torch.cat([p.pixels[name] for p in prompts if name in p.pixels]) for name in names}
+    each = [prompt.pixels() for prompt in prompts if prompt.images]
+    return {name: torch.cat([pixels[name] for pixels in each]) for name in sorted({n for p in each for n in p})}
