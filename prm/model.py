@@ -29,7 +29,7 @@ Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
 # Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
 _MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
-_VISION = ("visual", "vision_tower", "vision_model")
+VISION = ("visual", "vision_tower", "vision_model")
 
 
 def _attend_in_float32(
@@ -73,7 +73,7 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         self._room = cache_megabytes * 2**20
         self.vision_frozen = freeze_vision
         if freeze_vision:
-            for name in _VISION:
+            for name in VISION:
                 if hasattr(self.base, name):
                     getattr(self.base, name).requires_grad_(False)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from prm.aggregate import Aggregation
-from prm.encode import Encoded, Encoder
+from prm.encode import Encoded, Encoder, Prompt
+from prm.ghost import Ghost, Layout
 from prm.losses import outcome_loss, pair_loss, rollout_loss
 from prm.meta import Item
-from prm.model import Prm
+from prm.model import VISION, Prm
 
 Tensor = Any
 
@@ -39,6 +40,8 @@ class PrmObjective:
     aggregation: Aggregation
     micro_rows: int
     usage: Usage = field(default_factory=Usage)
+    # Of the last forward of training rows: their logits and losses, detached.
+    _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], dict[str, Tensor]]]:
         """Items and the step logits of their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
@@ -65,7 +68,39 @@ class PrmObjective:
                 row = self.rows[name]
                 losses.append(rollout_loss(self.loss, logits[name], row.reads, row.example.values, row.example.weights))
                 self.usage.steps += sum(value is not None for value in row.example.values)
-            yield [name for (name,) in part], torch.stack(losses)
+            names_of_part, stacked = [name for (name,) in part], torch.stack(losses)
+            kept = zip(names_of_part, stacked.detach(), strict=True)
+            self._last = {name: (logits[name].detach(), loss) for name, loss in kept}
+            yield names_of_part, stacked
+
+    def features(self, names: Sequence[str]) -> Tensor:
+        """Of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; [n, 2], no graph."""
+        rows = []
+        for name in names:
+            logits, loss = self._last[name]
+            row = self.rows[name]
+            labelled = sum(
+                v is not None and at is not None for v, at in zip(row.example.values, row.reads, strict=True)
+            )
+            rows.append(torch.stack([loss / max(1, labelled), torch.sigmoid(logits).mean()]))
+        return torch.stack(rows)
+
+    def ghost(self, parameters: Sequence[Tensor], towards: Sequence[Tensor]) -> Ghost:
+        """What reads <towards, g_i> off forwards of the PRM."""
+        return Ghost(self.prm, dict(zip(parameters, towards, strict=True)), self._layout)
+
+    def _layout(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Layout:
+        """The head sees read positions, an unfrozen vision tower patches and then merged patches; all else rows."""
+        reads = [place for place, row in enumerate(batch) for read in row.reads if read is not None]
+        packed: dict[str, list[Tensor]] = {"score": [torch.tensor(reads)]}
+        if not self.prm.vision_frozen:
+            grids = [prompt_of(row.example).pixels.get("image_grid_thw") for row in batch]
+            patches = torch.tensor([0 if grid is None else int(grid.prod(-1).sum()) for grid in grids])
+            merge = getattr(getattr(self.prm.base.config, "vision_config", None), "spatial_merge_size", 1)
+            rows = torch.arange(len(batch))
+            index = [rows.repeat_interleave(patches), rows.repeat_interleave(patches // merge**2)]
+            packed |= {f"base.{name}": index for name in VISION}
+        return Layout(len(batch), packed)
 
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
         """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""

@@ -19,6 +19,7 @@ from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
 from prm import metrics, select, showcase, stats, verdict
+from prm.config import LEARNED, PER_ROLLOUT
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
 from prm.showcase import Chain, Picture
@@ -145,7 +146,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     trained = stats.training(workspace)
     if not facts and not trained.final:
         raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
-    band, learned = verdict.null_band(trained.null), trained.mode in (None, "domain")
+    band, learned = verdict.null_band(trained.null), trained.mode in (None, *LEARNED)
     rows = _rows(facts, trained, band, learned)
     selection, notes = _selection(workspace, choice)
     chains = showcase.chains(workspace, config.chains if config else 60)
@@ -228,6 +229,8 @@ def _training_notes(trained: stats.Training, band: Band | None, learned: bool) -
     if runs < 3:
         kind = "there are no intervals" if runs == 1 else "intervals are the range of the runs"
         notes.append(f"Only {runs} trained run{'s' * (runs > 1)}: {kind}; use 3 or more.")
+    if trained.mode in PER_ROLLOUT:
+        notes.append("Every rollout has a weight of its own; a domain's is their mean. Table: rollout_weights.")
     if not learned:
         notes.append(f"Weights are those of mode {trained.mode}: given, not learned.")
     elif band is None:

@@ -246,6 +246,7 @@ def add_run(
                     "rows": 6,
                     "train_loss": None if not update else 0.25 - 0.12 * share * weight + rng.gauss(0, 0.006),
                     "meta_loss": None if not update else 0.28 - 0.1 * share + rng.gauss(0, 0.01),
+                    "cosine": 0.5 if update > 1 else None,
                 }
             )
     partition = workspace.partition(UPDATES, run)
