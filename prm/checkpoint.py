@@ -101,6 +101,7 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
         ]
     if "direction" in tensors:
         state.turn.last = tensors["direction"].to(state.parameters[0].device)
-    state.upper.state = {name: tensors[f"upper.{name}"] for name in state.upper.state}
+    # Copies are aligned as fresh tensors are; matrix products may differ in their last bit where that differs.
+    state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
     state.upper.updates, state.tally = header["updates"], Tally(**header["tally"])
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]

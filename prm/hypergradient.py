@@ -110,7 +110,7 @@ class Turn:
         return dot([before], [self.last]) / sizes**0.5 if sizes else None
 
 
-def clip_derivative(norm: float, clip: float | None) -> tuple[float, float] | None:
+def derivative_of_clip(norm: float, clip: float | None) -> tuple[float, float] | None:
     """(c, b) in C x = c x - b g <g, x>, the derivative of clipping a gradient g of this norm; None where C is identity.
 
     c = clip / (norm + 1e-6), b = clip / (norm (norm + 1e-6)^2): torch's rule.
@@ -156,7 +156,7 @@ class RunningDots:
         Call before the gradient is clipped. None when it clips and nothing was kept.
         """
         total = gradients(self.parameters)
-        bent = clip_derivative(dot(total, total) ** 0.5, clip)
+        bent = derivative_of_clip(dot(total, total) ** 0.5, clip)
         if bent is None:
             return self.plain()
         if not self.keep:

@@ -6,10 +6,11 @@ d) of what training sees. Weights are positive and sum_i p_i w_i = 1: the mean o
 
 - `RolloutTable`: w_i = softplus(a_i) / sum_j p_j softplus(a_j). The paper clips its table (its code to [-1, 3], which
   lets a rollout be unlearned); these weights cannot turn negative.
-- `RolloutNet`: w_i = sigmoid(f(x_i)) / mean sigmoid(f), f a network 2 - 10 - 1 as in the paper's code. x_i is what the
-  PRM makes of the rollout when its turn comes: mean loss of a labelled step (as in Meta-Weight-Net, arXiv 1902.07379)
-  and mean step score (the paper's input; its second label probability is 1 less that). x_i is data here: in the
-  paper's code it is not detached, so that the PRM can lower its loss by moving the weights.
+- `RolloutNet`: w_i = softplus(f(x_i)) / mean softplus(f), f a network 2 - 10 - 1 as in the paper's code. x_i is what
+  the PRM makes of the rollout when its turn comes: mean loss of a labelled step (as in Meta-Weight-Net, arXiv
+  1902.07379) and mean step score (the paper's input; its second label probability is 1 less that). x_i is data here:
+  in the paper's code it is not detached, so that the PRM can lower its loss by moving the weights. The paper ends in a
+  sigmoid; under a mean that is kept at 1 that one has no slope left once all f are large, which nothing holds back.
 
 Both learn from h_i = dL_meta/dw_i of the rollouts in an upper step's batch, which `prm.ghost` reads off the lower
 backward. Float64 throughout; the whole state of either is in `state`.
@@ -166,20 +167,20 @@ class RolloutNet(RolloutWeights):
 
     @staticmethod
     def _values(raw: Tensor, features: Tensor) -> Tensor:
-        """sigmoid(f(x)), [n], of features [n, 2]."""
+        """softplus(f(x)), [n], of features [n, 2]."""
         first, bias, last, shift = raw.split([FEATURES * HIDDEN, HIDDEN, HIDDEN, 1])
         inner = torch.tanh(features @ first.view(FEATURES, HIDDEN) + bias)
-        return torch.sigmoid(inner @ last + shift)
+        return softplus(inner @ last + shift)
 
     def factors(self, names: Sequence[str], features: Features) -> Tensor:
-        """sigmoid(f) of these rollouts, [n]; keeps their features."""
+        """softplus(f) of these rollouts, [n]; keeps their features."""
         found = features(names).detach().double().cpu()
         self.state["features"] = self.state["features"].index_copy(0, self.places(names), found)
         self._names += names
         return self._values(self.state["raw"], found)
 
     def settle(self) -> float:
-        """1 / mean sigmoid(f) of the batch."""
+        """1 / mean softplus(f) of the batch."""
         mean = float(self._values(self.state["raw"], self._batch(self._names)).mean())
         self._names = []
         return 1 / mean

@@ -43,35 +43,35 @@ class PrmObjective:
     # Of the last forward of training rows: their logits and losses, detached.
     _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
-    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], dict[str, Tensor]]]:
-        """Items and the step logits of their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
+    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], list[list[Tensor]]]]:
+        """Items and the step logits of each one's rollouts, at most `micro_rows` rollouts a forward.
 
-        Where there are several forwards, items of like lengths go together.
+        An item is never split. Where there are several forwards, items of like lengths go together.
         """
         size = max(1, self.micro_rows // max(len(item) for item in items))
         if len(items) > size:
             items = sorted(items, key=lambda item: max(len(self.rows[name].ids) for name in item))
         for start in range(0, len(items), size):
             part = list(items[start : start + size])
-            names = [name for item in part for name in item]
-            batch = [self.rows[name] for name in names]
+            batch = [self.rows[name] for item in part for name in item]
             self.usage.forwards += 1
             self.usage.tokens += sum(len(row.ids) for row in batch)
             self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
-            yield part, dict(zip(names, self.prm(batch, self.encoder.prompt), strict=True))
+            logits = iter(self.prm(batch, self.encoder.prompt))
+            yield part, [[next(logits) for _ in item] for item in part]
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
         """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
-        for part, logits in self._chunks([(name,) for name in names]):
+        for part, found in self._chunks([(name,) for name in names]):
             losses = []
-            for (name,) in part:
+            for (name,), (logits,) in zip(part, found, strict=True):
                 row = self.rows[name]
-                losses.append(rollout_loss(self.loss, logits[name], row.reads, row.example.values, row.example.weights))
+                losses.append(rollout_loss(self.loss, logits, row.reads, row.example.values, row.example.weights))
                 self.usage.steps += sum(value is not None for value in row.example.values)
-            names_of_part, stacked = [name for (name,) in part], torch.stack(losses)
-            kept = zip(names_of_part, stacked.detach(), strict=True)
-            self._last = {name: (logits[name].detach(), loss) for name, loss in kept}
-            yield names_of_part, stacked
+            stacked = torch.stack(losses)
+            kept = zip(part, found, stacked.detach(), strict=True)
+            self._last = {name: (logits.detach(), loss) for (name,), (logits,), loss in kept}
+            yield [name for (name,) in part], stacked
 
     def features(self, names: Sequence[str]) -> Tensor:
         """Of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; [n, 2], no graph."""
@@ -104,11 +104,11 @@ class PrmObjective:
 
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
         """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""
-        for part, logits in self._chunks(items):
-            yield torch.stack([self._meta_loss(item, logits) for item in part])
+        for part, found in self._chunks(items):
+            yield torch.stack([self._meta_loss(item, logits) for item, logits in zip(part, found, strict=True)])
 
-    def _meta_loss(self, item: Item, logits: Mapping[str, Tensor]) -> Tensor:
-        scores = [self.aggregation(logits[name]) for name in item]
+    def _meta_loss(self, item: Item, logits: Sequence[Tensor]) -> Tensor:
+        scores = [self.aggregation(of_steps) for of_steps in logits]
         if len(item) == 1:
             return outcome_loss(scores[0], self.outcomes[item[0]])
         return pair_loss(*scores)

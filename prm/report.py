@@ -37,7 +37,7 @@ class DomainRow:
     """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
 
     `verdict` is "up", "down", "indistinguishable" or "unknown"; losses are means over the first and last tenth of the
-    updates, and over runs.
+    updates, and over runs; `signal` is the t-statistic of the domain's dots (`prm.stats`).
     """
 
     domain: str
@@ -51,6 +51,7 @@ class DomainRow:
     facts: Facts
     loss_first: float | None
     loss_last: float | None
+    signal: float | None
     explanation: str
 
 
@@ -83,7 +84,8 @@ class Account:
 class Report:
     """Everything that any form of the report shows.
 
-    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update.
+    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update;
+    `cosine` is the mean one between successive meta directions.
     """
 
     workspace: str
@@ -92,6 +94,7 @@ class Report:
     runs: tuple[str, ...]
     final: Mapping[str, Mapping[str, float]]
     updates: int
+    cosine: float | None
     band: Band | None
     agreement: float | None
     domains: tuple[DomainRow, ...]
@@ -158,6 +161,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         runs=tuple(trained.final),
         final=trained.final,
         updates=trained.updates,
+        cosine=trained.cosine,
         band=band,
         agreement=verdict.agreement(trained.final),
         domains=rows,
@@ -196,6 +200,7 @@ def _rows(
                 facts=known,
                 loss_first=trained.loss_first.get(domain),
                 loss_last=trained.loss_last.get(domain),
+                signal=trained.signal.get(domain),
                 explanation=verdict.explain(weighing, band, runs, known.accuracy, known.planted, learned),
             )
         )

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from prm.ghost import Ghost
-from prm.hypergradient import clip_derivative, dot, gradients
+from prm.hypergradient import derivative_of_clip, dot, gradients
 from prm.instances import RolloutWeights
 
 Tensor = Any
@@ -74,7 +74,7 @@ class RolloutLevel:
         """
         plain = [(one.name, one.dot) for one in seen]
         total = gradients(self.parameters)
-        bent = clip_derivative(dot(total, total) ** 0.5, clip)
+        bent = derivative_of_clip(dot(total, total) ** 0.5, clip)
         if bent is None or how == "ignore":
             return plain
         if how == "skip":

@@ -41,8 +41,14 @@ class Bench:
     """A warm run whose next lower step can be taken again and again from the same state."""
 
     def __init__(
-        self, model: str, with_image: bool, clip: float | None, pairs: bool = False, vision: bool = False,
+        self,
+        model: str,
+        with_image: bool,
+        clip: float | None,
+        pairs: bool = False,
+        vision: bool = False,
         double: bool = True,
+        warm: int = 20,
     ) -> None:
         train, images = example_rows(9, "train", tuple(WEIGHTS))
         meta, more = example_rows(8, "meta", ("m",))
@@ -70,7 +76,7 @@ class Bench:
         meta_set = Pairs({"m": names[:4], "n": names[4:]}, outcomes, 4, 0) if pairs else Singles(names, 8, 0)
         self.run = Weighted(config, objective, prm.trained(), Stream("train", groups, 2, 0), meta_set)
         self.prm = prm
-        for _ in range(20):  # too few for an upper step, whose warm-up is 100
+        for _ in range(warm):  # too few for an upper step, whose warm-up is 100
             self.run.step()
         self.rows = self.run.train.rows(self.run.done)
         self.phi = [p.detach().clone() for p in self.run.parameters]
@@ -179,5 +185,3 @@ def distance(found: torch.Tensor, truth: torch.Tensor) -> float:
 
 def cosine(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float(torch.dot(found, truth) / (found.norm() * truth.norm()))
-
-

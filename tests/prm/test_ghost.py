@@ -11,7 +11,7 @@ from curate.errors import UserError
 from prm.ghost import Ghost, Layout, batch_first
 from prm.hypergradient import dot, gradients
 from prm.instances import RolloutWeights
-from prm.oracle import exact_direction, forward_mode
+from prm.oracle import adam_direction, exact_direction, forward_mode
 from prm.rollout_level import RolloutLevel
 
 
@@ -131,11 +131,11 @@ def test_outside_of_the_context_nothing_is_changed():
 
 
 def test_a_parameter_without_a_rule_is_refused_by_name():
-    made, ids, _ = net()
+    made, _, _ = net()
     made.bilinear = torch.nn.Bilinear(2, 2, 2)
     with pytest.raises(UserError, match=r"bilinear\.weight belongs to a Bilinear"):
         Ghost(made, {p: p for p in made.parameters()}, batch_first)
-    made, ids, towards = net()
+    made, _, towards = net()
     made.shift = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(UserError, match="shift belongs to a Net"):
         Ghost(made, {p: p for p in made.parameters()}, batch_first)
@@ -228,3 +228,41 @@ def test_ghost_and_forward_mode_are_the_derivative_through_the_real_step(bench):
     assert distance(ghost, truth) < 1e-7
     assert distance(dual, truth) < 1e-7
     assert all(abs(a - b) < 1e-7 * abs(b) + 1e-10 * truth.norm() for a, b in zip(ghost, dual, strict=True))
+
+
+@pytest.mark.parametrize("vision", [False, True], ids=["frozen", "vision"])
+def test_products_of_a_prm_equal_the_rollouts_own_gradients(tiny_model, vision):
+    """With the vision tower, too: patches and merged patches are packed, of pictures of several rollouts."""
+    made = Bench(tiny_model, True, None, vision=vision, warm=1)
+    parameters = made.run.parameters
+    assert any("visual" in name for name, _ in made.prm.trained_names()) == vision
+    torch.manual_seed(5)
+    towards = [torch.randn_like(p) for p in parameters]
+    grads = (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in made.row_losses())
+    expected = [sum(float((d * g).sum()) for d, g in zip(towards, row, strict=True) if g is not None) for row in grads]
+    for checkpointed in (False, True):
+        if checkpointed:
+            made.prm.base.gradient_checkpointing_enable({"use_reentrant": False})
+            made.prm.train()
+        level = RolloutLevel(made.run.objective, parameters, Fixed(made.names, made.row_weights()))
+        made.run.optimiser.zero_grad()
+        found = [one.dot for one in level.backward(made.names, towards)]
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_clipping_is_settled_by_a_second_look(tiny_model):
+    """<D, C g_i> with C the derivative of clipping the whole gradient, against the direction C^T D."""
+    made = Bench(tiny_model, False, 0.05, warm=3)
+    step, after = made.exact()
+    found = {}
+    for how, towards in (("correct", adam_direction(step, after)), ("ignore", exact_direction(step, after))):
+        made.restore()
+        level = RolloutLevel(made.run.objective, made.run.parameters, Fixed(made.names, made.row_weights()))
+        seen = level.backward(made.names, towards)
+        before = [g.clone() for g in gradients(made.run.parameters)]
+        found[how] = level.settled(seen, towards, made.run.config.clip, how)
+        assert level.settled(seen, towards, made.run.config.clip, "skip") is None
+        assert all(torch.equal(a, b) for a, b in zip(before, gradients(made.run.parameters), strict=True))
+    assert [name for name, _ in found["correct"]] == made.names
+    ours, theirs = ([q for _, q in found[how]] for how in ("correct", "ignore"))
+    assert ours == pytest.approx(theirs, rel=1e-7)
