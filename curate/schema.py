@@ -272,10 +272,32 @@ UPDATES = _table(
         "rows": _count,
         "train_loss": _real,
         "meta_loss": _real,
+        "cosine": _real,
     },
     key=("run", "update", "domain"),
     shard_by="run",
-    optional=("dot", "train_loss", "meta_loss"),
+    # No raw weight of a domain where rollouts have the weights.
+    optional=("raw", "dot", "train_loss", "meta_loss", "cosine"),
+    version=2,
+)
+
+# Where every rollout has a weight of its own: the weights at the end of a run.
+ROLLOUT_WEIGHTS = _table(
+    "rollout_weights",
+    {
+        "run": _text,
+        "null_control": _flag,
+        "rollout_id": _text,
+        "problem_id": _text,
+        "domain": _text,
+        "weight": _real,
+        "reads": _count,
+        "dot": _real,
+        "dot_deviation": _real,
+    },
+    key=("run", "rollout_id"),
+    # Not known before the rollout was in a batch; a deviation takes two readings.
+    optional=("weight", "dot", "dot_deviation"),
 )
 
 STEP_SCORES = _table(
@@ -304,6 +326,7 @@ TABLES: dict[str, Table] = {
         JUDGEMENTS,
         EXAMPLES,
         UPDATES,
+        ROLLOUT_WEIGHTS,
         STEP_SCORES,
     )
 }

@@ -35,3 +35,19 @@ class Stream:
             places = range(step * self.rows_per_group, (step + 1) * self.rows_per_group)
             taken[group] = [self._order(group, place // len(rows))[place % len(rows)] for place in places]
         return taken
+
+
+class Pooled(Stream):
+    """The same with all groups as one pool: each step draws `rows` rows of it, of each group as many as come up."""
+
+    def __init__(self, name: str, groups: Mapping[str, Sequence[str]], rows: int, seed: int) -> None:
+        super().__init__(name, groups, rows, seed)
+        self._group = {row: group for group, part in self.groups.items() for row in part}
+        self._pool = Stream(name, {"all": list(self._group)}, rows, seed)
+
+    def rows(self, step: int) -> dict[str, list[str]]:
+        """Rows of a step by group; a group may have none."""
+        taken: dict[str, list[str]] = {group: [] for group in self.groups}
+        for row in self._pool.rows(step)["all"]:
+            taken[self._group[row]].append(row)
+        return taken

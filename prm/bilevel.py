@@ -2,7 +2,8 @@
 
 An ordinary lower step is one joint backward. On an upper step the meta gradient comes first, then the domains go
 backward one after the other, and the inner products with the meta direction are read off in between: the lower work is
-the same, the meta forward and backward are all that is added.
+the same, the meta forward and backward are all that is added. Where every rollout has a weight of its own, the
+backward stays joint and ghost probes read the inner products (`prm.rollout_level`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 
 from prm.batches import Stream
 from prm.config import TrainConfig
-from prm.hypergradient import GradientAverage, RunningDots, direction, gradients
+from prm.hypergradient import GradientAverage, RunningDots, Turn, direction, gradients
+from prm.instances import RolloutWeights, rollout_weights
 from prm.losses import to_device
 from prm.meta import Item, MetaSet
+from prm.rollout_level import RolloutLevel
 from prm.weights import UpperAdam
 
 Tensor = Any
@@ -50,15 +53,29 @@ class Tally:
 
 @dataclass(frozen=True)
 class Update:
-    """One upper update as it is recorded; the dictionaries are by domain. `dots` are -dL_meta/dw of this update."""
+    """One upper update as it is recorded; the dictionaries are by domain. `dots` are -dL_meta/dw of this update.
+
+    With weights of rollouts, `weights` are their means, `raw` is null and `dots` are for all of a domain's together.
+    `cosine` is between this update's meta direction and the one before.
+    """
 
     number: int
     step: int
     weights: Mapping[str, float]
-    raw: Mapping[str, float]
+    raw: Mapping[str, float | None]
     dots: Mapping[str, float | None]
     tally: Tally
     meta_loss: float | None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an upper step found before it is a record; `dots` by domain are null when it is left out for clipping."""
+
+    dots: Mapping[str, float] | None
+    meta_loss: float
+    cosine: float | None
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -84,7 +101,7 @@ def build_optimiser(config: TrainConfig, parameters: Sequence[Tensor]) -> Any:
 
 
 class Bilevel:
-    """State of a run and its one step. Domain weights live in `upper`; `frozen` holds them when they are given."""
+    """State of a run and its one step. Learned weights live in `upper`, which is `rollouts` when those have them."""
 
     def __init__(
         self,
@@ -97,15 +114,20 @@ class Bilevel:
         self.config, self.objective, self.parameters = config, objective, list(parameters)
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
-        self.upper = UpperAdam(len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema)
-        self.meta_average = GradientAverage(config.upper.meta_ema)
+        self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
+        self.upper: UpperAdam | RolloutWeights = self.rollouts or UpperAdam(
+            len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema
+        )
+        self.meta_average, self.turn = GradientAverage(config.upper.meta_ema), Turn()
         self.tally = Tally()
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
 
     def weights(self) -> dict[str, float]:
-        """Domain weights now: learned, given, or 1."""
-        if self.config.mode == "domain":
+        """Domain weights now: learned, given, or 1; means of learned weights of rollouts."""
+        if self.rollouts is not None:
+            return self.rollouts.domain_means()
+        if self.config.mode == "domain" and isinstance(self.upper, UpperAdam):
             return dict(zip(self.domains, self.upper.weights.tolist(), strict=True))
         if self.config.mode == "frozen":
             mean = sum(self.config.weights[d] for d in self.domains) / len(self.domains)
@@ -118,16 +140,19 @@ class Bilevel:
         return bool(self.optimiser.defaults["fused"])
 
     def _is_upper(self, step: int) -> bool:
-        past = step + 1 - self.config.upper.warmup
+        past = step + 1 - (self.config.upper.warmup if self.config.learns else 0)
         return past > 0 and past % self.config.upper.unroll == 0
 
     def first(self) -> Update:
         """The record before anything was learned."""
         return self._record(0, dict.fromkeys(self.domains), None)
 
-    def _record(self, step: int, dots: Mapping[str, float | None], meta_loss: float | None) -> Update:
-        raw = dict(zip(self.domains, self.upper.raw.tolist(), strict=True))
-        update = Update(self.upper.updates, step, self.weights(), raw, dots, self.tally, meta_loss)
+    def _record(
+        self, step: int, dots: Mapping[str, float | None], meta_loss: float | None, cosine: float | None = None
+    ) -> Update:
+        raw = self.upper.raw.tolist() if isinstance(self.upper, UpperAdam) else [None] * len(self.domains)
+        by_domain = dict(zip(self.domains, raw, strict=True))
+        update = Update(self.upper.updates, step, self.weights(), by_domain, dots, self.tally, meta_loss, cosine)
         self.tally = Tally()
         return update
 
@@ -137,11 +162,12 @@ class Bilevel:
         rows = self.train.rows(self.done)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.done)
-        learns = upper and self.config.mode == "domain"
-        if learns:
-            dots, meta_loss = self._upper_backward(rows)
+        reading = None
+        if self.rollouts is not None:
+            reading = self._rollout_backward(rows, upper)
+        elif upper and self.config.learns:
+            reading = self._upper_backward(rows)
         else:
-            dots, meta_loss = None, None
             self._backward([name for names in rows.values() for name in names], rows)
         if self.config.clip is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
@@ -151,20 +177,18 @@ class Bilevel:
         if self.config.clip is not None:
             self.clipped += int(norm > self.config.clip)
         self.done += 1
-        if not upper:
-            return None
-        return self._finish_upper(dots, meta_loss, learns)
+        return self._finish_upper(reading) if upper else None
 
-    def _finish_upper(self, dots: list[float] | None, meta_loss: float | None, learns: bool) -> Update | None:
-        if not learns:
+    def _finish_upper(self, reading: Reading | None) -> Update | None:
+        if reading is None:
             self.upper.updates += 1
-        elif dots is None:
+            return self._record(self.done, dict.fromkeys(self.domains), None)
+        if reading.dots is None:
             self.skipped += 1
             return None
-        else:
-            self.upper.update(-torch.tensor(dots, dtype=torch.float64))
-        by_domain = dict(zip(self.domains, dots, strict=True)) if dots else dict.fromkeys(self.domains)
-        return self._record(self.done, by_domain, meta_loss)
+        if isinstance(self.upper, UpperAdam):
+            self.upper.update(-torch.tensor([reading.dots[name] for name in self.domains], dtype=torch.float64))
+        return self._record(self.done, reading.dots, reading.meta_loss, reading.cosine)
 
     def _backward(self, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
         """Add the gradient of the weighted loss of these rows; the divisor is the size of the whole batch."""
@@ -178,6 +202,9 @@ class Bilevel:
             self._losses.append((domains, losses.detach()))
 
     def _count(self) -> None:
+        """What this step's rows lost, into the tally."""
+        if not self._losses:
+            return
         domains = [domain for part, _ in self._losses for domain in part]
         for domain, loss in zip(domains, torch.cat([losses for _, losses in self._losses]).tolist(), strict=True):
             self.tally.add(domain, loss)
@@ -196,16 +223,42 @@ class Bilevel:
         self.optimiser.zero_grad(set_to_none=True)
         return found, float(total)
 
-    def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> tuple[list[float] | None, float]:
-        """The lower gradient, domain by domain; returns <D, C g_k> (null: skipped for clipping) and the meta loss."""
+    def _towards(self) -> tuple[list[Tensor], float, float | None]:
+        """Meta direction and meta loss of an upper step, and the direction's cosine with the one before."""
         meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         towards = direction(
             self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor
         )
+        return towards, meta_loss, self.turn.cosine(towards)
+
+    def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> Reading:
+        """The lower gradient, domain by domain, and what that says about them."""
+        towards, meta_loss, cosine = self._towards()
         how, weights = self.config.upper.clipped, self.weights()
         kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
         running = RunningDots(self.parameters, towards, kept if how == "correct" else None)
         for domain in self.domains:
             self._backward(rows[domain], rows)
             running.read(weights[domain])
-        return (running.plain() if how == "ignore" else running.settle(self.config.clip)), meta_loss
+        dots = running.plain() if how == "ignore" else running.settle(self.config.clip)
+        return Reading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
+
+    def _rollout_backward(self, rows: Mapping[str, Sequence[str]], upper: bool) -> Reading | None:
+        """The lower gradient with a weight for every rollout; on an upper step these learn, too."""
+        assert self.rollouts is not None  # noqa: S101
+        level = RolloutLevel(self.objective, self.parameters, self.rollouts)  # type: ignore[arg-type]
+        domain_of = {name: domain for domain, part in rows.items() for name in part}
+        towards, meta_loss, cosine = self._towards() if upper else (None, 0.0, None)
+        seen = level.backward([name for part in rows.values() for name in part], towards)
+        for one in seen:
+            self.tally.add(domain_of[one.name], one.loss)
+        if towards is None:
+            return None
+        settled = level.settled(seen, towards, self.config.clip, self.config.upper.clipped)
+        if settled is None:
+            return Reading(None, meta_loss, cosine)
+        self.rollouts.update(*zip(*settled, strict=True))
+        sums = dict.fromkeys(self.domains, 0.0)
+        for name, found in settled:
+            sums[domain_of[name]] += found
+        return Reading(sums, meta_loss, cosine)

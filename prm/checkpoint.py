@@ -1,7 +1,7 @@
 """A run under way, in one file: safetensors with JSON in its header, replaced atomically. A resumed run is bit-equal.
 
-It holds the trained parameters, AdamW's moments, the averaged meta gradient, the upper level's state and the update
-records so far. The batches need no state: they are functions of the seed and the step.
+It holds the trained parameters, AdamW's moments, the averaged meta gradient, a sample of the last meta direction, the
+upper level's state and the update records so far. The batches need no state: they are functions of seed and step.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
     if state.meta_average.sums is not None:
         averages = zip(names, state.meta_average.sums, strict=True)
         tensors |= {f"meta.{name}": average.contiguous() for name, average in averages}
+    if state.turn.last is not None:
+        tensors["direction"] = state.turn.last
     header = {
         "stamp": stamp,
         "done": state.done,
@@ -99,6 +101,9 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
             tensors[f"meta.{name}"].to(parameter.device)
             for name, parameter in zip(names, state.parameters, strict=True)
         ]
-    state.upper.state = {name: tensors[f"upper.{name}"] for name in state.upper.state}
+    if "direction" in tensors:
+        state.turn.last = tensors["direction"].to(state.parameters[0].device)
+    # Copies are aligned as fresh tensors are; matrix products may differ in their last bit where that differs.
+    state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
     state.upper.updates, state.tally = header["updates"], Tally(**header["tally"])
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]

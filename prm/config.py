@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from curate.config import Config
 
+# Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
+# chosen part of the rollouts.
+LEARNED = ("domain", "instance-table", "instance-net")
+PER_ROLLOUT = ("instance-table", "instance-net")
+SELECTED = ("s1", "car")
+
 
 class UpperConfig(Config):
-    """The upper level: domain weights on the meta loss."""
+    """The upper level: weights of domains or rollouts on the meta loss."""
 
     loss: Literal["outcome", "pairs"] = "outcome"
     """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
@@ -20,11 +26,12 @@ class UpperConfig(Config):
     warmup: int = Field(default=100, ge=0)
     """Lower steps before the first upper step; Adam's second moment means little before some 50."""
     lr: float = Field(default=0.01, ge=0)
-    """Adam's step on the raw weights; about the change of log weight per update when the signal is steady."""
+    """Adam's step on the raw weights, or on the network's parameters in `instance-net`; about the change of log weight
+    per update when the signal is steady."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates on the raw weights."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of a bias-corrected moving average of each domain's hypergradient, taken before Adam; 0 is none."""
+    """Decay of a bias-corrected moving average of the hypergradient, taken before Adam; 0 is none."""
     meta_ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a bias-corrected moving average of the meta gradient, before its inner products with the domains'
     gradients; 0 is none. Takes noise away that `ema`, which comes after the products, cannot (one copy of the
@@ -32,9 +39,9 @@ class UpperConfig(Config):
     meta_rows: int = Field(default=16, ge=1)
     """Rollouts of the meta set per upper step; two make a pair."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
-    """When the lower gradient was clipped: `correct` is exact and keeps one gradient per domain in memory during an
-    upper step, `skip` leaves that update out and counts it, `ignore` leaves the clip's derivative out (which can turn
-    the direction round)."""
+    """When the lower gradient was clipped: `correct` is exact, and keeps one gradient per domain in memory during an
+    upper step, or, with weights of rollouts, takes another forward and half a backward of the batch; `skip` leaves that
+    update out and counts it; `ignore` leaves the clip's derivative out (which can turn the direction round)."""
     floor: float = Field(default=0.01, ge=0, lt=1)
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
     there, so that a few rarely touched ones do not own the whole inner product."""
@@ -46,21 +53,35 @@ class UpperConfig(Config):
         return self
 
 
+class SubsetConfig(Config):
+    """The part of the training rollouts that the modes `s1` and `car` choose."""
+
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the training rollouts that can be used."""
+    clusters: int | None = Field(default=None, ge=1)
+    """For `car`: groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
+
+
 class TrainConfig(Config):
-    """`prm train`: examples to trained PRMs and domain weights per update."""
+    """`prm train`: examples to trained PRMs and weights per update."""
 
     model: str
     """Folder of the backbone, or its hub id; a vision-language model with safetensors weights."""
     revision: str | None = None
     """Revision of a hub model."""
-    mode: Literal["domain", "uniform", "frozen"] = "domain"
-    """`domain` learns the weights, `uniform` keeps them at 1, `frozen` keeps those of `weights`."""
+    mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"] = "domain"
+    """`domain` learns a weight for each domain (DreamPRM), `instance-table` one for each rollout, `instance-net` a
+    small network from a rollout's loss and score to its weight (DreamPRM-1.5; see `prm.instances`). `uniform` keeps
+    them at 1, `frozen` keeps those of `weights`. `s1` and `car` choose a part of the rollouts by rules and train on it
+    with weights of 1 (see `prm.subset`)."""
     weights: dict[str, float] = Field(default={})
     """For `frozen`: a weight per domain; they are scaled to mean 1."""
+    subset: SubsetConfig = SubsetConfig()
+    """For `s1` and `car`."""
     seeds: int = Field(default=3, ge=1)
     """Runs that differ in their batches and head, so that a weight has an interval."""
     null_runs: int = Field(default=3, ge=0)
-    """The same runs with shuffled meta outcomes: where weights end without any signal."""
+    """The same runs with shuffled meta outcomes, where weights are learned: where they end without any signal."""
     steps: int = Field(default=1000, ge=1)
     """Lower updates."""
     rows_per_domain: int = Field(default=2, ge=1)
@@ -112,6 +133,33 @@ class TrainConfig(Config):
         if self.upper.loss == "pairs" and self.micro_rows < 2:
             raise ValueError("micro_rows is 1, and a pair of upper.loss pairs needs 2 rollouts in one forward")
         return self
+
+    @property
+    def learns(self) -> bool:
+        """Whether weights are learned in this mode."""
+        return self.mode in LEARNED
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        what = f"mode {self.mode} learns no weights"
+        given = sorted(self.upper.model_fields_set)
+        if not self.learns and given:
+            raise ValueError(f"{what}, so upper.{given[0]} does nothing; leave `upper` out, or set it to {{}}")
+        if not self.learns and "null_runs" in self.model_fields_set and self.null_runs:
+            raise ValueError(f"{what}, so null_runs does nothing; leave it out, or set it to 0")
+        chosen = sorted(self.subset.model_fields_set)
+        if self.mode not in SELECTED and chosen:
+            raise ValueError(f"subset.{chosen[0]} does nothing in mode {self.mode}; it is for {' and '.join(SELECTED)}")
+        if self.mode == "s1" and "clusters" in chosen and self.subset.clusters is not None:
+            raise ValueError("subset.clusters does nothing in mode s1; it is for car")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that a resolved recipe can be read again, and a run does not change with what it does not use."""
+        dumped: dict[str, Any] = handler(self)
+        used = {"upper": self.learns, "null_runs": self.learns, "subset": self.mode in SELECTED}
+        return {name: value for name, value in dumped.items() if used.get(name, True)}
 
     @model_validator(mode="after")
     def _frozen_has_weights(self) -> Self:

@@ -13,6 +13,7 @@ from curate.errors import RowError, UserError
 from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import digest
 from curate.store import Workspace, among
+from prm.config import LEARNED
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def check_trainable(train: Sequence[Example], meta: Sequence[Example], mode: str
         raise UserError("There is no train example with a labelled step; run `curate label` and `curate shard` first.")
     if mode == "frozen":
         _check_names(weights, domains)
-    if mode != "domain":
+    if mode not in LEARNED:
         return
-    if len(domains) < 2:
+    if mode == "domain" and len(domains) < 2:
         raise UserError(f"Only one train domain ({domains[0]}): add another, or train with mode uniform.")
     counts = Counter(example.outcome for example in meta)
     if not counts:

@@ -100,6 +100,38 @@ class GradientAverage:
         return averaged
 
 
+class Turn:
+    """Cosine between each direction and the one before it, on a fixed sample of at most `SAMPLE` entries.
+
+    Near 1, directions may be reused or averaged for longer (`upper.meta_ema`); near 0, each is mostly noise.
+    """
+
+    SAMPLE = 2**20
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+
+    def cosine(self, towards: Sequence[Tensor]) -> float | None:
+        """In [-1, 1]; None for the first direction, or when either is 0."""
+        # An odd stride walks through all columns of a matrix.
+        stride = -(-sum(part.numel() for part in towards) // self.SAMPLE) | 1
+        before, self.last = self.last, torch.cat([part.flatten()[::stride] for part in towards])
+        if before is None:
+            return None
+        sizes = dot([before], [before]) * dot([self.last], [self.last])
+        return dot([before], [self.last]) / sizes**0.5 if sizes else None
+
+
+def derivative_of_clip(norm: float, clip: float | None) -> tuple[float, float] | None:
+    """(c, b) in C x = c x - b g <g, x>, the derivative of clipping a gradient g of this norm; None where C is identity.
+
+    c = clip / (norm + 1e-6), b = clip / (norm (norm + 1e-6)^2): torch's rule.
+    """
+    if clip is None or clip >= norm + 1e-6:
+        return None
+    return clip / (norm + 1e-6), clip / (norm * (norm + 1e-6) ** 2)
+
+
 class RunningDots:
     """Reads <D, g_k> off the accumulating gradient, domain by domain, and undoes the clipping's bias afterwards.
 
@@ -134,16 +166,14 @@ class RunningDots:
     def settle(self, clip: float | None) -> list[float] | None:
         """<D, C g_k> for each domain, C the derivative of clipping the whole gradient to norm `clip`.
 
-        Call before the gradient is clipped. C x = c x - clip / (||g|| (||g|| + 1e-6)^2) g <g, x>, c = clip / (||g|| +
-        1e-6) (torch's rule). None when it clips and nothing was kept.
+        Call before the gradient is clipped. None when it clips and nothing was kept.
         """
         total = gradients(self.parameters)
-        norm = dot(total, total) ** 0.5
-        if clip is None or clip >= norm + 1e-6:
+        bent = derivative_of_clip(dot(total, total) ** 0.5, clip)
+        if bent is None:
             return self.plain()
         if self.keep is None:
             return None
         along = self._increments([_dot(total, kept) for kept in self._kept])
-        shrink, bend = clip / (norm + 1e-6), clip / (norm * (norm + 1e-6) ** 2)
-        towards = float(self._sums[-1])
+        (shrink, bend), towards = bent, float(self._sums[-1])
         return [shrink * q - bend * towards * a for q, a in zip(self.plain(), along, strict=True)]

@@ -31,7 +31,7 @@ Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
 # Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
 _MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
-_VISION = ("visual", "vision_tower", "vision_model")
+VISION = ("visual", "vision_tower", "vision_model")
 # Prompts whose rotary positions are kept: 24 bytes a token.
 _PLACES = 4096
 
@@ -77,7 +77,7 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         self._places: dict[tuple[Any, ...], Tensor] = {}
         self.vision_frozen = freeze_vision
         if freeze_vision:
-            for name in _VISION:
+            for name in VISION:
                 if hasattr(self.base, name):
                     getattr(self.base, name).requires_grad_(False)
 
@@ -199,20 +199,16 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         # Right padding under a causal mask needs no mask of its own, and attention without one is faster.
         return self.base(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
 
-    def logits(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Tensor:
-        """Step logits of all examples one after the other, [read steps]; float32, or float64 like the parameters."""
+    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
+        """Step logits of each example, [read steps]; float32, or float64 when the parameters are."""
         prompts = [prompt_of(row.example) for row in batch]
         with self._autocast():
             hidden = self.hidden(batch, prompts)
         width = hidden.shape[1]
-        flat = [place * width + read for place, row in enumerate(batch) for read in row.reads if read is not None]
+        reads = [[read for read in row.reads if read is not None] for row in batch]
+        flat = [place * width + read for place, at in enumerate(reads) for read in at]
         picked = hidden.flatten(0, 1)[to_device(torch.tensor(flat), hidden.device)]
-        return self.score(picked.to(self.score.weight.dtype))[:, 0]
-
-    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
-        """The same, example by example."""
-        counts = [sum(read is not None for read in row.reads) for row in batch]
-        return list(torch.split(self.logits(batch, prompt_of), counts))
+        return list(torch.split(self.score(picked.to(self.score.weight.dtype))[:, 0], [len(at) for at in reads]))
 
 
 def _pad(values: Tensor, width: int) -> Tensor:

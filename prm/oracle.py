@@ -1,16 +1,18 @@
-"""Slow and exact ways to the same hypergradients, to hold the fast one against: for tests and comparisons.
+"""Slow and exact ways to the same hypergradients, to hold the fast ones against: for tests and comparisons.
 
-`exact_direction` has all of J and C^T (both at the step that was really taken); `finite_difference` is the rule of the
-original DreamPRM code (Betty's `darts`): identity metric, the lower losses at phi +- epsilon v.
+`exact_direction` has all of J and C^T (both at the step that was really taken); `forward_mode` gives all inner products
+with a direction by dual numbers; `finite_difference` is the rule of the original DreamPRM code (Betty's `darts`):
+identity metric, the lower losses at phi +- epsilon v; `sama_direction` is the metric of Betty's other solver.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.attention
 
 from prm.hypergradient import dot
 
@@ -81,3 +83,44 @@ def finite_difference(
         for parameter, start in zip(parameters, before, strict=True):
             parameter.copy_(start)
     return [-(above - below) / (2 * epsilon) for above, below in zip(*ends, strict=True)]
+
+
+def sama_direction(step: AdamStep, meta_gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The metric of Betty's SAMA (arXiv 2310.05674): d(Adam's update)/dg without bias correction and without clipping.
+
+    lr ((1 - b1) b2 s0 - b1 (1 - b2) g m0) / (sqrt(s) + e)^3, elementwise on v, s the second moment after the step.
+    """
+    (b1, b2), scaled = step.betas, []
+    for m0, s0, g, v in zip(step.first, step.second, step.gradient, meta_gradients, strict=True):
+        whole = (b2 * s0 + (1 - b2) * g**2).sqrt() + step.epsilon
+        scale = ((1 - b1) * b2 * s0 - b1 * (1 - b2) * g * m0) / whole**3
+        scaled.append(step.lr * torch.where(s0 > 0, scale, 0.0) * v)
+    return scaled
+
+
+class _Called(torch.nn.Module):  # type: ignore[misc]
+    """A function of a module as a module, so that its parameters can be put in from outside."""
+
+    def __init__(self, module: Any, function: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self) -> Tensor:
+        return self.function()
+
+
+def forward_mode(module: Any, towards: Mapping[str, Tensor], losses: Callable[[], Tensor]) -> Tensor:
+    """<D, grad l_i> of every entry of `losses()` [n] in one forward, by dual numbers.
+
+    `towards` is D by the names of the module's parameters, which `losses` has to use. Attention is the plain one of
+    torch (`math`): the fast kernels have no forward derivative.
+    """
+    called = _Called(module, losses)
+    start = {f"module.{name}": module.get_parameter(name).detach() for name in towards}
+
+    def at(parameters: Mapping[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(called, parameters, ())
+
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        _, slopes = torch.func.jvp(at, (start,), ({f"module.{name}": part for name, part in towards.items()},))
+    return slopes

@@ -19,6 +19,7 @@ from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
 from prm import metrics, select, showcase, stats, verdict
+from prm.config import LEARNED, PER_ROLLOUT
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
 from prm.showcase import Chain, Picture
@@ -36,7 +37,7 @@ class DomainRow:
     """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
 
     `verdict` is "up", "down", "indistinguishable" or "unknown"; losses are means over the first and last tenth of the
-    updates, and over runs.
+    updates, and over runs; `signal` is the t-statistic of the domain's dots (`prm.stats`).
     """
 
     domain: str
@@ -50,6 +51,7 @@ class DomainRow:
     facts: Facts
     loss_first: float | None
     loss_last: float | None
+    signal: float | None
     explanation: str
 
 
@@ -82,7 +84,8 @@ class Account:
 class Report:
     """Everything that any form of the report shows.
 
-    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update.
+    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update;
+    `cosine` is the mean one between successive meta directions.
     """
 
     workspace: str
@@ -91,6 +94,7 @@ class Report:
     runs: tuple[str, ...]
     final: Mapping[str, Mapping[str, float]]
     updates: int
+    cosine: float | None
     band: Band | None
     agreement: float | None
     domains: tuple[DomainRow, ...]
@@ -145,7 +149,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     trained = stats.training(workspace)
     if not facts and not trained.final:
         raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
-    band, learned = verdict.null_band(trained.null), trained.mode in (None, "domain")
+    band, learned = verdict.null_band(trained.null), trained.mode in (None, *LEARNED)
     rows = _rows(facts, trained, band, learned)
     selection, notes = _selection(workspace, choice)
     chains = showcase.chains(workspace, config.chains if config else 60)
@@ -157,6 +161,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         runs=tuple(trained.final),
         final=trained.final,
         updates=trained.updates,
+        cosine=trained.cosine,
         band=band,
         agreement=verdict.agreement(trained.final),
         domains=rows,
@@ -195,6 +200,7 @@ def _rows(
                 facts=known,
                 loss_first=trained.loss_first.get(domain),
                 loss_last=trained.loss_last.get(domain),
+                signal=trained.signal.get(domain),
                 explanation=verdict.explain(weighing, band, runs, known.accuracy, known.planted, learned),
             )
         )
@@ -228,6 +234,8 @@ def _training_notes(trained: stats.Training, band: Band | None, learned: bool) -
     if runs < 3:
         kind = "there are no intervals" if runs == 1 else "intervals are the range of the runs"
         notes.append(f"Only {runs} trained run{'s' * (runs > 1)}: {kind}; use 3 or more.")
+    if trained.mode in PER_ROLLOUT:
+        notes.append("Every rollout has a weight of its own; a domain's is their mean. Table: rollout_weights.")
     if not learned:
         notes.append(f"Weights are those of mode {trained.mode}: given, not learned.")
     elif band is None:

@@ -55,7 +55,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Training:
-    """The runs of `prm train`: final weights run -> domain -> weight, and their paths."""
+    """The runs of `prm train`: final weights run -> domain -> weight, and their paths.
+
+    `signal` is each domain's t-statistic, see `_signal`; `cosine` the mean one between successive meta directions.
+    """
 
     mode: str | None = None
     final: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class Training:
     meta: Curve | None = None
     loss_first: Mapping[str, float | None] = field(default_factory=dict)
     loss_last: Mapping[str, float | None] = field(default_factory=dict)
+    signal: Mapping[str, float | None] = field(default_factory=dict)
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def training(workspace: Workspace) -> Training:
     frame = _frame(
         workspace,
         UPDATES,
-        ["run", "null_control", "update", "step", "domain", "weight", "train_loss", "meta_loss"],
+        ["run", "null_control", "update", "step", "domain", "weight", "dot", "train_loss", "meta_loss", "cosine"],
     )
     if frame.is_empty():
         return Training()
@@ -180,7 +185,28 @@ def training(workspace: Workspace) -> Training:
         meta=_meta_curve(real),
         loss_first=first,
         loss_last=last,
+        signal=_signal(real),
+        cosine=_mean(real.unique(["run", "update"])["cosine"]),
     )
+
+
+def _mean(column: pl.Series) -> float | None:
+    mean = column.mean()
+    return None if mean is None else float(mean)  # type: ignore[arg-type]
+
+
+def _signal(frame: pl.DataFrame) -> dict[str, float | None]:
+    """Mean / standard deviation x sqrt(n) of a domain's dots over all n updates of all runs; None when it has none.
+
+    Above 0 its gradient helps the meta set. Noise alone stays within about 2 either way, or more where updates are not
+    independent: `upper.meta_ema` makes neighbours alike.
+    """
+    dot = pl.col("dot")
+    grouped = frame.drop_nulls("dot").group_by("domain").agg(mean=dot.mean(), spread=dot.std(), n=pl.len())
+    return {
+        row["domain"]: row["mean"] / row["spread"] * row["n"] ** 0.5 if row["spread"] else None
+        for row in grouped.to_dicts()
+    }
 
 
 def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
@@ -248,6 +274,5 @@ def _ends(frame: pl.DataFrame) -> tuple[dict[str, float | None], dict[str, float
         updates = sorted(part["update"].unique())
         tenth = max(1, len(updates) // 10)
         for ends, chosen in ((first, updates[:tenth]), (last, updates[-tenth:])):
-            value = part.filter(pl.col("update").is_in(chosen))["train_loss"].mean()
-            ends[str(domain)] = None if value is None else float(value)  # type: ignore[arg-type]
+            ends[str(domain)] = _mean(part.filter(pl.col("update").is_in(chosen))["train_loss"])
     return first, last

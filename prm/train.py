@@ -1,4 +1,4 @@
-"""Stage: examples in, trained PRMs and domain weights per update out.
+"""Stage: examples in, trained PRMs and weights per update out.
 
 There are `seeds` real runs (`seed-0`, ...) and `null_runs` controls (`null-0`, ...) on the same batches with the meta
 outcomes shuffled: where weights end when the meta set says nothing. Runs are done one after the other; a finished run
@@ -22,13 +22,13 @@ from curate import lineage
 from curate.engines.models import fingerprint as model_fingerprint
 from curate.errors import Interrupted, RowError, UserError
 from curate.lineage import Ledger
-from curate.schema import EXAMPLES, UPDATES, Row
+from curate.schema import EXAMPLES, ROLLOUT_WEIGHTS, UPDATES, Row
 from curate.store import Partition, Workspace
-from prm import checkpoint
+from prm import account, checkpoint, subset
 from prm.aggregate import aggregation
-from prm.batches import Stream
+from prm.batches import Pooled, Stream
 from prm.bilevel import Bilevel, Update, learning_rate
-from prm.config import TrainConfig
+from prm.config import SELECTED, TrainConfig
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import (
     Example,
@@ -75,13 +75,17 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Data:
-    """What every run reads: encoded rows by rollout, and which of them are for what."""
+    """What every run reads: encoded rows by rollout, and which of them are for what.
+
+    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts).
+    """
 
     encoder: Encoder
     rows: Mapping[str, Encoded]
     train: Mapping[str, Sequence[str]]
     outcomes: Mapping[str, bool]
     fingerprint: str
+    pooled: int | None = None
 
     def meta_problems(self) -> dict[str, list[str]]:
         """Problem -> its rollouts, of the meta set."""
@@ -105,14 +109,14 @@ def _nobody(run: str, step: int, total: int, info: dict[str, float]) -> None:
 
 
 def plans(config: TrainConfig, run_seed: int) -> list[_Plan]:
-    """The runs of a configuration. Only `domain` has null controls: the other modes learn no weights."""
+    """The runs of a configuration. Only modes that learn weights have null controls."""
     real = [_Plan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
-    controls = config.null_runs if config.mode == "domain" else 0
+    controls = config.null_runs if config.learns else 0
     return real + [_Plan(f"null-{i}", run_seed + i, True) for i in range(controls)]
 
 
-def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
-    """Read, check and encode the examples; UserError when they cannot be trained on."""
+def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0) -> tuple[Data, Ledger]:
+    """Read, check, encode and, in the modes that do, choose the examples; UserError when they cannot be trained on."""
     examples = read_examples(workspace, ("train", "meta", "test"))
     check_disjoint(examples)
     used = [example for example in examples if example.role != "test"]
@@ -120,6 +124,14 @@ def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
     images = read_images(workspace, used)
     encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
     rows, left = _encode(used, encoder)
+    pooled = None
+    if config.mode in SELECTED:
+        usable = [row.example for row in rows.values() if row.example.role == "train"]
+        # A batch is as large as it would be without the choice.
+        pooled = config.rows_per_domain * len({example.domain for example in usable})
+        out = subset.choose(config.mode, usable, config.subset, run_seed)
+        rows = {name: row for name, row in rows.items() if name not in {example.rollout_id for example, _ in out}}
+        left += out
     write_rejects(workspace, STAGE, STAGE, left)
     rejected = Counter(error.reason for _, error in left)
     train = [row.example for row in rows.values() if row.example.role == "train"]
@@ -130,7 +142,7 @@ def prepare(config: TrainConfig, workspace: Workspace) -> tuple[Data, Ledger]:
         groups.setdefault(example.domain, []).append(example.rollout_id)
     ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
     ledger.check(STAGE)
-    return Data(encoder, rows, groups, outcomes, fingerprint(used)), ledger
+    return Data(encoder, rows, groups, outcomes, fingerprint(used), pooled), ledger
 
 
 def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:
@@ -168,8 +180,10 @@ def run(
     aggregation(config.aggregation)
     if not workspace.files(EXAMPLES):
         raise UserError("The workspace has no examples; run `curate shard` first.")
-    data, ledger = prepare(config, workspace)
-    result = TrainResult(ledger, notes=_pair_notes(config, data, run_seed))
+    data, ledger = prepare(config, workspace, run_seed)
+    result = TrainResult(
+        ledger, notes=[*_pair_notes(config, data, run_seed), *subset.notes(config.mode, data.train, ledger.rejected)]
+    )
     with _stopping() as stop:
         for plan in plans(config, run_seed):
             result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace))
@@ -179,7 +193,7 @@ def run(
 
 def _pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:
     """How much of the meta set pairs can use; UserError when that is nothing."""
-    if config.mode != "domain" or config.upper.loss != "pairs":
+    if not config.learns or config.upper.loss != "pairs":
         return []
     problems = data.meta_problems()
     used, total = len(Pairs(problems, data.outcomes, 1, run_seed).sides), len(problems)
@@ -209,6 +223,7 @@ def _run(
     partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
     if replace:
         partition.clear()
+        workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
         shutil.rmtree(folder, ignore_errors=True)
     settings = _settings(plan, config, data)
     record = lineage.guard(partition, settings, REPLACE)
@@ -224,6 +239,7 @@ def _run(
     # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
     for path in partition.files():
         path.with_suffix(".done").unlink()
+    account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
     partition.commit_all(rows)
     extra = {"device": str(prm.score.weight.device), "skipped_updates": str(state.skipped)}
     lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
@@ -242,11 +258,15 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data) -> tup
     prm.use_precision(config.precision)
     if config.compile:
         prm.use_compile()
-    outcomes, meta = meta_set(data, config, seed, null_control) if config.mode == "domain" else ({}, None)
+    outcomes, meta = meta_set(data, config, seed, null_control) if config.learns else ({}, None)
     objective = PrmObjective(
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
     )
-    train = Stream("train", data.train, config.rows_per_domain, seed)
+    train = (
+        Stream("train", data.train, config.rows_per_domain, seed)
+        if data.pooled is None
+        else Pooled("train", data.train, data.pooled, seed)
+    )
     return prm, Bilevel(config, objective, prm.trained(), train, meta)
 
 
@@ -317,6 +337,7 @@ def _rows(plan: _Plan, update: Update) -> list[Row]:
             "rows": update.tally.rows.get(domain, 0),
             "train_loss": update.tally.mean(domain),
             "meta_loss": update.meta_loss,
+            "cosine": update.cosine,
         }
         for domain, weight in update.weights.items()
     ]

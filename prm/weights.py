@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import softplus
 
 Tensor = Any
+State = dict[str, Tensor]
+Count = int | Tensor
 # Hypergradients carry the lower learning rate, so Adam's usual 1e-8 would drown them; this only keeps 0 / 0 away.
 _NOTHING = 1e-100
 
@@ -26,6 +28,25 @@ def pull_back(raw: Tensor, gradient: Tensor) -> Tensor:
     """(dw/da)^T gradient, [K]: dw_j/da_k = sigmoid(a_k) / mean softplus(a) * (delta_jk - w_j / K)."""
     weights = domain_weights(raw)
     return torch.sigmoid(raw) / softplus(raw).mean() * (gradient - (gradient * weights).mean())
+
+
+def averaged(state: State, gradient: Tensor, number: Count, decay: float) -> Tensor:
+    """Bias-corrected moving average of a gradient, kept in `state` as `average`; with decay 0 the gradient itself.
+
+    `number` counts this one, from 1: for all entries together, or for each by itself.
+    """
+    state["average"] = decay * state["average"] + (1 - decay) * gradient
+    return state["average"] / (1 - decay**number)
+
+
+def adam_change(state: State, gradient: Tensor, number: Count, lr: float, betas: tuple[float, float]) -> Tensor:
+    """What Adam's step number `number` (from 1) subtracts; brings the moments `m` and `s` of `state` up to date."""
+    first, second = betas
+    state["m"] = first * state["m"] + (1 - first) * gradient
+    state["s"] = second * state["s"] + (1 - second) * gradient**2
+    m = state["m"] / (1 - first**number)
+    s = state["s"] / (1 - second**number)
+    return lr * m / (s.sqrt() + _NOTHING)
 
 
 class UpperAdam:
@@ -48,12 +69,7 @@ class UpperAdam:
 
     def update(self, gradient: Tensor) -> None:
         """One step against `gradient` = d meta loss / d weight, [K]."""
-        state, (first, second), self.updates = self.state, self.betas, self.updates + 1
-        state["average"] = self.ema * state["average"] + (1 - self.ema) * gradient
-        smooth = state["average"] / (1 - self.ema**self.updates)
-        pulled = pull_back(self.raw, smooth)
-        state["m"] = first * state["m"] + (1 - first) * pulled
-        state["s"] = second * state["s"] + (1 - second) * pulled**2
-        m = state["m"] / (1 - first**self.updates)
-        s = state["s"] / (1 - second**self.updates)
-        state["raw"] = self.raw - self.lr * m / (s.sqrt() + _NOTHING)
+        self.updates += 1
+        smooth = averaged(self.state, gradient, self.updates, self.ema)
+        change = adam_change(self.state, pull_back(self.raw, smooth), self.updates, self.lr, self.betas)
+        self.state["raw"] = self.raw - change

@@ -56,9 +56,9 @@ def train(
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
-    """Train PRMs and learn the domain weights.
+    """Train PRMs and learn the weights of domains, or of single rollouts.
 
-    One PRM for each seed, and null controls with shuffled meta outcomes.
+    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted.
     """
     _stage("train", recipe, workspace, settings, as_json, replace)
 

@@ -13,7 +13,7 @@ from prm.select import METHODS, Selection
 _HEAD = (
     *("domain", "verdict", "planted", "licence", "weight", "interval", "rank", "problems", "rollouts"),
     *("labelled steps", "right", "mean label", "label noise", "undecided", "truncated", "rejects"),
-    *("loss first", "loss last"),
+    *("loss first", "loss last", "t of dots"),
 )
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
@@ -69,6 +69,7 @@ def _domains(report: Report) -> list[str]:
                 figures.count(facts.rejects),
                 figures.number(row.loss_first, 3),
                 figures.number(row.loss_last, 3),
+                figures.number(row.signal, 1),
             ]
         )
     return _table(_HEAD, rows, left=4)

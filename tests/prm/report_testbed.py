@@ -242,10 +242,11 @@ def add_run(
                     "domain": domain,
                     "weight": value,
                     "raw": value - 1,
-                    "dot": 0.1,
+                    "dot": 0.1 * (weight - 1) + 0.05 * (-1) ** update if update else None,
                     "rows": 6,
                     "train_loss": None if not update else 0.25 - 0.12 * share * weight + rng.gauss(0, 0.006),
                     "meta_loss": None if not update else 0.28 - 0.1 * share + rng.gauss(0, 0.01),
+                    "cosine": 0.5 if update > 1 else None,
                 }
             )
     partition = workspace.partition(UPDATES, run)

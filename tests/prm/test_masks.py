@@ -10,7 +10,7 @@ from curate.schema import EXAMPLES
 from curate.stage import Silent
 from curate.store import Workspace
 from prm.examples import fingerprint, read_examples
-from prm.losses import STEP_LOSSES, rollout_loss
+from prm.losses import STEP_LOSSES, Targets, rollout_losses
 
 
 def test_masked_labels_are_left_out_of_the_loss_exactly(tmp_path):
@@ -42,7 +42,8 @@ def test_masked_labels_are_left_out_of_the_loss_exactly(tmp_path):
             found = []
             for each in (example, other):
                 logits = torch.linspace(-1, 1, len(masked)).requires_grad_()
-                value = rollout_loss(loss, logits, range(len(masked)), each.values, each.weights)
+                targets = Targets.of([(range(len(masked)), each.values, each.weights)])
+                (value,) = rollout_losses(loss, logits, targets.to(logits))
                 value.backward()
                 found.append((value.item(), logits.grad.tolist()))
             assert found[0] == found[1]

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import statistics
 import subprocess
 import sys
 
@@ -73,6 +74,15 @@ def test_weights_are_means_of_the_last_update(workspace, built):
     null = sorted(r["weight"] for r in rows if r["update"] == 40 and r["null_control"])
     assert (built.band.weights, built.band.runs) == (len(null), 2)
     assert null[0] < built.band.low < built.band.high < null[-1]
+
+
+def test_dots_give_a_t_statistic_and_directions_a_mean_cosine(workspace, built):
+    rows = workspace.read(UPDATES).to_pylist()
+    for row in built.domains:
+        dots = [r["dot"] for r in rows if r["domain"] == row.domain and not r["null_control"] and r["dot"] is not None]
+        if dots:
+            assert row.signal == pytest.approx(statistics.mean(dots) / statistics.stdev(dots) * len(dots) ** 0.5)
+    assert built.cosine == pytest.approx(0.5)
 
 
 def test_planted_defects_are_found_and_counted(built):
@@ -233,7 +243,7 @@ def test_markdown_is_one_row_a_domain_and_no_markup_from_names(built):
     text = markdown.render(built)
     table = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [line.replace("\\|", "").count("|") for line in table]
-    assert cells[: 2 + len(built.domains)] == [19] * (2 + len(built.domains))
+    assert cells[: 2 + len(built.domains)] == [20] * (2 + len(built.domains))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 

@@ -12,7 +12,7 @@ from curate import lineage
 from curate.errors import Interrupted, UserError
 from curate.schema import EXAMPLES, REJECTS, STEP_SCORES, UPDATES
 from prm import score, train
-from prm.config import TrainConfig, UpperConfig
+from prm.config import LEARNED, TrainConfig, UpperConfig
 from prm.model import Prm
 from prm.saved import model_folder, read_card
 
@@ -21,14 +21,14 @@ def settings(folder: str, **changes) -> TrainConfig:
     basic = {
         "model": folder,
         "seeds": 1,
-        "null_runs": 1,
         "steps": 6,
         "rows_per_domain": 2,
         "lr": 1e-3,
         "max_length": 600,
     }
-    upper = UpperConfig(unroll=2, warmup=1, lr=0.1, meta_rows=4)
-    return TrainConfig(**(basic | {"upper": upper, "checkpoint_every": 2} | changes))
+    if changes.get("mode", "domain") in LEARNED:
+        basic |= {"null_runs": 1, "upper": UpperConfig(unroll=2, warmup=1, lr=0.1, meta_rows=4)}
+    return TrainConfig(**(basic | {"checkpoint_every": 2} | changes))
 
 
 def updates(workspace) -> list[dict]:
@@ -133,7 +133,7 @@ def test_other_settings_or_data_never_mix(tiny_model, make_workspace):
 
 def test_uniform_mode_needs_no_meta_set_and_no_controls(tiny_model, make_workspace):
     workspace = make_workspace(meta=0)
-    result = train.run(settings(tiny_model, mode="uniform", null_runs=3), workspace, 0)
+    result = train.run(settings(tiny_model, mode="uniform"), workspace, 0)
     assert [one.run for one in result.runs] == ["seed-0"]
     assert {row["weight"] for row in updates(workspace)} == {1.0}
 
