@@ -174,7 +174,7 @@ def apply(chains: Sequence[Chain], make: Callable[[Chain], rules.Rule]) -> Resul
 def pooled(chains: Sequence[Chain], mean: float) -> Result:
     places = [(chain.siblings, step) for chain in chains for step in range(len(chain.truth))]
     pulls = [allocation.pull(*place) for place in places]
-    factor = allocation.rate(pulls, [1.0] * len(pulls), mean * len(pulls), BANK)
+    factor = allocation.rate(pulls, None, mean * len(pulls), BANK)
     return apply(chains, lambda chain: rules.Pooled(factor, BANK, {chain.rollout["rollout_id"]: chain.siblings}))
 
 

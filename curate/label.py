@@ -9,10 +9,11 @@ value is its outcome.
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,7 @@ from curate.schema import COMPLETIONS, GIVEN, Row
 from curate.sections import LabelConfig, RolloutConfig
 from curate.seeds import seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
-from curate.store import Workspace
+from curate.store import Partition, Workspace
 
 STAGE = "label"
 REPLACE = "curate label --replace"
@@ -200,7 +201,10 @@ def run(
     if owed:
         lineage.write(partition, STAGE, record, inputs)
         reporter.start(STAGE, owed, "prefixes")
-        work = partial(_run, policy=policy, workspace=workspace, plan=plan, run_seed=run_seed, reporter=reporter)
+        units = (unit for shard in range(workspace.shards) for unit in plan.owed(shard, whole=True))
+        work = partial(
+            _run, policy=policy, workspace=workspace, units=units, into=partition, run_seed=run_seed, reporter=reporter
+        )
         outcome, extra = engines.run(policy.engine, reporter.note, work)
         reporter.finish()
     ledger = _account(workspace, plan.families.prefixes, owed, outcome)
@@ -233,13 +237,77 @@ def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, re
     return _write_labels(plan, workspace, reporter)
 
 
+@dataclass
+class Trial:
+    """What completing some prefixes took, by domain, and in how many seconds all of them."""
+
+    prefixes: Counter[str] = field(default_factory=Counter)
+    completions: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def trial(
+    config: LabelConfig,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    run_seed: int,
+    count: int,
+    reporter: Reporter,
+    engines: Engines,
+) -> Trial:
+    """Complete the prefixes of the first rollout of `count` problems of each domain, as a run would, and keep nothing.
+
+    What was drawn stays out of the workspace, where it would be completions of no rule. A budget of tokens is for all
+    rollouts, so it says nothing about these: the default mean takes its place.
+    """
+    found, staged, problems = Trial(), workspace.staging(COMPLETIONS), Counter[str]()
+    plan = _plan(
+        config.model_copy(update={"budget_tokens": None}), workspace, generation.policy_digest(policy), new=True
+    )
+    units = []
+    for shard in range(workspace.shards):
+        for family in plan.families.of(shard, drawn=False, whole=True):
+            domain = family.everyone[0]["domain"]
+            problems[domain] += 1
+            if problems[domain] > count:
+                continue
+            rule = plan.ruled(family).rule
+            for row, step in family.prefixes():
+                if row is family.rollouts[0]:
+                    found.prefixes[domain] += 1
+                    if rule.owed(row, step, ()):
+                        units.append(Unit(shard, (family.problem, row, step, [], rule)))
+    staged.clear()
+    work = partial(
+        _run, policy=policy, workspace=workspace, units=units, into=staged, run_seed=run_seed, reporter=reporter
+    )
+    reporter.start(STAGE, len(units), "prefixes")
+    begin = time.perf_counter()
+    engines.run(policy.engine, reporter.note, work)
+    found.seconds = time.perf_counter() - begin
+    reporter.finish()
+    domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
+    for row in staged.read(["rollout_id", "tokens"]).to_pylist():
+        found.completions[domains[row["rollout_id"]]] += 1
+        found.tokens[domains[row["rollout_id"]]] += row["tokens"]
+    staged.clear()
+    return found
+
+
 async def _run(
-    engine: Keeper, *, policy: RolloutConfig, workspace: Workspace, plan: _Plan, run_seed: int, reporter: Reporter
+    engine: Keeper,
+    *,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    units: Iterable[Unit],
+    into: Partition,
+    run_seed: int,
+    reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
-    units = (unit for shard in range(workspace.shards) for unit in plan.owed(shard, whole=True))
     named, pictures = generation.policy_digest(policy), Pictures(workspace)
     work = partial(_work, engine=engine, policy=policy, named=named, pictures=pictures, run_seed=run_seed)
-    outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
+    outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
 
 
