@@ -6,7 +6,7 @@
         part-00003-0001.done                        marker, written last: only marked files exist for readers
         part-00003.journal                          finished work of a shard that is not committed yet
         lineage.json                                what the partition was made from
-    <workspace>/staging/<table>/                    a partition on its way to replace another one whole
+    <workspace>/tables/.staging/<table>/            a partition on its way to replace another one whole
 
 A row goes to the shard of its problem. A shard is one or more numbered files, so that later work adds to it without
 rewriting what is there. What is owed is decided by keys (expected minus present), never by counting files: a killed
@@ -337,7 +337,7 @@ class Workspace:
 
     def staging(self, table: Table) -> Partition:
         """Where rows are written that are to replace `main` all at once; no reader looks there."""
-        return Partition(self.root / "staging" / table.name / MAIN, table, self.shards)
+        return Partition(self.root / "tables" / ".staging" / table.name / MAIN, table, self.shards)
 
     def partitions(self, table: Table) -> list[Partition]:
         """The partitions of a table that exist, by name."""
