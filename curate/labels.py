@@ -20,8 +20,8 @@ from curate.store import Workspace, Writer
 
 # How far the completions of first steps may be from their rollouts' own outcomes, in standard errors.
 SUSPICIOUS = 4.0
-# Label rows that are committed together.
-_CHUNK = 20_000
+# Label rows that are committed together, as a stage's journal is: rows are dictionaries, and take most of the memory.
+_CHUNK = 4000
 
 
 @dataclass(frozen=True)
