@@ -82,13 +82,22 @@ def simulated(name: str, problems: int) -> list[Chain]:
 
 def measured(workspace: Path) -> list[Chain]:
     """Chains of a workspace whose completions were drawn by mode `exact`."""
-    from curate import label
+    from curate.families import siblings_of
     from curate.schema import COMPLETIONS, ROLLOUTS
     from curate.store import Workspace
 
     place = Workspace.open(workspace, create=False)
     rollouts = place.read(ROLLOUTS).to_pylist()
-    siblings = label.siblings_of(rollouts)
+    by_problem: dict[str, list[dict]] = defaultdict(list)
+    domains: dict[str, Counter[int]] = defaultdict(Counter)
+    for row in rollouts:
+        by_problem[row["problem_id"]].append(row)
+        domains[row["domain"]][len(row["steps"])] += bool(row["steps"])
+    siblings = {
+        name: each
+        for rows in by_problem.values()
+        for name, each in siblings_of(rows, domains[rows[0]["domain"]]).items()
+    }
     bank: dict[tuple[str, int], dict[int, tuple[bool | None, int]]] = defaultdict(dict)
     for row in place.read(COMPLETIONS).to_pylist():
         bank[row["rollout_id"], row["step_index"]][row["sample_index"]] = row["outcome"], row["tokens"]
@@ -165,7 +174,7 @@ def apply(chains: Sequence[Chain], make: Callable[[Chain], rules.Rule]) -> Resul
 def pooled(chains: Sequence[Chain], mean: float) -> Result:
     places = [(chain.siblings, step) for chain in chains for step in range(len(chain.truth))]
     pulls = [allocation.pull(*place) for place in places]
-    factor = allocation.rate(pulls, [1.0] * len(pulls), mean * len(pulls), BANK)
+    factor = allocation.rate(pulls, None, mean * len(pulls), BANK)
     return apply(chains, lambda chain: rules.Pooled(factor, BANK, {chain.rollout["rollout_id"]: chain.siblings}))
 
 

@@ -13,9 +13,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from curate import montecarlo
 from curate.seeds import rng
 
+# Prefixes that are looked at together when a factor is sought.
+_BLOCK = 65_536
 # So many chains the rest of the domain counts as, beside the other rollouts of the problem.
 DOMAIN_WEIGHT = 2
 
@@ -89,23 +94,45 @@ def pull(siblings: Siblings, step: int) -> float:
     return math.sqrt(siblings.spread / cost(siblings, step))
 
 
-def rate(pulls: Sequence[float], costs: Sequence[float], goal: float, most: int) -> float:
+def rate(
+    pulls: Sequence[float] | NDArray[np.float64],
+    costs: Sequence[float] | NDArray[np.float64] | None,
+    goal: float,
+    most: int,
+) -> float:
     """The factor for which the sum of min(factor * pull, most) * cost over these prefixes is `goal`.
 
-    With costs of 1 the goal is a number of completions, else of tokens. The factor that gives every prefix `most` where
-    even that does not reach the goal.
+    Without costs the goal is a number of completions, else of tokens. The factor that gives every prefix `most` where
+    even that does not reach the goal. Sums go from the first to the last prefix, in double precision: the same prefixes
+    in the same order give the same factor to the last bit.
     """
-    if not pulls:
+    if not len(pulls):
         return 0.0
-    high = most / min(pulls)
-    if sum(most * each for each in costs) <= goal:
+    pulled = np.asarray(pulls, np.float64)
+    each = None if costs is None else np.asarray(costs, np.float64)
+    high = most / float(pulled.min())
+
+    def spent(factor: float) -> float:
+        total = 0.0
+        for start in range(0, len(pulled), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            sizes = np.minimum(factor * pulled[block], most)
+            total = _sum(total, sizes if each is None else sizes * each[block])
+        return total
+
+    # At twice the highest factor no rounding leaves a prefix below `most`.
+    if spent(2 * high) <= goal:
         return high
     low = 0.0
     for _ in range(60):
         middle = (low + high) / 2
-        spent = sum(min(middle * pull, most) * each for pull, each in zip(pulls, costs, strict=True))
-        low, high = (low, middle) if spent >= goal else (middle, high)
+        low, high = (low, middle) if spent(middle) >= goal else (middle, high)
     return high
+
+
+def _sum(start: float, values: NDArray[np.float64]) -> float:
+    """One after the other: numpy's own sum goes by pairs, and its last bits with the number of values."""
+    return float(np.add.accumulate(np.concatenate([[start], values]))[-1])
 
 
 def size(expected: float, most: int, *name: object) -> int:

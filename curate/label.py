@@ -9,30 +9,29 @@ value is its outcome.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import pyarrow.compute as pc
-
 from curate import generation, labels, lineage, prompts, rules
-from curate.active import dropped
 from curate.allocation import Siblings, cost, pull, rate
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import BudgetError, UserError
-from curate.labels import NOTHING, Drawn, Store
+from curate.families import Families, Family
+from curate.labels import Ruled, Tally
 from curate.lineage import Ledger
 from curate.pictures import Pictures
 from curate.rules import Rule
-from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import COMPLETIONS, GIVEN, Row
 from curate.sections import LabelConfig, RolloutConfig
-from curate.seeds import seed, shard_of
+from curate.seeds import seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
-from curate.store import Workspace, among
+from curate.store import Partition, Workspace
 
 STAGE = "label"
 REPLACE = "curate label --replace"
@@ -40,41 +39,41 @@ REPLACE = "curate label --replace"
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is labelled, and by which rule; `history` are the rules that drew completions here, this one included."""
+    """What is labelled, and by which rule; `entries` are the rules that drew completions here.
 
-    rollouts: Sequence[Row]
-    problems: Mapping[str, Row]
-    store: Store
+    `new` says that the rule is to draw as well, and is among them.
+    """
+
+    families: Families
     entry: Mapping[str, Any]
-    rule: Rule
-    history: Sequence[Rule]
     entries: Sequence[Mapping[str, Any]]
+    new: bool
+
+    def rules_of(self, siblings: Mapping[str, Siblings]) -> tuple[Rule, list[Rule]]:
+        """(the rule, those that drew) for rollouts of these siblings."""
+        history = [rules.made(each, siblings) for each in self.entries]
+        return rules.made(self.entry, siblings, rules.floor(history)), history
+
+    def ruled(self, family: Family) -> Ruled:
+        """The family under these rules."""
+        pooled = any(each["mode"] == "pooled" for each in [self.entry, *self.entries])
+        rule, history = self.rules_of(family.siblings if pooled else {})
+        return Ruled(family, rule, history, [rule] if self.new else history)
+
+    def owed(self, shard: int, whole: bool = False) -> Iterator[Unit]:
+        """The prefixes of a shard that are owed completions; `whole` brings what it takes to ask for them."""
+        for family in self.families.of(shard, whole=whole):
+            rule = self.ruled(family).rule
+            for row, step in family.prefixes():
+                outcomes = family.drawn(row, step).outcomes
+                if rule.owed(row, step, outcomes):
+                    yield Unit(shard, (family.problem, row, step, list(outcomes), rule))
 
 
-def _problems(workspace: Workspace) -> dict[str, Row]:
-    out = dropped(workspace)
-    rows = workspace.read(PROBLEMS).to_pylist()
-    return {row["problem_id"]: row for row in rows if row["problem_id"] not in out}
-
-
-def _rollouts(config: LabelConfig, workspace: Workspace, problems: Collection[str]) -> list[Row]:
-    """All rollouts of these roles that may be labelled; not those whose source brought their labels."""
-    known = workspace.read(STEP_LABELS, ["rollout_id"], where=pc.field("mode") == GIVEN)["rollout_id"].to_pylist()
-    labelled = set(known)
-    rows: list[Row] = [
-        row
-        for row in workspace.read(ROLLOUTS, where=among("role", config.roles)).to_pylist()
-        if row["rollout_id"] not in labelled and row["problem_id"] in problems
-    ]
-    if not rows:
-        raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
-    return rows
-
-
-def _check_policy(rollouts: Sequence[Row], rule: Rule, policy: str) -> None:
+def _check_policy(policies: Mapping[str, int], rule: Rule, policy: str) -> None:
     """Completions are drawn from the recipe's policy; a rule that pools needs rollouts of the same one."""
-    given = sum(row["policy"].startswith(GIVEN) for row in rollouts)
-    strangers = sum(row["policy"] != policy for row in rollouts) - given
+    given = sum(count for name, count in policies.items() if name.startswith(GIVEN))
+    strangers = sum(count for name, count in policies.items() if name != policy) - given
     if strangers:
         raise UserError(
             f"{strangers} rollouts come from another model, sampling or prompt than the recipe's rollout section, so "
@@ -87,55 +86,28 @@ def _check_policy(rollouts: Sequence[Row], rule: Rule, policy: str) -> None:
         )
 
 
-def _sizes(row: Row) -> list[int]:
-    """Of a chain's steps, in tokens; in characters where the engine gave no tokens."""
-    if not row["step_ends"]:
-        return list(map(len, row["steps"]))
-    return [end - start for start, end in itertools.pairwise([0, *row["step_ends"]])]
+def _factor(config: LabelConfig, families: Families) -> float:
+    """The scale of `pooled`'s sizes for the wanted mean or budget, from all prefixes there are.
 
-
-def siblings_of(rollouts: Sequence[Row]) -> dict[str, Siblings]:
-    """For each rollout with steps, what the other rollouts of its problem and the chains of other problems say."""
-    by_problem: dict[str, list[Row]] = defaultdict(list)
-    by_domain: dict[str, Counter[int]] = defaultdict(Counter)
-    for row in rollouts:
-        if row["steps"]:
-            by_problem[row["problem_id"]].append(row)
-            by_domain[row["domain"]][len(row["steps"])] += 1
-    found = {}
-    for rows in by_problem.values():
-        elsewhere = by_domain[rows[0]["domain"]] - Counter(len(row["steps"]) for row in rows)
-        for row in rows:
-            others = [each for each in rows if each is not row]
-            found[row["rollout_id"]] = Siblings.of(
-                [each["outcome"] for each in others], [_sizes(each) for each in others], elsewhere
-            )
-    return found
-
-
-def _prefixes(rollouts: Sequence[Row]) -> list[tuple[Row, int]]:
-    return [(row, step) for row in rollouts for step in range(len(row["steps"]) - 1)]
-
-
-def _factor(config: LabelConfig, rollouts: Sequence[Row], siblings: Mapping[str, Siblings]) -> float:
-    """The scale of `pooled`'s sizes for the wanted mean or budget, from all prefixes there are."""
-    places = [(siblings[row["rollout_id"]], step) for row, step in _prefixes(rollouts)]
-    pulls = [pull(*place) for place in places]
-    if config.budget_tokens is None:
-        return rate(pulls, [1.0] * len(pulls), config.mean * len(pulls), config.most)
-    if any(row["steps"] and not row["step_ends"] for row in rollouts):
+    While it is sought there are 8 bytes a prefix in memory, with a budget 16.
+    """
+    if config.budget_tokens is not None and families.without_tokens:
         raise UserError("label.budget_tokens needs rollouts with token ids; use label.mean_completions instead.")
-    return rate(pulls, [cost(*place) for place in places], config.budget_tokens, config.most)
+    pulls, costs = array("d"), array("d")
+    for family in families.all(drawn=False):
+        for row, step in family.prefixes():
+            siblings = family.siblings[row["rollout_id"]]
+            pulls.append(pull(siblings, step))
+            if config.budget_tokens is not None:
+                costs.append(cost(siblings, step))
+    if config.budget_tokens is None:
+        return rate(pulls, None, config.mean * len(pulls), config.most)
+    return rate(pulls, costs, config.budget_tokens, config.most)
 
 
 def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool) -> _Plan:
     """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
-    problems = _problems(workspace)
-    everything = _rollouts(config, workspace, problems)
-    siblings = siblings_of(everything)
-    wanted = config.rollouts
-    # By sample index, never by outcome.
-    chosen = [row for row in everything if wanted is None or row["sample_index"] < wanted]
+    families = Families(config, workspace)
     record = lineage.read(workspace.partition(COMPLETIONS)) or {}
     entries: list[Mapping[str, Any]] = list(record.get("inputs", {}).get("rules", []))
     asked: dict[str, Any] = {"mode": config.mode, "most": config.most, "mean": None, "budget": config.budget_tokens}
@@ -145,33 +117,13 @@ def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool) -> 
     entry = next((each for each in entries if {**each, "factor": None} == {**asked, "factor": None}), None)
     if entry is None:
         before = [each["factor"] for each in entries if each["mode"] == "pooled"]
-        fresh = _factor(config, chosen, siblings) if new and config.mode == "pooled" else max(before, default=0.0)
+        fresh = _factor(config, families) if new and config.mode == "pooled" else max(before, default=0.0)
         entry = asked | {"factor": fresh if config.mode == "pooled" else None}
         if new:
             entries.append(entry)
-    history = [rules.made(each, siblings) for each in entries]
-    rule = rules.made(entry, siblings, rules.floor(history))
-    _check_policy(chosen, rule, policy)
-    return _Plan(chosen, problems, _store(workspace), entry, rule, history, entries)
-
-
-def _store(workspace: Workspace) -> dict[tuple[str, int], Drawn]:
-    """The stored completions by prefix. Whole units are stored, so their indices have no gaps."""
-    columns = ["rollout_id", "step_index", "sample_index", "outcome", "finish", "tokens"]
-    found: dict[tuple[str, int], list[tuple[int, bool | None, str, int]]] = defaultdict(list)
-    for batch in workspace.partition(COMPLETIONS).read(columns).to_batches(max_chunksize=20_000):
-        for rollout, step, *rest in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-            found[rollout, step].append(tuple(rest))
-    return {key: Drawn(*zip(*(rest for _, *rest in sorted(each)), strict=True)) for key, each in found.items()}
-
-
-def _owed(plan: _Plan, shards: int) -> list[Unit]:
-    units = []
-    for row, step in _prefixes(plan.rollouts):
-        outcomes = plan.store.get((row["rollout_id"], step), NOTHING).outcomes
-        if plan.rule.owed(row, step, outcomes):
-            units.append(Unit(shard_of(row["problem_id"], shards), (row, step, list(outcomes))))
-    return sorted(units, key=lambda unit: unit.shard)
+    plan = _Plan(families, entry, entries, new)
+    _check_policy(families.policies, plan.rules_of({})[0], policy)
+    return plan
 
 
 def _rows(
@@ -198,14 +150,14 @@ def _rows(
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, policy: RolloutConfig, named: str, plan: _Plan, pictures: Pictures, run_seed: int
+    unit: Unit, *, engine: Keeper, policy: RolloutConfig, named: str, pictures: Pictures, run_seed: int
 ) -> list[Row]:
-    rollout, step, outcomes = unit.payload
-    problem, rows = plan.problems[rollout["problem_id"]], list[Row]()
+    problem, rollout, step, outcomes, rule = unit.payload
+    rows = list[Row]()
     cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
     # Sample j draws from base + j, so however completions are shared out over requests, they are the same.
     base = seed(run_seed, STAGE, rollout["rollout_id"], step, 0)
-    while more := plan.rule.owed(rollout, step, outcomes):
+    while more := rule.owed(rollout, step, outcomes):
         first = len(outcomes)
         request = Request(
             request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
@@ -243,24 +195,24 @@ def run(
     lineage.guard(partition, record, REPLACE)
     resume(partition)
     plan = _plan(config, workspace, generation.policy_digest(policy), new=True)
-    units = _owed(plan, workspace.shards)
-    inputs = {"rollouts": len(plan.rollouts), "rules": list(plan.entries)}
+    owed = sum(1 for shard in range(workspace.shards) for _ in plan.owed(shard))
+    inputs = {"rollouts": plan.families.rollouts, "rules": list(plan.entries)}
     outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
-    if units:
+    if owed:
         lineage.write(partition, STAGE, record, inputs)
-        reporter.start(STAGE, len(units), "prefixes")
+        reporter.start(STAGE, owed, "prefixes")
+        units = (unit for shard in range(workspace.shards) for unit in plan.owed(shard, whole=True))
         work = partial(
-            _run, policy=policy, workspace=workspace, plan=plan, units=units, run_seed=run_seed, reporter=reporter
+            _run, policy=policy, workspace=workspace, units=units, into=partition, run_seed=run_seed, reporter=reporter
         )
         outcome, extra = engines.run(policy.engine, reporter.note, work)
         reporter.finish()
-    ledger = _account(workspace, plan, len(units), outcome)
+    ledger = _account(workspace, plan.families.prefixes, owed, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    done = _plan(config, workspace, generation.policy_digest(policy), new=True)
-    _write_labels(done, workspace, reporter, [done.rule])
-    if len(outcome.failed) > config.error_budget * len(units):
+    _write_labels(plan, workspace, reporter)
+    if len(outcome.failed) > config.error_budget * owed:
         raise BudgetError(
-            f"{len(outcome.failed)} of {len(units)} prefixes failed, above the error budget of "
+            f"{len(outcome.failed)} of {owed} prefixes failed, above the error budget of "
             f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
         )
     return ledger
@@ -275,13 +227,72 @@ def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, re
     if not workspace.partition(COMPLETIONS).files():
         raise UserError("There are no completions to label from; run `curate label` first.")
     plan = _plan(config, workspace, generation.policy_digest(policy), new=False)
-    if not rules.covers(plan.history, plan.rule):
+    rule, history = plan.rules_of({})
+    if not rules.covers(history, rule):
         there = ", ".join(f"{each['mode']} ({each['most']})" for each in plan.entries) or "no rule"
         raise UserError(
             f"Labels of mode {config.mode} with {config.most} completions need more than were drawn, by {there}; lower "
             "label.completions, or run `curate label`."
         )
-    return _write_labels(plan, workspace, reporter, plan.history)
+    return _write_labels(plan, workspace, reporter)
+
+
+@dataclass
+class Trial:
+    """What completing some prefixes took, by domain, and in how many seconds all of them."""
+
+    prefixes: Counter[str] = field(default_factory=Counter)
+    completions: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def trial(
+    config: LabelConfig,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    run_seed: int,
+    count: int,
+    reporter: Reporter,
+    engines: Engines,
+) -> Trial:
+    """Complete the prefixes of the first rollout of `count` problems of each domain, as a run would, and keep nothing.
+
+    What was drawn stays out of the workspace, where it would be completions of no rule. A budget of tokens is for all
+    rollouts, so it says nothing about these: the default mean takes its place.
+    """
+    found, staged, problems = Trial(), workspace.staging(COMPLETIONS), Counter[str]()
+    plan = _plan(
+        config.model_copy(update={"budget_tokens": None}), workspace, generation.policy_digest(policy), new=True
+    )
+    units = []
+    for shard in range(workspace.shards):
+        for family in plan.families.of(shard, drawn=False, whole=True):
+            domain = family.everyone[0]["domain"]
+            problems[domain] += 1
+            if problems[domain] > count:
+                continue
+            rule = plan.ruled(family).rule
+            for row, step in family.prefixes():
+                if row is family.rollouts[0]:
+                    found.prefixes[domain] += 1
+                    if rule.owed(row, step, ()):
+                        units.append(Unit(shard, (family.problem, row, step, [], rule)))
+    staged.clear()
+    work = partial(
+        _run, policy=policy, workspace=workspace, units=units, into=staged, run_seed=run_seed, reporter=reporter
+    )
+    reporter.start(STAGE, len(units), "prefixes")
+    begin = time.perf_counter()
+    engines.run(policy.engine, reporter.note, work)
+    found.seconds = time.perf_counter() - begin
+    reporter.finish()
+    domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
+    for row in staged.read(["rollout_id", "tokens"]).to_pylist():
+        found.completions[domains[row["rollout_id"]]] += 1
+        found.tokens[domains[row["rollout_id"]]] += row["tokens"]
+    staged.clear()
+    return found
 
 
 async def _run(
@@ -289,37 +300,40 @@ async def _run(
     *,
     policy: RolloutConfig,
     workspace: Workspace,
-    plan: _Plan,
-    units: list[Unit],
+    units: Iterable[Unit],
+    into: Partition,
     run_seed: int,
     reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
     named, pictures = generation.policy_digest(policy), Pictures(workspace)
-    work = partial(_work, engine=engine, policy=policy, named=named, plan=plan, pictures=pictures, run_seed=run_seed)
-    outcome = await run_units(workspace.partition(COMPLETIONS), units, work, policy.engine.in_flight, reporter)
+    work = partial(_work, engine=engine, policy=policy, named=named, pictures=pictures, run_seed=run_seed)
+    outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, plan: _Plan, owed: int, outcome: Outcome) -> Ledger:
-    failed: dict[str, int] = defaultdict(int)
+def _account(workspace: Workspace, prefixes: int, owed: int, outcome: Outcome) -> Ledger:
+    failed: Counter[str] = Counter()
     rows = []
     for unit, error in outcome.failed:
-        rollout, step, _ = unit.payload
+        problem, rollout, step, *_ = unit.payload
         failed[error.reason] += 1
-        part = f"/{rollout['sample_index']}/{step}"
-        rows.append(lineage.reject(STAGE, plan.problems[rollout["problem_id"]], error, part))
+        rows.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}/{step}"))
     lineage.write_rejects(workspace, STAGE, rows)
-    total = len(_prefixes(plan.rollouts))
-    ledger = Ledger("prefixes", taken=total, out=total - len(outcome.failed), failed=dict(failed), skipped=total - owed)
+    out = prefixes - len(outcome.failed)
+    ledger = Ledger("prefixes", taken=prefixes, out=out, failed=dict(failed), skipped=prefixes - owed)
     ledger.check(STAGE)
     return ledger
 
 
-def _write_labels(plan: _Plan, workspace: Workspace, reporter: Reporter, enough: Sequence[Rule]) -> Ledger:
-    gap = labels.disagreement(plan.rollouts, plan.store) if plan.rule.pools else None
+def _write_labels(plan: _Plan, workspace: Workspace, reporter: Reporter) -> Ledger:
+    def ruled(shard: int) -> Iterator[Ruled]:
+        return map(plan.ruled, plan.families.of(shard))
+
+    tally = Tally(each for shard in range(workspace.shards) for each in ruled(shard))
+    gap = tally.disagreement() if plan.rules_of({})[0].pools else None
     if gap is not None and abs(gap) > labels.SUSPICIOUS:
         reporter.note(
             f"Completions and rollouts disagree by {gap:+.1f} standard errors: prompt, token budget or tokenisation "
             "differ between them, and pooled labels are biased; use label.mode exact."
         )
-    return labels.write(workspace, plan.rollouts, plan.store, plan.entry, plan.rule, plan.history, enough)
+    return labels.write(workspace, plan.entry, tally, ruled)

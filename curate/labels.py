@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curate import lineage, montecarlo, rules
+from curate.families import NOTHING, Drawn, Family
 from curate.lineage import Ledger
 from curate.montecarlo import Label
 from curate.rules import Outcomes, Rule
 from curate.schema import STEP_LABELS, Row
-from curate.seeds import digest, shard_of
-from curate.store import Workspace
+from curate.seeds import digest
+from curate.store import Workspace, Writer
 
 # How far the completions of first steps may be from their rollouts' own outcomes, in standard errors.
 SUSPICIOUS = 4.0
+# Label rows that are committed together, as a stage's journal is: rows are dictionaries, and take most of the memory.
+_CHUNK = 4000
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The stored completions of one prefix, in order of sample index."""
+class Ruled:
+    """A family with the rule of its labels, the rules that drew its completions, and those of which one must be met."""
 
-    outcomes: Outcomes = ()
-    finishes: Sequence[str] = ()
-    tokens: Sequence[int] = ()
+    family: Family
+    rule: Rule
+    history: Sequence[Rule]
+    enough: Sequence[Rule]
 
+    def ready(self) -> Iterator[Row]:
+        """Its rollouts that have all completions that one of `enough` asks for; one without steps has not."""
+        for rollout in self.family.rollouts:
+            drawn = [self.family.drawn(rollout, step).outcomes for step in range(len(rollout["steps"]) - 1)]
+            if rollout["steps"] and any(
+                all(not rule.owed(rollout, step, outcomes) for step, outcomes in enumerate(drawn))
+                for rule in self.enough
+            ):
+                yield rollout
 
-Store = Mapping[tuple[str, int], Drawn]
-NOTHING = Drawn()
-
-
-def whole(rollout: Row, store: Store, enough: Sequence[Rule]) -> bool:
-    """Whether the rollout has all completions that one of these rules asks for; one without steps has not."""
-    steps = range(len(rollout["steps"]) - 1)
-    return bool(rollout["steps"]) and any(
-        all(not rule.owed(rollout, step, store.get((rollout["rollout_id"], step), NOTHING).outcomes) for step in steps)
-        for rule in enough
-    )
-
-
-def rows_of(rollout: Row, store: Store, mode: str, rule: Rule, history: Sequence[Rule]) -> list[Row]:
-    """The labels of all steps of a rollout."""
-    drawn = [store.get((rollout["rollout_id"], step), NOTHING) for step in range(len(rollout["steps"]) - 1)]
-    used = [rule.used(rules.usable(rollout, step, each.outcomes, rule, history)) for step, each in enumerate(drawn)]
-    found = [*rule.labels(rollout, used), montecarlo.known(rollout["outcome"])]
-    return [
-        _row(rollout, step, mode, label, outcomes, each)
-        for step, (label, outcomes, each) in enumerate(zip(found, [*used, ()], [*drawn, NOTHING], strict=True))
-    ]
+    def rows(self, rollout: Row, mode: str) -> list[Row]:
+        """The labels of all steps of a rollout."""
+        rule, drawn = self.rule, [self.family.drawn(rollout, step) for step in range(len(rollout["steps"]) - 1)]
+        used = [
+            rule.used(rules.usable(rollout, step, each.outcomes, rule, self.history)) for step, each in enumerate(drawn)
+        ]
+        found = [*rule.labels(rollout, used), montecarlo.known(rollout["outcome"])]
+        return [
+            _row(rollout, step, mode, label, outcomes, each)
+            for step, (label, outcomes, each) in enumerate(zip(found, [*used, ()], [*drawn, NOTHING], strict=True))
+        ]
 
 
 def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, drawn: Drawn) -> Row:
@@ -76,60 +79,78 @@ def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, d
     }
 
 
-def write(
-    workspace: Workspace,
-    rollouts: Sequence[Row],
-    store: Store,
-    entry: Mapping[str, Any],
-    rule: Rule,
-    history: Sequence[Rule],
-    enough: Sequence[Rule],
-) -> Ledger:
-    """Labels of these rollouts in place of those there are; nothing when they are the same. Counts rollouts.
+class Tally:
+    """What the labels are going to be made of, over all families: how many rollouts, how many ready ones, and which."""
 
-    A rollout that lacks completions by all rules of `enough` (its requests failed) gets no labels yet: it is owed.
-    """
-    partition = workspace.partition(STEP_LABELS)
-    ready = [row for row in rollouts if whole(row, store, enough)]
-    sizes = [
-        [
-            row["rollout_id"],
-            *(len(store.get((row["rollout_id"], s), NOTHING).outcomes) for s in range(len(row["steps"]))),
-        ]
-        for row in sorted(ready, key=lambda row: str(row["rollout_id"]))
-    ]
-    inputs = {"rollouts": len(rollouts), "completions": digest(sizes)}
-    record = lineage.read(partition)
-    ledger = Ledger("rollouts", taken=len(rollouts), out=len(ready))
-    if len(ready) < len(rollouts):
-        ledger.failed = {"without-completions": len(rollouts) - len(ready)}
-    if record is not None and record["complete"] and record["config"] == dict(entry) and record["inputs"] == inputs:
-        ledger.skipped = len(ready)
-        return ledger
-    partition.clear()
-    by_shard: dict[int, list[Row]] = defaultdict(list)
-    for row in ready:
-        by_shard[shard_of(row["problem_id"], workspace.shards)] += rows_of(row, store, entry["mode"], rule, history)
-    for shard, rows in sorted(by_shard.items()):
-        partition.commit(shard, rows)
-    lineage.write(partition, "label", dict(entry), inputs, ledger)
-    return ledger
+    def __init__(self, every: Iterable[Ruled]) -> None:
+        """Goes through them all, and keeps 8 bytes a problem."""
+        self.rollouts = self.ready = 0
+        self._gaps = array("d")
+        print_ = hashlib.sha256()
+        for each in every:
+            self.rollouts += len(each.family.rollouts)
+            for row in each.ready():
+                self.ready += 1
+                sizes = [len(each.family.drawn(row, step).outcomes) for step in range(len(row["steps"]))]
+                print_.update(digest(row["rollout_id"], sizes).encode())
+            if (gap := _gap(each.family)) is not None:
+                self._gaps.append(gap)
+        self.completions = print_.hexdigest()[:32]
+        """Digest of the ready rollouts and of how many completions each of their steps has."""
+
+    def disagreement(self) -> float | None:
+        """How many standard errors the first steps' completions are from their rollouts' outcomes; None for too few.
+
+        Both have the same mean when they come from one policy under one prompt and token budget (the martingale of
+        `montecarlo`), so a large number means that they do not. Problems are the independent units.
+        """
+        means = self._gaps
+        if len(means) < 20:
+            return None
+        mean = sum(means) / len(means)
+        variance = sum((each - mean) ** 2 for each in means) / (len(means) - 1)
+        return mean / math.sqrt(variance / len(means)) if variance else 0.0
 
 
-def disagreement(rollouts: Sequence[Row], store: Store) -> float | None:
-    """How many standard errors the first steps' completions are from their rollouts' outcomes; None for too few.
-
-    Both have the same mean when they come from one policy under one prompt and token budget (the martingale of
-    `montecarlo`), so a large number means that they do not. Problems are the independent units.
-    """
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for row in rollouts:
-        k, m = montecarlo.count(store.get((row["rollout_id"], 0), NOTHING).outcomes)
+def _gap(family: Family) -> float | None:
+    """How far a problem's outcomes are above the completions of their first steps, in the mean; None without any."""
+    gaps = []
+    for row in family.rollouts:
+        k, m = montecarlo.count(family.drawn(row, 0).outcomes)
         if m and row["outcome"] is not None and len(row["steps"]) > 1:
-            gaps[row["problem_id"]].append(row["outcome"] - k / m)
-    means = [sum(each) / len(each) for each in gaps.values()]
-    if len(means) < 20:
-        return None
-    mean = sum(means) / len(means)
-    variance = sum((each - mean) ** 2 for each in means) / (len(means) - 1)
-    return mean / math.sqrt(variance / len(means)) if variance else 0.0
+            gaps.append(row["outcome"] - k / m)
+    return sum(gaps) / len(gaps) if gaps else None
+
+
+def write(
+    workspace: Workspace, entry: Mapping[str, Any], tally: Tally, ruled: Callable[[int], Iterable[Ruled]]
+) -> Ledger:
+    """Labels by the rule of `entry` in place of those there are; nothing when they are the same. Counts rollouts.
+
+    `ruled` gives a shard's families, which `tally` counted before. A rollout that is not ready (its requests failed)
+    gets no labels yet: it is owed. The new labels are written beside the old ones, a few at a time, and take their
+    place when they are whole.
+    """
+    partition, staged = workspace.partition(STEP_LABELS), workspace.staging(STEP_LABELS)
+    inputs = {"rollouts": tally.rollouts, "completions": tally.completions}
+    record = lineage.read(partition)
+    ledger = Ledger("rollouts", taken=tally.rollouts, out=tally.ready)
+    if tally.ready < tally.rollouts:
+        ledger.failed = {"without-completions": tally.rollouts - tally.ready}
+    if record is not None and record["complete"] and record["config"] == dict(entry) and record["inputs"] == inputs:
+        ledger.skipped = tally.ready
+        return ledger
+    # What a killed run left.
+    staged.clear()
+    for shard in range(workspace.shards):
+        writer, rows = Writer(staged), list[Row]()
+        for each in ruled(shard):
+            for rollout in each.ready():
+                rows += each.rows(rollout, entry["mode"])
+            if len(rows) >= _CHUNK:
+                writer.commit(shard, rows)
+                rows = []
+        writer.commit(shard, rows)
+    lineage.write(staged, "label", dict(entry), inputs, ledger)
+    partition.take_over(staged)
+    return ledger

@@ -3,8 +3,8 @@
 Of a judge there are counts of votes alone: how much it writes is not known before it has.
 
 What is known is measured: on the rollouts that are there, or on a pilot, which rolls out the first problems of each
-domain (they are kept, a later run does not generate them again) and times the warm engine. Without either there are
-counts of requests, and tokens at most.
+domain (they are kept, a later run does not generate them again), completes the prefixes of a rollout of each (these are
+not kept), and times the warm engine at both. Without either there are counts of requests, and tokens at most.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from curate import label as labelling
 from curate import rollout
 from curate.engines.keeper import Engines, Keeper
 from curate.schema import COMPLETIONS, ROLLOUTS, Row, Table
@@ -67,11 +68,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole of it; `tokens_per_second` comes from a pilot, `most_tokens` is what the samples may take at most."""
+    """The whole of it; `most_tokens` is what the samples may take at most.
+
+    Tokens per second come from a pilot: of rollouts, and of completions.
+    """
 
     lines: tuple[Line, ...]
     most_tokens: int
     tokens_per_second: float | None
+    label_tokens_per_second: float | None
     devices: int
     disk_bytes: int | None
     measured_on: int
@@ -85,9 +90,11 @@ class Plan:
     @property
     def hours(self) -> float | None:
         """By the clock, at the pilot's speed."""
-        return (
-            self.tokens / self.tokens_per_second / 3600 if self.tokens is not None and self.tokens_per_second else None
-        )
+        if self.tokens is None or not self.tokens_per_second:
+            return None
+        labels = sum(line.label_tokens or 0 for line in self.lines)
+        label_speed = self.label_tokens_per_second or self.tokens_per_second
+        return ((self.tokens - labels) / self.tokens_per_second + labels / label_speed) / 3600
 
     @property
     def gpu_hours(self) -> float | None:
@@ -100,8 +107,33 @@ class Plan:
         return asdict(self) | more
 
 
-def pilot(config: RolloutConfig, workspace: Workspace, run_seed: int, count: int, reporter: Reporter) -> float | None:
-    """Roll out the first `count` problems of each domain; tokens per second of the warm engine, null for none."""
+@dataclass(frozen=True)
+class Pilot:
+    """What was measured on the warm engine: tokens per second of rollouts, and completions; null where there were none.
+
+    Completions are asked for otherwise, with a longer prompt that the engine mostly knows, so they have a speed of
+    their own.
+    """
+
+    tokens_per_second: float | None = None
+    label: labelling.Trial | None = None
+
+    @property
+    def label_tokens_per_second(self) -> float | None:
+        """Of completions."""
+        tokens = 0 if self.label is None else self.label.tokens.total()
+        return tokens / self.label.seconds if self.label is not None and tokens else None
+
+
+def pilot(
+    config: RolloutConfig,
+    label: LabelConfig | None,
+    workspace: Workspace,
+    run_seed: int,
+    count: int,
+    reporter: Reporter,
+) -> Pilot:
+    """Roll out the first `count` problems of each domain, and complete prefixes of as many, unless `label` is null."""
     small = config.model_copy(update={"limit": min(count, config.limit or count)})
 
     async def nothing(_engine: Keeper) -> None:
@@ -112,8 +144,9 @@ def pilot(config: RolloutConfig, workspace: Workspace, run_seed: int, count: int
         before, begin = _generated(workspace), time.perf_counter()
         rollout.run(small, workspace, run_seed, reporter, engines)
         seconds = time.perf_counter() - begin
+        tried = labelling.trial(label, config, workspace, run_seed, count, reporter, engines) if label else None
     tokens = _generated(workspace) - before
-    return tokens / seconds if tokens else None
+    return Pilot(tokens / seconds if tokens else None, tried)
 
 
 def _generated(workspace: Workspace) -> int:
@@ -125,10 +158,11 @@ def make(
     label: LabelConfig | None,
     workspace: Workspace,
     run_seed: int,
-    speed: float | None = None,
+    tried: Pilot | None = None,
     judge: JudgeConfig | None = None,
 ) -> Plan:
-    """The plan from what is in the workspace; `speed` is a pilot's."""
+    """The plan from what is in the workspace and what a pilot measured."""
+    tried = tried or Pilot()
     rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
     wanted = rollout.Wanted(config, workspace)
     owed: dict[Group, list[int]] = defaultdict(lambda: [0, 0])
@@ -149,11 +183,12 @@ def make(
         chains = Chains.of(known[group]) if known[group] else everything
         labelled = label if label is not None and group[0] in label.roles else None
         votes = _votes(judge, samples[group]) if judge is not None and group[0] in judge.roles and labelled else 0
-        lines.append(_line(group, owed[group], samples[group], chains, labelled, votes))
+        lines.append(_line(group, owed[group], samples[group], chains, labelled, tried.label, votes))
     made = Plan(
         tuple(lines),
         sum(count for _, count in owed.values()) * config.sampling.max_tokens,
-        speed,
+        tried.tokens_per_second,
+        tried.label_tokens_per_second,
         int(config.engine.args.get("tensor_parallel_size", 1)) * max(len(config.engine.urls), 1),
         None,
         len(rows),
@@ -166,7 +201,13 @@ def _votes(judge: JudgeConfig, chains: int) -> int:
 
 
 def _line(
-    group: Group, owed: Sequence[int], samples: int, chains: Chains | None, label: LabelConfig | None, votes: int
+    group: Group,
+    owed: Sequence[int],
+    samples: int,
+    chains: Chains | None,
+    label: LabelConfig | None,
+    tried: labelling.Trial | None,
+    votes: int,
 ) -> Line:
     role, domain = group
     requests, missing = owed
@@ -175,11 +216,23 @@ def _line(
         prefixes = completions = label_tokens = 0
     elif chains is not None:
         prefixes = round(samples * chains.prefixes / chains.count)
-        each = label.mean if label.mode == "pooled" else label.most
+        each, tokens = _completions(domain, chains, label, tried)
         completions = round(prefixes * each)
-        label_tokens = round(completions * chains.left / chains.prefixes) if chains.prefixes else 0
-    tokens = None if chains is None else round(missing * chains.tokens / chains.count)
-    return Line(domain, role, requests, missing, tokens, prefixes, completions, label_tokens, votes)
+        label_tokens = round(completions * tokens)
+    rollout_tokens = None if chains is None else round(missing * chains.tokens / chains.count)
+    return Line(domain, role, requests, missing, rollout_tokens, prefixes, completions, label_tokens, votes)
+
+
+def _completions(domain: str, chains: Chains, label: LabelConfig, tried: labelling.Trial | None) -> tuple[float, float]:
+    """(completions a prefix, tokens a completion) in the mean."""
+    each: float = label.mean if label.mode == "pooled" else label.most
+    if tried is None or not tried.completions[domain]:
+        # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
+        return each, chains.left / chains.prefixes if chains.prefixes else 0.0
+    if label.mode in ("hard", "legacy"):
+        # They stop before they have all.
+        each = tried.completions[domain] / tried.prefixes[domain]
+    return each, tried.tokens[domain] / tried.completions[domain]
 
 
 def _disk(plan: Plan, workspace: Workspace) -> int | None:
@@ -207,9 +260,11 @@ def summary(plan: Plan) -> str:
         )
     said = [f"About {plan.tokens:,} tokens, measured on {plan.measured_on:,} rollouts"]
     if plan.hours is not None:
+        speed = plan.label_tokens_per_second
+        labels = "" if speed is None else f" for rollouts and {speed:,.0f} for completions"
         said.append(
             f"{plan.hours:.2g} hours on {plan.devices} device(s), {plan.gpu_hours:.2g} GPU-hours, at the pilot's "
-            f"{plan.tokens_per_second:,.0f} tokens/s (a full load is faster)"
+            f"{plan.tokens_per_second:,.0f} tokens/s{labels} (a full load is faster)"
         )
     if plan.disk_bytes is not None:
         said.append(f"{plan.disk_bytes / 2**20:,.1f} MB on disk")

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from curate.errors import Interrupted, RowError
 from curate.schema import Row
-from curate.store import Journal, Partition
+from curate.store import Journal, Partition, Writer
 
 SYNC_SECONDS = 0.5
 # A journal with so many rows is committed, though its shard goes on.
@@ -80,6 +80,8 @@ class _Shard:
 
     number: int
     journal: Journal
+    # Its own, so that what it remembers of the shard goes with it.
+    writer: Writer
     out: int = 0
     rows: int = 0
     whole: bool = False
@@ -117,19 +119,17 @@ def _signals(stop: _Stop) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def settle(partition: Partition, shard: int) -> None:
+def settle(writer: Writer, shard: int) -> None:
     """Turn a shard's journal into a committed file; a crash in between repeats it without doubling a row."""
-    journal = partition.journal(shard)
-    committed, key = partition.keys(shard), partition.table.key
-    partition.commit(shard, [row for row in journal.rows() if tuple(row[c] for c in key) not in committed])
+    journal = writer.partition.journal(shard)
+    writer.commit(shard, writer.new(shard, journal.rows()))
     journal.remove()
 
 
-def resume(partition: Partition) -> set[tuple[Any, ...]]:
-    """Commit what an earlier run left in journals; the keys of all committed rows, to decide what is owed."""
+def resume(partition: Partition) -> None:
+    """Commit what an earlier run left in journals, before it is decided what is owed."""
     for shard in partition.journals():
-        settle(partition, shard)
-    return partition.keys()
+        settle(Writer(partition), shard)
 
 
 async def run_units(
@@ -206,7 +206,8 @@ class _Run:
         if self._current is None:
             if unit.shard in self.shards:
                 raise AssertionError("units must come shard by shard")
-            self._current = self.shards[unit.shard] = _Shard(unit.shard, self._partition.journal(unit.shard))
+            journal = self._partition.journal(unit.shard)
+            self._current = self.shards[unit.shard] = _Shard(unit.shard, journal, Writer(self._partition))
         self._current.out += 1
         task = asyncio.ensure_future(self._work(unit))
         self._running[task] = unit
@@ -235,7 +236,7 @@ class _Run:
         done = shard.whole and shard.out == 0
         if done or shard.rows >= JOURNAL_ROWS:
             shard.journal.close()
-            settle(self._partition, shard.number)
+            settle(shard.writer, shard.number)
             shard.rows = 0
         if done:
             self.shards.pop(shard.number, None)

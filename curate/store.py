@@ -6,6 +6,7 @@
         part-00003-0001.done                        marker, written last: only marked files exist for readers
         part-00003.journal                          finished work of a shard that is not committed yet
         lineage.json                                what the partition was made from
+    <workspace>/tables/.staging/<table>/            a partition on its way to replace another one whole
 
 A row goes to the shard of its problem. A shard is one or more numbered files, so that later work adds to it without
 rewriting what is there. What is owed is decided by keys (expected minus present), never by counting files: a killed
@@ -166,8 +167,13 @@ class Partition:
 
     def keys(self, shard: int | None = None) -> set[tuple[Any, ...]]:
         """Keys of the committed rows."""
-        table = self.read(self.table.key, shard)
-        return set(zip(*(table[column].to_pylist() for column in self.table.key), strict=True))
+        return {key for keys in self.keys_by_file(shard) for key in keys}
+
+    def keys_by_file(self, shard: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
+        """The same, a file at a time."""
+        for path in self.files(shard):
+            table = _read([path], self.table, self.table.key)
+            yield list(zip(*(table[column].to_pylist() for column in self.table.key), strict=True))
 
     def journal(self, shard: int) -> Journal:
         """The journal of a shard; its rows are not in `read` until they are committed."""
@@ -191,6 +197,19 @@ class Partition:
         for marker in self.folder.glob("part-*.done"):
             marker.unlink()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def take_over(self, staged: Partition) -> None:
+        """Put all of `staged` (see `Workspace.staging`) in place of what is here.
+
+        A crash leaves the old rows, no row and no lineage, or the new rows: never some of them, never both.
+        """
+        self.clear()
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            staged.folder.rename(self.folder)
+            _sync_folder(self.folder.parent)
+        except OSError as error:
+            raise UserError(_cannot_write(self.folder, error)) from None
 
 
 class Writer:
@@ -223,6 +242,12 @@ class Writer:
         self._next[shard] = number + 1
         return len(rows)
 
+    def new(self, shard: int, rows: Sequence[Row]) -> list[Row]:
+        """Those of the rows whose keys are not there."""
+        keys = [tuple(row[column] for column in self.partition.table.key) for row in rows]
+        there = self._there(keys, shard)
+        return [row for row, key in zip(rows, keys, strict=True) if key not in there]
+
     def commit_all(self, rows: Iterable[Row]) -> int:
         """Add rows, each to its own shard."""
         shards: dict[int, list[Row]] = {}
@@ -232,20 +257,46 @@ class Writer:
         return sum(self.commit(shard, part) for shard, part in sorted(shards.items()))
 
     def _check_new(self, keys: Sequence[tuple[Any, ...]], shard: int) -> None:
+        if self._there(keys, shard) or len(set(keys)) < len(keys):
+            raise ValueError(f"table {self.partition.table.name}, shard {shard}: a key is committed twice")
+        self._known[shard] = np.concatenate([self._known[shard], _prints(keys)])
+
+    def _there(self, keys: Sequence[tuple[Any, ...]], shard: int) -> set[tuple[Any, ...]]:
+        """Which of the keys are committed."""
         if shard not in self._known:
             taken = [int(_PART.fullmatch(path.name)[2]) for path in self.partition.files(shard)]  # type: ignore[index]
             self._next[shard] = max(taken, default=-1) + 1
-            self._known[shard] = _prints(self.partition.keys(shard))
-        prints = _prints(keys)
+            found = [_prints(each) for each in self.partition.keys_by_file(shard)]
+            self._known[shard] = np.concatenate([np.empty(0, np.int64), *found])
         # Two keys may share a print; only then is it worth reading them again.
-        met = bool(np.isin(prints, self._known[shard]).any()) and bool(set(keys) & self.partition.keys(shard))
-        if met or len(set(keys)) < len(keys):
-            raise ValueError(f"table {self.partition.table.name}, shard {shard}: a key is committed twice")
-        self._known[shard] = np.concatenate([self._known[shard], prints])
+        if not np.isin(_prints(keys), self._known[shard]).any():
+            return set()
+        wanted = set(keys)
+        return {key for each in self.partition.keys_by_file(shard) for key in each if key in wanted}
 
 
 def _prints(keys: Iterable[tuple[Any, ...]]) -> NDArray[np.int64]:
     return np.fromiter((hash(key) for key in keys), np.int64)
+
+
+class Files:
+    """Committed files of a table as they are at one moment, to be read in pieces.
+
+    What a file's footer says is kept, so that a range of a column that the file does not reach into costs nothing.
+    """
+
+    def __init__(self, paths: Sequence[Path], table: Table) -> None:
+        self._table = table
+        names = [str(path) for path in paths]
+        self._data = pads.dataset(names, schema=table.schema, format="parquet") if names else None
+
+    def read(self, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
+        """Their rows; `where` is a `pyarrow.dataset` expression."""
+        schema = self._table.schema
+        names = list(columns) if columns is not None else schema.names
+        if self._data is None:
+            return pa.schema([schema.field(name) for name in names]).empty_table()
+        return self._data.to_table(columns=names, filter=where)
 
 
 class Workspace:
@@ -284,6 +335,10 @@ class Workspace:
         """A partition of a table, whether or not it has files yet."""
         return Partition(self.root / "tables" / table.name / name, table, self.shards)
 
+    def staging(self, table: Table) -> Partition:
+        """Where rows are written that are to replace `main` all at once; no reader looks there."""
+        return Partition(self.root / "tables" / ".staging" / table.name / MAIN, table, self.shards)
+
     def partitions(self, table: Table) -> list[Partition]:
         """The partitions of a table that exist, by name."""
         folder = self.root / "tables" / table.name
@@ -296,6 +351,10 @@ class Workspace:
     def read(self, table: Table, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
         """Committed rows of a table; `where` is a `pyarrow.dataset` expression."""
         return _read(self.files(table), table, columns, where)
+
+    def shard(self, table: Table, shard: int) -> Files:
+        """The committed files of one shard of a table, over all its partitions."""
+        return Files([path for partition in self.partitions(table) for path in partition.files(shard)], table)
 
     def batches(
         self, table: Table, columns: Sequence[str], shard: int | None = None, where: Any = None, size: int = 1000
@@ -336,9 +395,4 @@ def read_file(path: Path, table: Table, columns: Sequence[str], where: Any = Non
 
 
 def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:
-    names = list(columns) if columns is not None else table.schema.names
-    schema = pa.schema([table.schema.field(name) for name in names])
-    if not files:
-        return schema.empty_table()
-    data = pads.dataset([str(path) for path in files], schema=table.schema, format="parquet")
-    return data.to_table(columns=names, filter=where)
+    return Files(files, table).read(columns, where)

@@ -114,13 +114,13 @@ def plan(
     settings: options.Settings = None,
     as_json: options.Json = False,
     pilot: Annotated[
-        int | None, typer.Option(min=1, help="Roll out so many problems of each domain first, and time it.")
+        int | None, typer.Option(min=1, help="Roll out and complete so many problems of each domain first.")
     ] = None,
 ) -> None:
     """Estimate what rollout and label will cost.
 
-    From the rollouts that are there or from a pilot, whose rollouts are kept. Prints the first prompt of each domain,
-    and counts a judge's votes.
+    From the rollouts that are there or from a pilot, which times the warm engine at rollouts and at completions, and
+    whose rollouts are kept. Prints the first prompt of each domain, and counts a judge's votes.
     """
     import polars
 
@@ -130,10 +130,10 @@ def plan(
 
     loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
     config, label, judge = chain.located(loaded, place), loaded.sections.get("label"), loaded.sections.get("judge")
-    speed = None
+    tried = None
     if pilot is not None:
-        speed = plans.pilot(config, place, loaded.seed, pilot, progress.reporter(as_json))
-    made = plans.make(config, label, place, loaded.seed, speed, judge)  # type: ignore[arg-type]
+        tried = plans.pilot(config, label, place, loaded.seed, pilot, progress.reporter(as_json))  # type: ignore[arg-type]
+    made = plans.make(config, label, place, loaded.seed, tried, judge)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(made.to_json()))
         return

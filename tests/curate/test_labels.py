@@ -58,7 +58,7 @@ def rule_of(found, own_length=False):
         for _, rollout, *_ in found
         for step in range(len(rollout["steps"]) - 1)
     ]
-    factor = allocation.rate(pulls, [1.0] * len(pulls), MEAN * len(pulls), BANK)
+    factor = allocation.rate(pulls, None, MEAN * len(pulls), BANK)
     return rules.Pooled(factor, BANK, siblings)
 
 
@@ -99,6 +99,25 @@ def test_pooled_labels_are_unbiased_in_every_group_that_is_known_at_the_prefix(w
     for label, group in groups.items():
         if len(group) > 30:
             assert abs(in_standard_errors(group)) < 4, (label, len(group))
+
+
+@pytest.mark.parametrize("block", [7, 65_536])
+def test_the_factor_is_that_of_sums_from_the_first_prefix_to_the_last(monkeypatch, block):
+    monkeypatch.setattr(allocation, "_BLOCK", block)
+    draw = random.Random(3)
+    pulls = [draw.uniform(0.01, 0.3) for _ in range(1000)]
+    for costs, goal in (([1.0] * 1000, 2000.0), ([draw.uniform(5, 90) for _ in pulls], 70_000.0)):
+        low, high = 0.0, BANK / min(pulls)
+        for _ in range(60):
+            middle, spent = (low + high) / 2, 0.0
+            for pull, cost in zip(pulls, costs, strict=True):
+                spent += min(middle * pull, BANK) * cost
+            low, high = (low, middle) if spent >= goal else (middle, high)
+        assert allocation.rate(pulls, costs, goal, BANK) == high
+    assert allocation.rate(pulls, None, 2000.0, BANK) == allocation.rate(pulls, [1.0] * 1000, 2000.0, BANK)
+    # More than there is to draw: all of it, and no more.
+    assert allocation.rate(pulls, None, 9000.0, BANK) == BANK / min(pulls)
+    assert allocation.rate([], None, 0.0, BANK) == 0.0
 
 
 def test_standard_errors_are_about_right(world):

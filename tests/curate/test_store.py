@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from curate.schema import REJECTS, STEP_SCORES, TABLES
 from curate.seeds import shard_of
-from curate.store import Journal, Workspace
+from curate.store import Files, Journal, Workspace, Writer
 
 
 def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
@@ -51,6 +52,41 @@ def test_a_key_is_committed_once(workspace):
     with pytest.raises(ValueError, match="twice"):
         partition.commit(1, [score("b", 0), score("b", 0)])
     assert partition.read().num_rows == 1
+
+
+def test_what_is_there_already_is_told_from_what_is_new(workspace):
+    partition = workspace.partition(STEP_SCORES)
+    partition.commit(0, [score("a", 0), score("b", 0)])
+    writer = Writer(partition)
+    assert [row["rollout_id"] for row in writer.new(0, [score("a", 0), score("c", 0), score("b", 0)])] == ["c"]
+    writer.commit(0, [score("c", 0)])
+    assert writer.new(0, [score("c", 0)]) == []
+    # Another shard is another place.
+    assert len(writer.new(1, [score("a", 0)])) == 1
+
+
+def test_staged_rows_take_the_place_of_others_all_at_once(workspace):
+    partition, staged = workspace.partition(STEP_SCORES), workspace.staging(STEP_SCORES)
+    partition.commit(0, [score("a", 0), score("a", 1)])
+    staged.commit(3, [score("b", 0)])
+    assert {row["rollout_id"] for row in workspace.read(STEP_SCORES).to_pylist()} == {"a"}
+    partition.take_over(staged)
+    assert [row["rollout_id"] for row in workspace.read(STEP_SCORES).to_pylist()] == ["b"]
+    assert not staged.files()
+    # Also where nothing was.
+    workspace.staging(REJECTS).folder.mkdir(parents=True)
+    workspace.partition(REJECTS).take_over(workspace.staging(REJECTS))
+    assert workspace.read(REJECTS).num_rows == 0
+
+
+def test_files_stay_what_they_were_when_they_were_opened(workspace):
+    partition = workspace.partition(STEP_SCORES)
+    assert Files(partition.files(), STEP_SCORES).read(["step_index"]).num_rows == 0
+    partition.commit(0, [score("a", 0), score("b", 1)])
+    opened = workspace.shard(STEP_SCORES, 0)
+    partition.commit(0, [score("c", 2)])
+    assert opened.read(["step_index"])["step_index"].to_pylist() == [0, 1]
+    assert opened.read(None, pc.field("rollout_id") > "a").to_pylist() == [score("b", 1)]
 
 
 def test_schema_version_stands_in_the_file_and_unknown_columns_are_a_bug(workspace):

@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from curate import chain, label, labels
+from curate import chain, label, labels, rules
 from curate.cli.app import app
 from curate.engines import worlds
 from curate.errors import UserError
+from curate.families import Families
 from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.stage import Silent
 from curate.store import Workspace
@@ -216,15 +218,20 @@ def test_rollouts_of_another_token_budget_are_noticed(tmp_path, workspace):
     """The martingale check: completions that may go on where rollouts were cut short do not have their mean."""
     path = recipe(tmp_path, problems=120, label={"mode": "exact", "completions": 8})
     run(path, workspace)
-    rollouts = workspace.read(ROLLOUTS).to_pylist()
-    policy = chain.load(path).section("rollout")
-    from curate import generation
+    families = list(Families(chain.load(path).section("label"), workspace).all())
+    cut = [
+        replace(family, rollouts=[row | {"outcome": False} if n % 2 else row for n, row in enumerate(family.rollouts)])
+        for family in families
+    ]
+    assert abs(disagreement(families)) < labels.SUSPICIOUS
+    assert abs(disagreement(cut)) > labels.SUSPICIOUS
+    assert disagreement(families[:8]) is None
 
-    plan = label._plan(chain.load(path).section("label"), workspace, generation.policy_digest(policy), new=True)
-    assert abs(labels.disagreement(rollouts, plan.store)) < labels.SUSPICIOUS
-    cut = [row | {"outcome": False} if number % 2 else row for number, row in enumerate(rollouts)]
-    assert abs(labels.disagreement(cut, plan.store)) > labels.SUSPICIOUS
-    assert labels.disagreement(rollouts[:8], plan.store) is None
+
+def disagreement(families):
+    return labels.Tally(
+        labels.Ruled(family, rules.Exact(8), [], [rules.Exact(8)]) for family in families
+    ).disagreement()
 
 
 def test_failed_requests_leave_their_rollouts_without_labels_until_they_are_asked_again(tmp_path, workspace):

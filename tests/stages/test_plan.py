@@ -86,3 +86,23 @@ def test_a_pilot_is_kept_and_its_estimate_holds(recipe):
     assert spent == pytest.approx(sum(line["label_tokens"] for line in expected.values()), rel=0.25)
     done = json.loads(plan(recipe, "--json"))
     assert sum(line["samples"] for line in done["lines"]) == 0
+
+
+def test_a_pilot_tries_labels_too_and_keeps_none_of_their_completions(recipe):
+    tree = json.loads(recipe.read_text())
+    hard = {"mode": "hard", "completions": 16}
+    recipe.write_text(json.dumps(tree | {"label": hard}))
+    made = json.loads(plan(recipe, "--json", "--pilot", "15"))
+    workspace = Workspace.open(recipe.parent / "w")
+    assert workspace.read(COMPLETIONS).num_rows == 0
+    assert not workspace.staging(COMPLETIONS).folder.exists()
+    assert made["label_tokens_per_second"] > 0
+    rollouts = sum(line["rollout_tokens"] for line in made["lines"])
+    seconds = rollouts / made["tokens_per_second"] + (made["tokens"] - rollouts) / made["label_tokens_per_second"]
+    assert made["hours"] == pytest.approx(seconds / 3600)
+    assert "tokens/s for rollouts and" in plan(recipe, "--pilot", "16")
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout", "label"])
+    drawn = workspace.read(COMPLETIONS)
+    # Far from the 16 that there may be: it stops at the first right one.
+    assert drawn.num_rows == pytest.approx(sum(line["completions"] for line in made["lines"]), rel=0.35)
+    assert sum(drawn["tokens"].to_pylist()) == pytest.approx(made["tokens"] - rollouts, rel=0.35)

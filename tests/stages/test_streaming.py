@@ -1,16 +1,19 @@
-"""What a stage holds does not grow with its table: journals are committed early, pictures come a file at a time."""
+"""What a stage holds does not grow with its table: journals are committed early, pictures come a file at a time.
+
+Problems are labelled a few at a time, and labels take the place of others whole, or not at all.
+"""
 
 import asyncio
 import json
 
 import pytest
 
-from curate import chain, stage
+from curate import chain, families, labels, stage
 from curate.errors import UserError
 from curate.pictures import Pictures
-from curate.schema import IMAGES, PROBLEMS, ROLLOUTS
+from curate.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.stage import Silent, Unit, run_units
-from curate.store import Workspace
+from curate.store import Files, Workspace, Writer
 
 
 def recipe(tmp_path, rows=40):
@@ -102,3 +105,60 @@ def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):
 
     assert chosen(5) < chosen(9) < chosen(None)
     assert [len(chosen(limit)) for limit in (5, 9, 100, None)] == [5, 9, 40, 40]
+
+
+def label_recipe(tmp_path, **label):
+    loaded = recipe(tmp_path)
+    tree = json.loads((tmp_path / "recipe.yaml").read_text()) | {"label": label}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
+    return chain.load(loaded.folder / "recipe.yaml")
+
+
+def rows(workspace, *tables):
+    return [sorted(map(str, workspace.read(table).to_pylist())) for table in tables]
+
+
+@pytest.mark.parametrize("label", [{}, {"budget_tokens": 40_000}, {"mode": "hard", "rollouts": 1}], ids=str)
+def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, monkeypatch, label):
+    whole, pieces = Workspace.open(tmp_path / "a"), Workspace.open(tmp_path / "b")
+    ledgers = chain.run(label_recipe(tmp_path, **label), whole, Silent())
+    # Other files, too: the last bits of the sizes' common factor must not depend on those.
+    monkeypatch.setattr(stage, "JOURNAL_ROWS", 2)
+    monkeypatch.setattr(families, "GROUP", 3)
+    monkeypatch.setattr(labels, "_CHUNK", 5)
+    most, read = 0, Files.read
+
+    def watched(self, columns=None, where=None):
+        nonlocal most
+        found = read(self, columns, where)
+        if "sample_index" in (columns or ()):
+            most = max(most, len(set(found["rollout_id"].to_pylist())))
+        return found
+
+    monkeypatch.setattr(Files, "read", watched)
+    assert chain.run(label_recipe(tmp_path, **label), pieces, Silent()) == ledgers
+    assert 0 < most <= 4  # two problems of two rollouts each
+    assert rows(pieces, ROLLOUTS, COMPLETIONS, STEP_LABELS) == rows(whole, ROLLOUTS, COMPLETIONS, STEP_LABELS)
+
+
+def test_labels_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    workspace = Workspace.open(tmp_path / "w")
+    chain.run(label_recipe(tmp_path, mode="exact", completions=3), workspace, Silent())
+    before = rows(workspace, STEP_LABELS)
+    commit, fewer = Writer.commit, label_recipe(tmp_path, mode="exact", completions=2)
+
+    def dies(self, shard, rows):
+        if shard > 7:
+            raise KeyboardInterrupt
+        return commit(self, shard, rows)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            chain.relabel(fewer, workspace, Silent())
+    assert rows(workspace, STEP_LABELS) == before
+    ledger = chain.relabel(fewer, workspace, Silent())
+    assert (ledger.out, ledger.skipped) == (80, 0)
+    assert set(workspace.read(STEP_LABELS)["m"].to_pylist()) == {0, 2}
+    assert workspace.read(STEP_LABELS).num_rows == len(before[0])
+    assert chain.relabel(fewer, workspace, Silent()).skipped == 80
