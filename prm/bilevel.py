@@ -18,16 +18,21 @@ from prm.batches import Stream
 from prm.config import TrainConfig
 from prm.hypergradient import GradientAverage, RunningDots, direction, gradients
 from prm.meta import Item, MetaSet
+from prm.team import ALONE, Share, Team
 from prm.weights import UpperAdam
 
 Tensor = Any
 
 
 class Objective(Protocol):
-    """Losses of rows by name as (names, losses [n]), and of meta items as losses [n]; each tensor owns its graph."""
+    """Losses of rows by name as (names, losses [n]), and of meta items as losses [n]; each tensor owns its graph.
+
+    How many tensors come depends on the number of rows or items only. `tokens` is what a row costs, for sharing out.
+    """
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]: ...
+    def tokens(self, name: str) -> int: ...
 
 
 @dataclass
@@ -88,8 +93,9 @@ class Bilevel:
         parameters: Sequence[Tensor],
         train: Stream,
         meta: MetaSet | None,
+        team: Team = ALONE,
     ) -> None:
-        self.config, self.objective, self.parameters = config, objective, list(parameters)
+        self.config, self.objective, self.parameters, self.team = config, objective, list(parameters), team
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.upper = UpperAdam(len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema)
@@ -116,9 +122,24 @@ class Bilevel:
 
     def _record(self, step: int, dots: Mapping[str, float | None], meta_loss: float | None) -> Update:
         raw = dict(zip(self.domains, self.upper.raw.tolist(), strict=True))
-        update = Update(self.upper.updates, step, self.weights(), raw, dots, self.tally, meta_loss)
+        update = Update(self.upper.updates, step, self.weights(), raw, dots, self.whole_tally(), meta_loss)
         self.tally = Tally()
         return update
+
+    def whole_tally(self) -> Tally:
+        """The tally of all processes."""
+        if self.team.size == 1:
+            return self.tally
+        mine = [by.get(domain, 0) for by in (self.tally.rows, self.tally.losses) for domain in self.domains]
+        summed, count = self.team.total(mine), len(self.domains)
+        rows = {domain: int(seen) for domain, seen in zip(self.domains, summed[:count], strict=True) if seen}
+        return Tally(
+            rows, {domain: loss for domain, loss in zip(self.domains, summed[count:], strict=True) if domain in rows}
+        )
+
+    def agree(self) -> None:
+        """`prm.distributed.Diverged` unless all processes hold the same state."""
+        self.team.agree(self.done, {f"weight {domain}": w for domain, w in self.weights().items()}, self.parameters)
 
     def step(self) -> Update | None:
         """One lower step, with an upper one where it is due; returns the record of that."""
@@ -131,9 +152,11 @@ class Bilevel:
             dots, meta_loss = self._upper_backward(rows)
         else:
             dots, meta_loss = None, None
-            self._backward([name for names in rows.values() for name in names], rows)
+            joint = [name for names in rows.values() for name in names]
+            self._shared_backward(self.team.share(joint, self._cost), rows)
+            self.team.reduce(self.parameters)
         if self.config.clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            norm = self.team.clip(self.parameters, self.config.clip)
             self.clipped += int(norm > self.config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -153,6 +176,18 @@ class Bilevel:
         by_domain = dict(zip(self.domains, dots, strict=True)) if dots else dict.fromkeys(self.domains)
         return self._record(self.done, by_domain, meta_loss)
 
+    def _cost(self, name: str) -> int:
+        return self.objective.tokens(name)
+
+    def _shared_backward(self, share: Share[str], rows: Mapping[str, Sequence[str]]) -> None:
+        """`_backward` for this process's part of these rows."""
+        for names, counts in share:
+            if counts:
+                self._backward(names, rows)
+            else:
+                for _, losses in self.objective.train_losses(names):
+                    (0.0 * losses.sum()).backward()
+
     def _backward(self, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
         """Add the gradient of the weighted loss of these rows; the divisor is the size of the whole batch."""
         weights, size = self.weights(), sum(len(part) for part in rows.values())
@@ -168,23 +203,27 @@ class Bilevel:
         if self.meta is None:
             raise ValueError("no meta set")
         items, total = self.meta.items(step), 0.0
-        for losses in self.objective.meta_losses(items):
-            loss = losses.sum() / len(items)
-            loss.backward()
-            total += loss.item()
+        for part, counts in self.team.share(items, lambda item: sum(map(self._cost, item))):
+            for losses in self.objective.meta_losses(part):
+                loss = losses.sum() / len(items) * float(counts)
+                loss.backward()
+                total += loss.item()
+        self.team.reduce(self.parameters)
         found = gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
-        return found, total
+        return found, self.team.total([total])[0]
 
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> tuple[list[float] | None, float]:
         """The lower gradient, domain by domain; returns <D, C g_k> (null: skipped for clipping) and the meta loss."""
         meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         towards = direction(
-            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor
+            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor, self.team
         )
         how, weights = self.config.upper.clipped, self.weights()
-        running = RunningDots(self.parameters, towards, keep=how == "correct")
+        running = RunningDots(self.parameters, towards, how == "correct", self.team)
+        shares = self.team.shares(rows, self._cost)
         for domain in self.domains:
-            self._backward(rows[domain], rows)
+            self._shared_backward(shares[domain], rows)
             running.read(weights[domain])
+        self.team.reduce(self.parameters)
         return (running.plain() if how == "ignore" else running.settle(self.config.clip)), meta_loss

@@ -98,6 +98,9 @@ class TrainConfig(Config):
     """Of the forward and backward pass; parameters, moments and the head are always float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    sharding: Literal["none", "full"] = "none"
+    """How several processes (`torchrun -m prm train`) hold the model: `none`, each all of it; `full`, each a part of
+    every trained parameter, its gradient and moments (FSDP2), for a model that does not fit on one device."""
     micro_rows: int = Field(default=16, ge=1)
     """Rollouts in one forward at most; larger batches are summed over several."""
     cache_megabytes: int = Field(default=1024, ge=1)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from prm.team import ALONE, Team, local
+
 Tensor = Any
 Optimiser = Any
 
@@ -28,11 +30,11 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The parameters' gradients as they stand; zeros where there is none."""
-    return [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    """The parameters' gradients as they stand, or the parts of them that are here; zeros where there is none."""
+    return [local(p.grad) if p.grad is not None else torch.zeros_like(local(p)) for p in parameters]
 
 
-def adam_scale(optimiser: Optimiser, floor: float) -> dict[Tensor, Tensor]:
+def adam_scale(optimiser: Optimiser, floor: float, team: Team = ALONE) -> dict[Tensor, Tensor]:
     """d(-update)/d(gradient) of the next AdamW step, elementwise, by its first part and the second moment so far.
 
     Entries that no gradient ever touched (second moment 0) get 0: their scale would be 1 / epsilon. Others are treated
@@ -44,21 +46,26 @@ def adam_scale(optimiser: Optimiser, floor: float) -> dict[Tensor, Tensor]:
         for parameter in group["params"]:
             state = optimiser.state[parameter]
             if "exp_avg_sq" not in state:
-                scales[parameter] = torch.zeros_like(parameter)
+                scales[parameter] = torch.zeros_like(local(parameter))
                 continue
             done = float(state["step"])
-            root = (state["exp_avg_sq"] / (1 - second**done)).sqrt()
-            typical = (root.double().square().sum() / root.count_nonzero().clamp(min=1)).sqrt().to(root.dtype)
+            root = (local(state["exp_avg_sq"]) / (1 - second**done)).sqrt()
+            squares, count = team.across(torch.stack([root.double().square().sum(), root.count_nonzero().double()]))
+            typical = (squares / count.clamp(min=1)).sqrt().to(root.dtype)
             scale = group["lr"] * (1 - first) / (1 - first ** (done + 1))
             scales[parameter] = torch.where(root > 0, scale / (root.clamp(min=floor * typical) + group["eps"]), 0.0)
     return scales
 
 
 def direction(
-    parameters: Sequence[Tensor], meta_gradients: Sequence[Tensor], optimiser: Optimiser, floor: float
+    parameters: Sequence[Tensor],
+    meta_gradients: Sequence[Tensor],
+    optimiser: Optimiser,
+    floor: float,
+    team: Team = ALONE,
 ) -> list[Tensor]:
     """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping."""
-    scales = adam_scale(optimiser, floor)
+    scales = adam_scale(optimiser, floor, team)
     return [scales[p] * v for p, v in zip(parameters, meta_gradients, strict=True)]
 
 
@@ -93,10 +100,12 @@ class RunningDots:
 
     With `keep`, the accumulated gradient after each domain is kept (one copy of the parameters each), so that
     `settle` is exact on a clipped step; without, it returns None there.
+
+    In a team each process reads off its own part of the gradient (or its shard of it), and the readings are summed.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: bool) -> None:
-        self.parameters, self.towards, self.keep = parameters, towards, keep
+    def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: bool, team: Team = ALONE) -> None:
+        self.parameters, self.towards, self.keep, self.team = parameters, towards, keep, team
         self.weights: list[float] = []
         self._sums: list[float] = [0.0]
         self._kept: list[list[Tensor]] = []
@@ -116,21 +125,22 @@ class RunningDots:
 
     def plain(self) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads; the clipping is left out."""
-        return self._increments(self._sums)
+        return self._increments(self.team.total(self._sums))
 
     def settle(self, clip: float | None) -> list[float] | None:
         """<D, C g_k> for each domain, C the derivative of clipping the whole gradient to norm `clip`.
 
-        Call before the gradient is clipped. C x = c x - clip / (||g|| (||g|| + 1e-6)^2) g <g, x>, c = clip / (||g|| +
-        1e-6) (torch's rule). None when it clips and nothing was kept.
+        Call before the gradient is clipped, and when it is that of the whole team. C x = c x - clip / (||g|| (||g|| +
+        1e-6)^2) g <g, x>, c = clip / (||g|| + 1e-6) (torch's rule). None when it clips and nothing was kept.
         """
-        total = gradients(self.parameters)
-        norm = dot(total, total) ** 0.5
+        total, sums = gradients(self.parameters), self.team.total(self._sums)
+        norm = float(self.team.across(torch.tensor(dot(total, total), dtype=torch.float64))) ** 0.5
+        plain = self._increments(sums)
         if clip is None or clip >= norm + 1e-6:
-            return self.plain()
+            return plain
         if not self.keep:
             return None
-        along = self._increments([0.0, *(dot(total, kept) for kept in self._kept)])
+        # <g, g_k> with the whole g; what was kept is this process's part of g_k, so these are parts of it, too.
+        along = self._increments([0.0, *self.team.total([dot(total, kept) for kept in self._kept])])
         shrink, bend = clip / (norm + 1e-6), clip / (norm * (norm + 1e-6) ** 2)
-        towards = self._sums[-1]
-        return [shrink * q - bend * towards * a for q, a in zip(self.plain(), along, strict=True)]
+        return [shrink * q - bend * sums[-1] * a for q, a in zip(plain, along, strict=True)]

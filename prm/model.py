@@ -121,6 +121,12 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         """The same with their names."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
+    def layers(self) -> list[torch.nn.Module]:
+        """The language model's layers: parts that every forward runs as a whole, one after the other."""
+        kinds = set(self._causal[0]._no_split_modules or ())
+        seeing = {part for name in _VISION if hasattr(self.base, name) for part in getattr(self.base, name).modules()}
+        return [part for part in self.base.modules() if type(part).__name__ in kinds and part not in seeing]
+
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.score.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16)  # type: ignore[no-any-return]

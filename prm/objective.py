@@ -40,6 +40,10 @@ class PrmObjective:
     micro_rows: int
     usage: Usage = field(default_factory=Usage)
 
+    def tokens(self, name: str) -> int:
+        """Length of a row."""
+        return len(self.rows[name].ids)
+
     def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], dict[str, Tensor]]]:
         """Items and the step logits of their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
 
