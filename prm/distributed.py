@@ -212,14 +212,13 @@ class Sharded(Replicated):
             parameter.data = parameter.data.to(device)
         mesh = init_device_mesh(torch.device(device).type, (self.size,))
         # Layer by layer from where the model was loaded: it need never fit on the device as a whole.
-        for layer in layers:
-            fully_shard(layer, mesh=mesh, ignored_params=frozen)
-        fully_shard(module, mesh=mesh, ignored_params=frozen)
-        # Sums, not means: losses were divided by the size of the whole batch.
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)
-        # A batch without pictures here and one with pictures there must still be one operation.
-        module.set_reduce_scatter_unused_params(True)
+        for part in [*layers, module]:
+            fully_shard(part, mesh=mesh, ignored_params=frozen)
+            # Sums, not means: losses were divided by the size of the whole batch.
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
+            # A batch without pictures here and one with pictures there must still be one operation.
+            part.set_reduce_scatter_unused_params(True, recurse=False)
 
     def full(self, tensor: Tensor, like: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
