@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
@@ -210,6 +211,8 @@ class Sharded(Replicated):
         frozen = {p for p in module.parameters() if not p.requires_grad}
         for parameter in frozen:
             parameter.data = parameter.data.to(device)
+        # It warns of operations in place on what a forward returns; step logits see none.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         mesh = init_device_mesh(torch.device(device).type, (self.size,))
         # Layer by layer from where the model was loaded: it need never fit on the device as a whole.
         for part in [*layers, module]:
@@ -273,9 +276,11 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[Team]:
             raise
         if not team.leads:
             raise SystemExit(ExitCode.FAILED) from None
+        # Without the place in C++ and the advice that follow.
+        reason = str(error).splitlines()[0].rpartition("] ")[2].split(". ")[0][:200]
         raise StalledError(
-            f"another process ended or hung ({str(error).splitlines()[0][:200]}); what was last saved is kept, and the "
-            "same command goes on from there."
+            f"another process ended or hung ({reason}); what was last saved is kept, and the same command goes on from "
+            "there."
         ) from None
     except (Interrupted, KeyboardInterrupt):
         if team.leads:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from curate import errors
+
+_WORD_SECONDS = 1.0
 
 
 def several() -> bool:
@@ -31,4 +34,7 @@ def guarded(command: Callable[[], object]) -> NoReturn:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
+    if code and os.environ["RANK"] != "0":
+        # The first has the word, and torchrun ends all the others as soon as one has ended.
+        time.sleep(_WORD_SECONDS)
     os._exit(code if isinstance(code, int) else 0)

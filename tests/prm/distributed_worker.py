@@ -174,7 +174,7 @@ def main() -> None:
     from prm.distributed import joined
 
     what, folder = sys.argv[1], Path(sys.argv[2])
-    with joined(timedelta(seconds=5 if what.endswith("hung") else 100)) as team:
+    with joined(timedelta(seconds=3 if what.endswith("hung") else 100)) as team:
         {"equal": equal_runs, "differing": differing}.get(what, lambda team, _: broken(what, team))(team, folder)
 
 

@@ -25,8 +25,8 @@ from prm.team import ALONE, Team
 
 HERE = Path(__file__).parent
 # The sides differ in the order of float64 additions alone: some 1e-16 of a sum, a little more where terms cancel, which
-# 16 steps of Adam carry along and hardly amplify. Measured: below 1e-12.
-TOLERANCE = 1e-10
+# 16 steps of Adam carry along and hardly amplify. Measured with 2, 3 and 5 processes: at most 1e-13.
+TOLERANCE = 1e-12
 
 
 def launch(what: str, folder: Path) -> list[subprocess.Popen]:
@@ -120,9 +120,9 @@ def test_processes_that_differ_are_told_apart(tmp_path):
         assert "the sum of all parameters" in (tmp_path / f"parameters-{rank}").read_text()
 
 
-@pytest.mark.parametrize("what", ["killed", "sharded-killed", "failed", "hung", "sharded-hung"])
+@pytest.mark.parametrize("what", ["killed", "sharded-killed", "failed", "sharded-hung"])
 def test_one_that_is_lost_ends_the_others(tmp_path, what):
-    """In seconds: at once when it died, after the patience (5 s here) when it hangs."""
+    """In seconds: at once when it died, after the patience (3 s here) when it hangs."""
     workers, began = launch(what, tmp_path), time.monotonic()
     if what.endswith("hung"):
         workers[0].wait(40)
