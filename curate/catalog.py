@@ -43,6 +43,7 @@ def ledger(workspace: Workspace) -> pl.DataFrame:
             continue
         book = record["ledger"] or {}
         reasons = (book.get("rejected") or {}) | (book.get("failed") or {})
+        reasons |= {f"masked {reason}": count for reason, count in (book.get("masked") or {}).items()}
         rows.append(
             {
                 "stage": record["stage"],

@@ -30,6 +30,7 @@ from curate.sections import (
     DecontaminateConfig,
     DedupConfig,
     IngestConfig,
+    JudgeConfig,
     LabelConfig,
     RolloutConfig,
     ShardConfig,
@@ -114,18 +115,19 @@ def located(recipe: Recipe, workspace: Workspace) -> RolloutConfig:
     return config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)})
 
 
-def prompt_of(config: RolloutConfig, folder: Path) -> prompts.Template:
+def prompt_of(config: RolloutConfig | JudgeConfig, folder: Path) -> prompts.Template:
     """The section's prompt, read where it is a file; UserError when that is not there or not sound."""
-    name = config.prompt
+    judges = isinstance(config, JudgeConfig)
+    name, key = config.prompt, f"{'judge' if judges else 'rollout'}.prompt"
     if not isinstance(name, str) or not name.endswith(prompts.SUFFIX):
-        return prompts.template(name)
+        return prompts.template(name, prompts.JUDGE_TEMPLATES if judges else prompts.TEMPLATES)
     try:
         text = (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"There is no prompt file {name} beside the recipe; check rollout.prompt.") from None
+        raise UserError(f"There is no prompt file {name} beside the recipe; check {key}.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The prompt file {name} cannot be read ({error}); check rollout.prompt.") from None
-    return prompts.from_file(Path(name).name, text)
+        raise UserError(f"The prompt file {name} cannot be read ({error}); check {key}.") from None
+    return prompts.from_file(Path(name).name, text, judges)
 
 
 def _rollout(context: Context, config: RolloutConfig) -> Ledger:
@@ -165,6 +167,21 @@ def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
     return ledger
 
 
+def _judge(context: Context, config: JudgeConfig) -> Ledger:
+    from curate import judge
+
+    recipe = context.recipe
+    engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    return judge.run(
+        config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)}),
+        context.workspace,
+        recipe.seed,
+        context.reporter,
+        context.engines,
+        judge.STAGE in context.replace,
+    )
+
+
 def _shard(context: Context, config: ShardConfig) -> Ledger:
     from curate import shard
 
@@ -179,6 +196,7 @@ _OWN = {
     "decontaminate": Stage("decontaminate", 14, DecontaminateConfig, _decontaminate),
     "rollout": Stage("rollout", 20, RolloutConfig, _rollout, generates=True),
     "label": Stage("label", 30, LabelConfig, _label, generates=True),
+    "judge": Stage("judge", 35, JudgeConfig, _judge, generates=True),
     "shard": Stage("shard", 40, ShardConfig, _shard),
 }
 
@@ -210,9 +228,9 @@ def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> 
     if base is not None and not base.is_dir():
         raise UserError(f"There is no folder {base}; check --data.")
     recipe = Recipe(name, seed, (base or path.parent).resolve(), sections, path.parent.resolve())
-    if "rollout" in sections:
+    for asking in sections.keys() & {"rollout", "judge"}:
         # Now, and not after an hour of other stages.
-        prompt_of(recipe.section("rollout"), recipe.folder)
+        prompt_of(recipe.section(asking), recipe.folder)
     return recipe
 
 

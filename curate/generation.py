@@ -10,7 +10,7 @@ from curate import prompts, steps
 from curate.answers import extract, grade
 from curate.engines.base import Sample, Sampling
 from curate.engines.models import fingerprint
-from curate.sections import RolloutConfig
+from curate.sections import EngineConfig, JudgeConfig, RolloutConfig
 from curate.seeds import digest
 
 
@@ -42,10 +42,11 @@ def _sight(config: RolloutConfig) -> dict[str, Any]:
 
 
 def _model(config: RolloutConfig) -> str:
+    return str(_replayed(config)["model"]) if config.engine.kind == "replay" else model_of(config.engine)
+
+
+def model_of(engine: EngineConfig) -> str:
     """Which weights, wherever they lie: a folder counts by its content, so that moving it changes nothing."""
-    engine = config.engine
-    if engine.kind == "replay":
-        return str(_replayed(config)["model"])
     named = "folder" if Path(engine.model).is_dir() else engine.model
     return f"{named}@{fingerprint(engine.model, engine.revision)}"
 
@@ -68,8 +69,8 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
     }
 
 
-def sampling(config: RolloutConfig, max_tokens: int) -> Sampling:
-    """The recipe's sampling with this many new tokens."""
+def sampling(config: RolloutConfig | JudgeConfig, max_tokens: int) -> Sampling:
+    """The section's sampling with this many new tokens."""
     given = config.sampling
     return Sampling(given.temperature, given.top_p, given.top_k, max_tokens)
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from curate import judgement
 from curate.errors import UserError
-from curate.schema import IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import IMAGES, JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.seeds import digest
 from curate.store import Workspace, among, write_atomic
 
 if TYPE_CHECKING:
@@ -58,15 +60,21 @@ def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
 
 
 def find(workspace: Workspace, identity: str) -> dict[str, Any]:
-    """`problem`, `image_files`, and `rollouts`, each with its `labels` by step."""
+    """`problem`, `image_files`, and `rollouts`, each with its `labels` by step and its `judgements`."""
     problem_id, rollout_id = _matches(workspace, identity)
     problem: Row = workspace.read(PROBLEMS, where=pc.field("problem_id") == problem_id).to_pylist()[0]
     rollouts: list[Row] = workspace.read(ROLLOUTS, where=pc.field("problem_id") == problem_id).to_pylist()
     labels = workspace.read(STEP_LABELS, where=pc.field("problem_id") == problem_id).to_pylist()
+    judged = workspace.read(JUDGEMENTS, where=pc.field("problem_id") == problem_id).to_pylist()
     chosen = [row for row in rollouts if rollout_id in (None, row["rollout_id"])]
     for row in chosen:
         row["labels"] = sorted(
             (label for label in labels if label["rollout_id"] == row["rollout_id"]), key=lambda x: x["step_index"]
+        )
+        steps = digest(row["steps"])
+        row["judgements"] = sorted(
+            (vote for vote in judged if (vote["rollout_id"], vote["steps_digest"]) == (row["rollout_id"], steps)),
+            key=lambda x: x["sample_index"],
         )
     files = [str(path) for path in _image_files(workspace, problem["image_hashes"])]
     return {"problem": problem, "image_files": files, "rollouts": sorted(chosen, key=lambda x: x["sample_index"])}
@@ -102,11 +110,15 @@ def render(found: dict[str, Any]) -> Group:
         table.add_column("text", ratio=1)
         table.add_column("label", justify="right")
         table.add_column("k/m", justify="right")
+        if rollout["judgements"]:
+            table.add_column("judge", justify="right")
+        said = judgement.majority([vote["first_error"] for vote in rollout["judgements"]], len(rollout["steps"]))
         labels = {label["step_index"]: label for label in rollout["labels"]}
         for index, step in enumerate(rollout["steps"]):
             label = labels.get(index)
             value = "" if label is None or label["value"] is None else f"{label['value']:.2f}"
             counts = "" if label is None or label["m"] is None else f"{label['k']}/{label['m']}"
-            table.add_row(str(index), Text(step.strip()), value, counts)
+            opinion = [{True: "right", False: "wrong", None: ""}[said[index]]] if rollout["judgements"] else []
+            table.add_row(str(index), Text(step.strip()), value, counts, *opinion)
         parts.append(table)
     return Group(*parts)

@@ -37,6 +37,8 @@ class Ledger:
     failed: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
     """Of `out`, how many were there already."""
+    masked: dict[str, int] = field(default_factory=dict)
+    """Step labels that were not lost, but are not trained on, by reason."""
 
     def adds_up(self) -> bool:
         """In = out + rejected + duplicate + failed."""
@@ -53,7 +55,8 @@ class Ledger:
                    for reason, n in sorted(by.items())]  # fmt: skip
         parts = [f"{self.out:,} out", f"{self.duplicate:,} duplicate", *reasons]
         there = f" ({self.skipped:,} were there already)" if self.skipped else ""
-        return f"{self.taken:,} {self.unit} in = " + " + ".join(parts) + there
+        masked = "".join(f"; {n:,} steps masked {reason}" for reason, n in sorted(self.masked.items()))
+        return f"{self.taken:,} {self.unit} in = " + " + ".join(parts) + there + masked
 
 
 def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = "") -> Row:

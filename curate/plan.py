@@ -1,5 +1,7 @@
 """What rollout and label of a recipe are going to cost: requests, tokens, hours and disk, before anything is spent.
 
+Of a judge there are counts of votes alone: how much it writes is not known before it has.
+
 What is known is measured: on the rollouts that are there, or on a pilot, which rolls out the first problems of each
 domain (they are kept, a later run does not generate them again) and times the warm engine. Without either there are
 counts of requests, and tokens at most.
@@ -17,7 +19,7 @@ from typing import Any
 from curate import rollout
 from curate.engines.keeper import Engines, Keeper
 from curate.schema import COMPLETIONS, ROLLOUTS, Row, Table
-from curate.sections import LabelConfig, RolloutConfig
+from curate.sections import JudgeConfig, LabelConfig, RolloutConfig
 from curate.stage import Reporter
 from curate.store import Workspace
 
@@ -60,6 +62,7 @@ class Line:
     prefixes: int | None
     completions: int | None
     label_tokens: int | None
+    votes: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,12 @@ def _generated(workspace: Workspace) -> int:
 
 
 def make(
-    config: RolloutConfig, label: LabelConfig | None, workspace: Workspace, run_seed: int, speed: float | None = None
+    config: RolloutConfig,
+    label: LabelConfig | None,
+    workspace: Workspace,
+    run_seed: int,
+    speed: float | None = None,
+    judge: JudgeConfig | None = None,
 ) -> Plan:
     """The plan from what is in the workspace; `speed` is a pilot's."""
     rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
@@ -140,7 +148,8 @@ def make(
     for group in sorted(samples):
         chains = Chains.of(known[group]) if known[group] else everything
         labelled = label if label is not None and group[0] in label.roles else None
-        lines.append(_line(group, owed[group], samples[group], chains, labelled))
+        votes = _votes(judge, samples[group]) if judge is not None and group[0] in judge.roles and labelled else 0
+        lines.append(_line(group, owed[group], samples[group], chains, labelled, votes))
     made = Plan(
         tuple(lines),
         sum(count for _, count in owed.values()) * config.sampling.max_tokens,
@@ -152,7 +161,13 @@ def make(
     return Plan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 
 
-def _line(group: Group, owed: Sequence[int], samples: int, chains: Chains | None, label: LabelConfig | None) -> Line:
+def _votes(judge: JudgeConfig, chains: int) -> int:
+    return min(chains, judge.limit or chains) * judge.samples
+
+
+def _line(
+    group: Group, owed: Sequence[int], samples: int, chains: Chains | None, label: LabelConfig | None, votes: int
+) -> Line:
     role, domain = group
     requests, missing = owed
     prefixes = completions = label_tokens = None
@@ -164,7 +179,7 @@ def _line(group: Group, owed: Sequence[int], samples: int, chains: Chains | None
         completions = round(prefixes * each)
         label_tokens = round(completions * chains.left / chains.prefixes) if chains.prefixes else 0
     tokens = None if chains is None else round(missing * chains.tokens / chains.count)
-    return Line(domain, role, requests, missing, tokens, prefixes, completions, label_tokens)
+    return Line(domain, role, requests, missing, tokens, prefixes, completions, label_tokens, votes)
 
 
 def _disk(plan: Plan, workspace: Workspace) -> int | None:

@@ -1,18 +1,19 @@
-"""Prompt templates, by name and version: the user turn that asks for a chain of thought. Pure text.
+"""Prompt templates, by name and version: the user turn that asks for a chain of thought, or for a verdict on one.
 
 `structured-five` asks for the five roles of DreamPRM's structured thinking (arXiv 2505.20241, its public README): the
-question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A user's own template
-is the text of a Jinja2 file, see `from_file`.
+question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A judge is asked for
+the first wrong step, as in ProcessBench (arXiv 2412.06559). A user's own template is the text of a Jinja2 file, see
+`from_file`. Pure text.
 """
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from curate.config import did_you_mean
 from curate.errors import UserError
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 # How the name of a user's own template ends, and what its text may use.
 SUFFIX = ".j2"
 VARIABLES = ("question", "choices", "problem")
+# The same of a judge's template.
+JUDGE_VARIABLES = (*VARIABLES, "steps", "solution")
 
 
 @dataclass(frozen=True)
 class Template:
-    """`text` holds `{problem}` once, or is Jinja2 where `jinja` says so; a change of text is a new version, because
-    labels belong to one prompt.
+    """`text` holds `{problem}` once, and a judge's `{solution}`, or is Jinja2 where `jinja` says so; a changed text is
+    a new version, because labels belong to one prompt.
     """
 
     name: str
@@ -64,25 +67,45 @@ TEMPLATES: dict[str, Template] = {
     )
 }
 
+# Paragraphs, from 0, because the steps of a chain mostly have numbers of their own, from 1.
+JUDGE_TEMPLATES: dict[str, Template] = {
+    template.name: template
+    for template in (
+        Template(
+            "first-error",
+            1,
+            "Below are a problem, whose image comes first where it has one, and a solution. The solution is cut into "
+            "paragraphs, which stand in tags and are numbered from 0.\n\n"
+            "[Problem]\n{problem}\n\n[Solution]\n{solution}\n\n"
+            "Check one paragraph after the other: look at the image again, and do each calculation again. A paragraph "
+            "is wrong when it misreads the problem or the image, when something that it states is false, or when it "
+            "does not follow from the paragraphs before it. Stop at the first one that is wrong.\n"
+            "End with the number of that paragraph in \\boxed{}, or with \\boxed{-1} when none is wrong.",
+        ),
+    )
+}
+
 _PLACEHOLDER = re.compile(r"<image\s*\d*>\s*")
+_FIELD = re.compile(r"\{(problem|solution)\}")
 
 
-def template(name: str | Template) -> Template:
+def template(name: str | Template, known: Mapping[str, Template] = TEMPLATES) -> Template:
     """The template of this name, or itself; UserError with the nearest one when there is none."""
     if isinstance(name, Template):
         return name
     try:
-        return TEMPLATES[name]
+        return known[name]
     except KeyError:
-        near = did_you_mean(name, list(TEMPLATES))
+        near = did_you_mean(name, list(known))
         raise UserError(f'There is no prompt template "{name}"{near}; a file of your own ends in {SUFFIX}.') from None
 
 
-def from_file(name: str, text: str) -> Template:
+def from_file(name: str, text: str, judges: bool = False) -> Template:
     """A user's own template, from the text of a Jinja2 file of this name; UserError with the line when it is not sound.
 
     It may use `question`, `choices` (a list, empty where there are none) and `problem`, which is what `problem_text`
-    gives; one of question and problem it must use.
+    gives; one of question and problem it must use. A judge's may use `steps` (a list) and `solution`, which is what
+    `solution_text` gives, and must use one of them.
     """
     from jinja2 import TemplateSyntaxError, meta, nodes
 
@@ -92,14 +115,17 @@ def from_file(name: str, text: str) -> Template:
     except TemplateSyntaxError as error:
         raise UserError(f"The prompt {name} is no Jinja2, line {error.lineno}: {error.message}") from None
     used = meta.find_undeclared_variables(tree)
+    known = JUDGE_VARIABLES if judges else VARIABLES
     for node in tree.find_all(nodes.Name):
-        if node.name in used.difference(VARIABLES, _environment().globals):
-            near = did_you_mean(node.name, VARIABLES)
+        if node.name in used.difference(known, _environment().globals):
+            near = did_you_mean(node.name, known)
             raise UserError(f'The prompt {name}, line {node.lineno}, uses an unknown variable "{node.name}"{near}')
     if not used & {"question", "problem"}:
         raise UserError(
             f"The prompt {name} shows no problem, line 1: use {{{{ problem }}}} or {{{{ question }}}} in it."
         )
+    if judges and not used & {"steps", "solution"}:
+        raise UserError(f"The prompt {name} shows no steps, line 1: use {{{{ solution }}}} or {{{{ steps }}}} in it.")
     return Template(name, digest(text, length=12), text, jinja=True)
 
 
@@ -133,18 +159,35 @@ def problem_text(question: str, choices: Sequence[str]) -> str:
     return "\n".join([text, *(f"({letter}) {choice}" for letter, choice in lettered)])
 
 
+def solution_text(steps: Sequence[str]) -> str:
+    """The steps as paragraphs in tags, numbered from 0."""
+    return "\n".join(f"<paragraph_{place}>\n{step.strip()}\n</paragraph_{place}>" for place, step in enumerate(steps))
+
+
 def render(name: str | Template, question: str, choices: Sequence[str]) -> str:
     """The whole user turn; UserError with the line where a user's own template fails on this problem."""
-    found, problem = template(name), problem_text(question, choices)
+    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
+    return _filled(template(name), values)
+
+
+def render_judge(name: str | Template, question: str, choices: Sequence[str], steps: Sequence[str]) -> str:
+    """The same for a judge, who is shown the steps of a chain."""
+    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
+    shown = {"steps": [step.strip() for step in steps], "solution": solution_text(steps)}
+    return _filled(template(name, JUDGE_TEMPLATES), values | shown)
+
+
+def _filled(found: Template, values: Mapping[str, Any]) -> str:
     if not found.jinja:
-        return found.text.replace("{problem}", problem)
+        # In one pass, so that braces in a problem are left alone.
+        return _FIELD.sub(lambda field: str(values[field[1]]), found.text)
     # A template of the user's runs the user's expressions, which can raise anything.
     try:
-        return _compiled(found.text).render(question=question, choices=list(choices), problem=problem)
+        return _compiled(found.text).render(values)
     except Exception as error:
         raise UserError(
-            f"The prompt {found.name} fails in line {_line_of(error)} ({error}) for a problem with {len(choices)} "
-            f"choices that begins {question[:40]!r}; mend it there."
+            f"The prompt {found.name} fails in line {_line_of(error)} ({error}) for a problem with "
+            f"{len(values['choices'])} choices that begins {values['question'][:40]!r}; mend it there."
         ) from None
 
 

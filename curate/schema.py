@@ -209,6 +209,29 @@ STEP_LABELS = _table(
     version=2,
 )
 
+# Opinions of a language model, one row a vote; never mixed with the step labels.
+JUDGEMENTS = _table(
+    "judgements",
+    {
+        "rollout_id": _text,
+        "problem_id": _text,
+        "sample_index": _count,
+        "steps_digest": _text,
+        "first_error": _count,
+        "verdicts": pa.list_(_flag),
+        "unread": _text,
+        "text": _text,
+        "finish": _text,
+        "prompt_tokens": _count,
+        "tokens": _count,
+        "seed": _count,
+        "policy": _text,
+    },
+    key=("rollout_id", "sample_index"),
+    # An answer that cannot be read says nothing, and `unread` why; else `first_error` is -1 where there is none.
+    optional=("first_error", "verdicts", "unread"),
+)
+
 EXAMPLES = _table(
     "examples",
     {
@@ -225,9 +248,13 @@ EXAMPLES = _table(
         "outcome": _flag,
         "values": pa.list_(pa.float64()),
         "weights": pa.list_(pa.float64()),
+        # The judge's opinion of each step, and why a label has weight 0 though it is there; null where there is none.
+        "verdicts": pa.list_(_flag),
+        "masks": _texts,
     },
     key=("rollout_id",),
     optional=("answer", "outcome"),
+    version=2,
 )
 
 UPDATES = _table(
@@ -274,6 +301,7 @@ TABLES: dict[str, Table] = {
         ROLLOUTS,
         COMPLETIONS,
         STEP_LABELS,
+        JUDGEMENTS,
         EXAMPLES,
         UPDATES,
         STEP_SCORES,

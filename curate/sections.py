@@ -187,6 +187,52 @@ class LabelConfig(Config):
         return self.completions or {"exact": 8, "hard": 16, "legacy": 11}[self.mode]
 
 
+class JudgeSamplingConfig(SamplingConfig):
+    """How a judgement is drawn."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    """0 asks for the judge's one opinion; several votes need more."""
+    max_tokens: int = Field(default=2048, ge=1)
+    """Budget of one judgement in tokens, its reasons included."""
+
+
+class JudgeConfig(Config):
+    """`curate judge`: a language model's opinion of labelled rollouts: which step is the first wrong one."""
+
+    engine: EngineConfig
+    sampling: JudgeSamplingConfig = JudgeSamplingConfig()
+    samples: int = Field(default=1, ge=1, le=256)
+    """Votes per rollout; of several the majority of those that can be read counts, step by step."""
+    prompt: str | InstanceOf[Template] = "first-error"
+    """Name of a judge's template, see `curate.prompts`, or a Jinja2 file of your own (`*.j2`, relative to the recipe)
+    with `question`, `choices`, `problem`, `steps` and `solution`."""
+    roles: tuple[Role, ...] = ("train",)
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many rollouts of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
+    error_budget: float = Field(default=0.02, ge=0, le=1)
+    """Share of requests that may fail before the command exits 1."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise ValueError(f"{self.samples} votes at temperature 0 are all the same; set sampling.temperature, too")
+        if self.engine.kind == "replay":
+            raise ValueError("the engine replay has rollouts and completions, no judgements; name another engine")
+        return self
+
+
+class ConsensusConfig(Config):
+    """Train only on step labels that the judge agrees with (consensus filtering, arXiv 2501.07301)."""
+
+    mask: Literal["steps", "chains"] = "steps"
+    """`steps`: a step has weight 0 where its label and the judge's verdict disagree. `chains`: the published rule; all
+    steps of a chain have, unless both find the first wrong step at the same place, and then the steps behind it."""
+    threshold: float = Field(default=0.0, ge=0, lt=1)
+    """A label above it calls its step right; 0 is the published any-of-N rule."""
+    unjudged: Literal["keep", "mask"] = "keep"
+    """What becomes of a labelled step without a verdict: not judged, no vote that can be read, or votes that tie."""
+
+
 class ShardConfig(Config):
     """`curate shard`: labelled rollouts to domain-tagged training, meta and test examples."""
 
@@ -196,6 +242,14 @@ class ShardConfig(Config):
     harvest: float | None = Field(default=None, gt=0, le=1)
     """Weight of steps out of completions: each completion is one more chain, whose new steps have its own outcome as
     label. Costs no tokens; null leaves completions out."""
+    consensus: ConsensusConfig | None = None
+    """Mask labels of training examples that the judge of `curate judge` disagrees with; null masks none."""
+
+    @model_validator(mode="after")
+    def _completions_are_not_judged(self) -> Self:
+        if self.harvest is not None and self.consensus is not None and self.consensus.unjudged == "mask":
+            raise ValueError("harvest has no effect with consensus.unjudged mask: no judge saw the completions")
+        return self
 
 
 SECTIONS: dict[str, type[Config]] = {
@@ -204,5 +258,6 @@ SECTIONS: dict[str, type[Config]] = {
     "decontaminate": DecontaminateConfig,
     "rollout": RolloutConfig,
     "label": LabelConfig,
+    "judge": JudgeConfig,
     "shard": ShardConfig,
 }

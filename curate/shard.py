@@ -3,12 +3,15 @@
 A training example is a rollout with at least one defined step label, a meta example one with a decided outcome, a test
 example any rollout that has steps. What is left out is counted by reason and listed in `rejects`; `not-labelled` are
 rollouts that the label section leaves out on purpose, or whose completions failed and are still owed.
+
+The judge's verdicts, where there are any, stand beside the labels. Only `shard.consensus` makes use of them: it gives
+labels of training examples that they disagree with weight 0 and a reason.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -17,6 +20,7 @@ from curate import lineage, steps
 from curate.active import dropped
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
+from curate.opinions import Opinions
 from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import ShardConfig
 from curate.stage import Reporter
@@ -36,7 +40,9 @@ def _defined(label: Row | None, last: bool, min_graded: int) -> bool:
     return last or label["mode"] == "pooled" or label["m"] is None or label["m"] >= min_graded
 
 
-def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int) -> Row:
+def _example(
+    rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int, verdicts: Sequence[bool | None]
+) -> Row:
     places = range(len(rollout["steps"]))
     defined = [_defined(labels.get(step), step == places[-1], min_graded) for step in places]
     return {
@@ -53,6 +59,8 @@ def _example(rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: 
         "outcome": rollout["outcome"],
         "values": [labels[step]["value"] if ok else None for step, ok in zip(places, defined, strict=True)],
         "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(places, defined, strict=True)],
+        "verdicts": verdicts,
+        "masks": [None] * len(places),
     }
 
 
@@ -80,18 +88,23 @@ def run(
     problems: dict[str, Row] = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     if not workspace.files(ROLLOUTS):
         raise UserError("The workspace has no rollouts; run `curate rollout` first.")
-    total = Ledger("rollouts")
+    total, opinions = Ledger("rollouts"), Opinions.of(workspace)
     rejected: Counter[str] = Counter()
     reporter.start(STAGE, len(ROLES), "roles")
     for role in ROLES:
-        ledger = _write_role(role, config, workspace, problems)
+        ledger = _write_role(role, config, workspace, problems, opinions)
         total.taken += ledger.taken
         total.out += ledger.out
+        total.masked |= ledger.masked
         rejected.update(ledger.rejected)
         reporter.advance()
     reporter.finish()
     total.rejected = dict(rejected)
     total.check(STAGE)
+    if config.consensus is not None:
+        reporter.note(opinions.summary())
+    elif opinions.changed:
+        reporter.note(f"{opinions.changed} rollouts have other steps than when they were judged: no verdicts for them.")
     workspace.partition(EXAMPLES, HARVEST).clear()
     if config.harvest is not None:
         book = _write_harvest(config.harvest, workspace, max_steps, min_characters)
@@ -136,15 +149,21 @@ def _harvested(example: Row, completion: Row, kept: list[str], new: list[str], w
         "outcome": completion["outcome"],
         "values": [None] * len(kept) + [float(completion["outcome"])] * len(new),
         "weights": [0.0] * len(kept) + [weight] * len(new),
+        "verdicts": [None] * len(kept + new),
+        "masks": [None] * len(kept + new),
     }
 
 
-def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: Mapping[str, Row]) -> Ledger:
+def _write_role(
+    role: str, config: ShardConfig, workspace: Workspace, problems: Mapping[str, Row], opinions: Opinions
+) -> Ledger:
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == role).to_pylist()
     by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)
     for label in workspace.read(STEP_LABELS, where=pc.field("role") == role).to_pylist():
         by_rollout[label["rollout_id"]][label["step_index"]] = label
     rows, rejects, out = [], [], dropped(workspace)
+    # Only the train set's labels are trained on.
+    masking = config.consensus if role == "train" else None
     for rollout in rollouts:
         problem = problems.get(rollout["problem_id"], _GONE | {"problem_id": rollout["problem_id"]})
         labels = by_rollout[rollout["rollout_id"]]
@@ -153,17 +172,23 @@ def _write_role(role: str, config: ShardConfig, workspace: Workspace, problems: 
                 raise RowError("no-problem", "its problem was deleted when its source was ingested again")
             if problem["problem_id"] in out:
                 raise RowError(out[problem["problem_id"]], "its problem was dropped, see the table drops")
-            example = _example(rollout, problem, labels, config.min_graded)
+            example = _example(rollout, problem, labels, config.min_graded, opinions.verdicts(rollout))
             _check(example, bool(labels))
+            if masking is not None:
+                example = opinions.mask(example, masking)
         except RowError as error:
             rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))
         else:
             rows.append(example)
+    if masking is not None:
+        opinions.check()
     lineage.write_rejects(workspace, f"{STAGE}-{role}", rejects)
     rejected = Counter(row["reason"] for row in rejects)
     partition = workspace.partition(EXAMPLES, role)
     partition.clear()
     ledger = Ledger("rollouts", taken=len(rollouts), out=partition.commit_all(rows), rejected=dict(rejected))
+    if masking is not None:
+        ledger.masked = {reason: count for reason, count in opinions.steps.items() if reason is not None}
     record: dict[str, Any] = config.model_dump() | {"role": role}
     lineage.write(partition, STAGE, record, {"rollouts": len(rollouts)}, ledger)
     return ledger

@@ -17,6 +17,7 @@ import torch
 from prm.batches import Stream
 from prm.config import TrainConfig
 from prm.hypergradient import GradientAverage, RunningDots, direction, gradients
+from prm.losses import to_device
 from prm.meta import Item, MetaSet
 from prm.team import ALONE, Share, Team
 from prm.weights import UpperAdam
@@ -42,10 +43,10 @@ class Tally:
     rows: dict[str, int] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
 
-    def add(self, domain: str, losses: Sequence[float]) -> None:
-        """Count these rows."""
-        self.rows[domain] = self.rows.get(domain, 0) + len(losses)
-        self.losses[domain] = self.losses.get(domain, 0.0) + sum(losses)
+    def add(self, domain: str, loss: float) -> None:
+        """Count a row."""
+        self.rows[domain] = self.rows.get(domain, 0) + 1
+        self.losses[domain] = self.losses.get(domain, 0.0) + loss
 
     def mean(self, domain: str) -> float | None:
         """Mean loss of a rollout; null when none was seen."""
@@ -74,12 +75,16 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def build_optimiser(config: TrainConfig, parameters: Sequence[Tensor]) -> Any:
-    """AdamW; weight decay on matrices only."""
+    """AdamW; weight decay on matrices only. On a GPU in one kernel a tensor, in place of a dozen."""
     matrices = [p for p in parameters if p.ndim > 1]
     rest = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.epsilon
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.epsilon,
+        fused=all(p.device.type == "cuda" for p in parameters) or None,
     )
 
 
@@ -101,6 +106,7 @@ class Bilevel:
         self.upper = UpperAdam(len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema)
         self.meta_average = GradientAverage(config.upper.meta_ema)
         self.tally = Tally()
+        self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
 
     def weights(self) -> dict[str, float]:
@@ -111,6 +117,11 @@ class Bilevel:
             mean = sum(self.config.weights[d] for d in self.domains) / len(self.domains)
             return {domain: self.config.weights[domain] / mean for domain in self.domains}
         return dict.fromkeys(self.domains, 1.0)
+
+    @property
+    def fused(self) -> bool:
+        """Whether AdamW runs as one kernel a tensor."""
+        return bool(self.optimiser.defaults["fused"])
 
     def _is_upper(self, step: int) -> bool:
         past = step + 1 - self.config.upper.warmup
@@ -157,9 +168,11 @@ class Bilevel:
             self.team.reduce(self.parameters)
         if self.config.clip is not None:
             norm = self.team.clip(self.parameters, self.config.clip)
-            self.clipped += int(norm > self.config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self._count()
+        if self.config.clip is not None:
+            self.clipped += int(norm > self.config.clip)
         self.done += 1
         if not upper:
             return None
@@ -193,10 +206,20 @@ class Bilevel:
         weights, size = self.weights(), sum(len(part) for part in rows.values())
         domain_of = {name: domain for domain, part in rows.items() for name in part}
         for part, losses in self.objective.train_losses(names):
-            weight = losses.new_tensor([weights[domain_of[name]] for name in part])
-            ((weight * losses).sum() / size).backward()
-            for name, loss in zip(part, losses.tolist(), strict=True):
-                self.tally.add(domain_of[name], [loss])
+            domains = [domain_of[name] for name in part]
+            weight = torch.tensor([weights[domain] for domain in domains], dtype=losses.dtype)
+            ((to_device(weight, losses.device) * losses).sum() / size).backward()
+            # Read only when the step is done: a GPU is not waited for in between.
+            self._losses.append((domains, losses.detach()))
+
+    def _count(self) -> None:
+        if not self._losses:
+            # Others of the team had all of a small batch.
+            return
+        domains = [domain for part, _ in self._losses for domain in part]
+        for domain, loss in zip(domains, torch.cat([losses for _, losses in self._losses]).tolist(), strict=True):
+            self.tally.add(domain, loss)
+        self._losses.clear()
 
     def meta_gradient(self, step: int) -> tuple[list[Tensor], float]:
         """Gradient and value of the meta loss on this step's meta batch; leaves no gradient behind."""
@@ -207,11 +230,11 @@ class Bilevel:
             for losses in self.objective.meta_losses(part):
                 loss = losses.sum() / len(items) * float(counts)
                 loss.backward()
-                total += loss.item()
+                total += loss.detach()
         self.team.reduce(self.parameters)
         found = gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
-        return found, self.team.total([total])[0]
+        return found, self.team.total([float(total)])[0]
 
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> tuple[list[float] | None, float]:
         """The lower gradient, domain by domain; returns <D, C g_k> (null: skipped for clipping) and the meta loss."""
@@ -220,7 +243,8 @@ class Bilevel:
             self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor, self.team
         )
         how, weights = self.config.upper.clipped, self.weights()
-        running = RunningDots(self.parameters, towards, how == "correct", self.team)
+        kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
+        running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.team)
         shares = self.team.shares(rows, self._cost)
         for domain in self.domains:
             self._shared_backward(shares[domain], rows)

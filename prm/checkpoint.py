@@ -103,7 +103,9 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
             local(parameter).copy_(local(part(tensors[f"parameter.{name}"], parameter)))
         if name in header["steps"]:
             moments = {moment: part(tensors[f"{moment}.{name}"], parameter) for moment in _MOMENTS}
-            state.optimiser.state[parameter] = {"step": torch.tensor(header["steps"][name]), **moments}
+            # The fused optimiser wants its counter beside the parameter.
+            step = torch.tensor(header["steps"][name], device=parameter.device if state.fused else "cpu")
+            state.optimiser.state[parameter] = {"step": step, **moments}
     state.meta_average.count = header["meta_gradients"]
     if state.meta_average.count:
         state.meta_average.sums = [

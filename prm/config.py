@@ -96,6 +96,8 @@ class TrainConfig(Config):
     upper: UpperConfig = UpperConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward pass; parameters, moments and the head are always float32."""
+    compile: bool = False
+    """Compile the language model's layers (`torch.compile`): a minute at the start, fewer and larger kernels after."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     sharding: Literal["none", "full"] = "none"

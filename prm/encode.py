@@ -7,9 +7,9 @@ step goes to the front of the next one: the read position is the last token of t
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -28,6 +28,8 @@ from transformers import AutoProcessor  # noqa: E402 - after the mending
 Tensor = Any
 # Outputs of a processor that have one entry a token.
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+# How the names of those begin that hold the pictures themselves.
+_PIXELS = "pixel_values"
 
 
 class HasProblem(Protocol):
@@ -43,17 +45,27 @@ class HasProblem(Protocol):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user turn with its opened assistant turn: ids [T], kinds [T] (1 at image tokens), pixels as the model takes."""
+    """A user turn with its opened assistant turn: ids [T], kinds [T] (1 at image tokens), and its images.
+
+    `shapes` are the small tensors that go with the images (their grids); `load` gives the pixels as the model takes
+    them, which is what costs time and memory: a model that knows an image already does not call it.
+    """
 
     key: tuple[Any, ...]
     ids: Tensor
     kinds: Tensor
-    pixels: Mapping[str, Tensor]
+    shapes: Mapping[str, Tensor]
+    load: Callable[[], Mapping[str, Tensor]]
 
     @property
-    def bytes(self) -> int:
-        """Memory of the pixels."""
-        return sum(int(t.numel() * t.element_size()) for t in self.pixels.values())
+    def images(self) -> tuple[str, ...]:
+        """Hashes of the images, in order."""
+        found: tuple[str, ...] = self.key[2]
+        return found
+
+    def pixels(self) -> dict[str, Tensor]:
+        """All that the model takes for the images."""
+        return {**self.shapes, **self.load()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,10 @@ def open_image(data: bytes, name: str) -> Image.Image:
         raise RowError("image", f"{name} cannot be decoded: {error}") from None
 
 
+def _pixels(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in made.items() if name.startswith(_PIXELS)}
+
+
 def load_processor(model: str, revision: str | None) -> Any:
     """Tokeniser and image processor of a model; UserError when they are not there."""
     try:
@@ -93,25 +109,26 @@ def load_processor(model: str, revision: str | None) -> Any:
         raise UserError(f"The processor of {model} cannot be loaded ({reason}); check `train.model`.") from None
 
 
-class PixelCache:
-    """The most recently used prompts, up to a number of bytes."""
+class Kept:
+    """Tensors by key while there is room, in bytes. What is there stays: examples come round by epochs, and whoever
+    makes room for the newest then finds nothing again.
+    """
 
     def __init__(self, megabytes: int) -> None:
-        self._room, self._used = megabytes * 2**20, 0
-        self._kept: OrderedDict[tuple[Any, ...], Prompt] = OrderedDict()
+        self._room = megabytes * 2**20
+        self._kept: dict[Any, Mapping[str, Tensor]] = {}
 
-    def get(self, key: tuple[Any, ...]) -> Prompt | None:
-        """The prompt of this key, if it is still here."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
-
-    def put(self, prompt: Prompt) -> None:
-        """Keep a prompt; the oldest go when room is short."""
-        self._kept[prompt.key] = prompt
-        self._used += prompt.bytes
-        while self._used > self._room and len(self._kept) > 1:
-            self._used -= self._kept.popitem(last=False)[1].bytes
+    def get(self, key: Any, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """What is kept under this key, else what `make` gives."""
+        found = self._kept.get(key)
+        if found is None:
+            found = make()
+            self._room -= (size := sum(int(t.numel() * t.element_size()) for t in found.values()))
+            if self._room >= 0:
+                self._kept[key] = found
+            else:
+                self._room += size
+        return found
 
 
 class Encoder:
@@ -122,7 +139,8 @@ class Encoder:
     ) -> None:
         self.processor, self.images, self.instruction, self.max_length = processor, images, instruction, max_length
         self._special = [token for token in processor.tokenizer.all_special_tokens if token]
-        self._cache = PixelCache(cache_megabytes)
+        self._prompts: dict[tuple[Any, ...], Prompt] = {}
+        self._pixels = Kept(cache_megabytes)
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a piece of text, nothing added."""
@@ -138,29 +156,37 @@ class Encoder:
         return ids[0]
 
     def prompt(self, problem: HasProblem) -> Prompt:
-        """The encoded user turn; the image processor runs once while it stays in the cache."""
+        """The encoded user turn, worked out once; its pixels are kept while there is room."""
         key = (problem.question, tuple(problem.choices), tuple(problem.image_hashes))
-        found = self._cache.get(key)
-        if found is None:
-            found = self._prompt(problem, key)
-            self._cache.put(found)
-        return found
+        if key not in self._prompts:
+            self._prompts[key] = self._prompt(problem, key)
+        return self._prompts[key]
 
     def _prompt(self, problem: HasProblem, key: tuple[Any, ...]) -> Prompt:
-        missing = [name for name in problem.image_hashes if name not in self.images]
-        if missing:
-            raise RowError("image", f"image {missing[0]} is not in the workspace")
-        pictures = [open_image(self.images[name], name) for name in problem.image_hashes]
         text = f"{self.instruction}\n{problem_text(problem.question, problem.choices)}"
         self._refuse_special(text)
+        made = self._process(text, key[2])
+        ids = made["input_ids"][0]
+        kinds = made["mm_token_type_ids"][0] if "mm_token_type_ids" in made else torch.zeros_like(ids)
+        images = {name: value for name, value in made.items() if name not in _PER_TOKEN}
+        shapes = {name: value for name, value in images.items() if not name.startswith(_PIXELS)}
+        self._pixels.get(key[2], lambda: _pixels(images))
+        # The pictures do not depend on the text, so problems that show the same share what is kept of them.
+        load = partial(self._pixels.get, key[2], lambda: _pixels(self._process(text, key[2])))
+        return Prompt(key, ids, kinds, shapes, load)
+
+    def _process(self, text: str, images: Sequence[str]) -> Mapping[str, Tensor]:
+        missing = [name for name in images if name not in self.images]
+        if missing:
+            raise RowError("image", f"image {missing[0]} is not in the workspace")
+        pictures = [open_image(self.images[name], name) for name in images]
         content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
         chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        made = self.processor(text=[chat], images=pictures or None, return_tensors="pt", return_mm_token_type_ids=True)
-        ids = made["input_ids"][0]
-        kinds = made["mm_token_type_ids"][0] if "mm_token_type_ids" in made else torch.zeros_like(ids)
-        pixels = {name: value for name, value in made.items() if name not in _PER_TOKEN}
-        return Prompt(key, ids, kinds, pixels)
+        made: Mapping[str, Tensor] = self.processor(
+            text=[chat], images=pictures or None, return_tensors="pt", return_mm_token_type_ids=True
+        )
+        return made
 
     def _refuse_special(self, text: str) -> None:
         # Written out in a text they would become control tokens: another turn, another image.

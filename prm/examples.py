@@ -17,7 +17,9 @@ from curate.store import Workspace, among
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled rollout. `values` and `weights` have one entry a step; a value is null where undefined."""
+    """One labelled rollout. `values` and `weights` have one entry a step; a value is null where undefined, a weight 0
+    where a second opinion disagrees (`curate.consensus`).
+    """
 
     rollout_id: str
     problem_id: str

@@ -13,6 +13,7 @@ Upper level, averaged over the items of the meta batch (`prm.meta`), A being the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,25 +34,49 @@ def _bce(logits: Tensor, values: Tensor) -> Tensor:
 STEP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": _mse, "bce": _bce}
 
 
-def rollout_loss(
-    name: str,
-    logits: Tensor,
-    reads: Sequence[int | None],
-    values: Sequence[float | None],
-    weights: Sequence[float],
-) -> Tensor:
-    """Sum of weighted step losses of one rollout, a scalar.
+@dataclass(frozen=True)
+class Targets:
+    """What the read steps of several rollouts are trained towards, one entry a logit, rollout by rollout.
 
-    `logits` [read steps] belong to the steps whose `reads` is not null, in order. A step without label is masked.
+    `owners` [N] int64 is each step's rollout by its place, `labels` [N] in [0, 1], `weights` [N]; a step without label
+    has weight 0.
     """
-    read = [index for index, position in enumerate(reads) if position is not None]
-    labels = [values[index] for index in read]
-    keep = [place for place, label in enumerate(labels) if label is not None]
-    if not keep:
-        return logits.sum() * 0.0
-    target = logits.new_tensor([labels[place] for place in keep])
-    weight = logits.new_tensor([weights[read[place]] for place in keep])
-    return (weight * STEP_LOSSES[name](logits[keep], target)).sum()
+
+    owners: Tensor
+    labels: Tensor
+    weights: Tensor
+    rollouts: int
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Sequence[int | None], Sequence[float | None], Sequence[float]]]) -> Targets:
+        """From (reads, values, weights) of each rollout, one entry a step; a step with null `reads` has no logit."""
+        owners, labels, weights = [], [], []
+        for place, row in enumerate(rows):
+            for read, value, weight in zip(*row, strict=True):
+                if read is not None:
+                    owners.append(place)
+                    labels.append(0.5 if value is None else value)
+                    weights.append(0.0 if value is None else weight)
+        return cls(torch.tensor(owners), torch.tensor(labels).double(), torch.tensor(weights).double(), len(rows))
+
+    def to(self, logits: Tensor) -> Targets:
+        """The same where the logits are, and as precise."""
+        owners = to_device(self.owners, logits.device)
+        labels, weights = (to_device(part.to(logits.dtype), logits.device) for part in (self.labels, self.weights))
+        return Targets(owners, labels, weights, self.rollouts)
+
+
+def to_device(values: Tensor, device: Any) -> Tensor:
+    """`values` on the device; a GPU that is busy is not waited for."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def rollout_losses(name: str, logits: Tensor, targets: Targets) -> Tensor:
+    """Sum of weighted step losses of each rollout, [rollouts]; `logits` [N] and `targets` are of the same steps."""
+    losses = targets.weights * STEP_LOSSES[name](logits, targets.labels)
+    return losses.new_zeros(targets.rollouts).index_add(0, targets.owners, losses)
 
 
 def outcome_loss(score_logit: Tensor, outcome: bool) -> Tensor:

@@ -7,8 +7,9 @@ that the score starts as the model's own odds of "right" against "wrong"; `scala
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
-from prm.encode import Encoded, Prompt
+from prm.encode import Encoded, Kept, Prompt
+from prm.losses import to_device
 
 mend()
 
@@ -30,6 +32,8 @@ HEAD_FILE = "prm_head.safetensors"
 # Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
 _MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
 _VISION = ("visual", "vision_tower", "vision_model")
+# Prompts whose rotary positions are kept: 24 bytes a token.
+_PLACES = 4096
 
 
 def _attend_in_float32(
@@ -69,8 +73,8 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         self.score = torch.nn.Linear(hidden, 1, bias=False)
         self.merged = causal.config.model_type in _MERGED_INPUT
         self.precision = torch.float32
-        self._features: dict[tuple[Any, ...], Tensor] = {}
-        self._room = cache_megabytes * 2**20
+        self._features = Kept(cache_megabytes)
+        self._places: dict[tuple[Any, ...], Tensor] = {}
         self.vision_frozen = freeze_vision
         if freeze_vision:
             for name in _VISION:
@@ -113,6 +117,11 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         if self.precision == torch.bfloat16 and on_cpu:
             self.base.set_attn_implementation("sdpa_float32")
 
+    def use_compile(self) -> None:
+        """Compile each layer of the language model; all have one shape, so that it is done once."""
+        for layer in self.base.language_model.layers:
+            layer.compile(dynamic=True)
+
     def trained(self) -> list[Tensor]:
         """Parameters that training moves, in a fixed order."""
         return [p for _, p in self.trained_names()]
@@ -131,43 +140,48 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         device = self.score.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16)  # type: ignore[no-any-return]
 
-    def _image_features(self, prompt: Prompt) -> Tensor:
+    def _image_features(self, pixels: Mapping[str, Tensor]) -> Tensor:
         device = self.score.weight.device
-        pixels = {name: value.to(device) for name, value in prompt.pixels.items()}
-        found = self.base.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"], return_dict=True)
+        values, grids = to_device(pixels["pixel_values"], device), to_device(pixels["image_grid_thw"], device)
+        found = self.base.get_image_features(values, grids, return_dict=True)
         return torch.cat(list(found.pooler_output))
 
     def _frozen_features(self, prompt: Prompt) -> Tensor:
         """Image tokens of a prompt under the frozen vision tower, [tokens, hidden]; kept while there is room."""
-        images = prompt.key[2]
-        if images not in self._features:
-            with torch.no_grad():
-                features = self._image_features(prompt)
-            self._features[images] = features
-            size = features.numel() * features.element_size()
-            while len(self._features) > 1 and len(self._features) * size > self._room:
-                del self._features[next(iter(self._features))]
-        return self._features[images]
+        return self._features.get(prompt.images, partial(self._look, prompt))["features"]
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def _look(self, prompt: Prompt) -> dict[str, Tensor]:
+        return {"features": self._image_features(prompt.pixels()).to(self.precision)}
 
     def _positions(self, encoded: Encoded, prompt: Prompt) -> Tensor:
-        """Multimodal rotary positions [3, 1, T] of one unpadded example."""
-        if not prompt.pixels:
+        """Multimodal rotary positions [3, 1, T] of one unpadded example.
+
+        Those of the prompt are worked out once: what follows it is text, whose positions count on from the largest.
+        """
+        if not prompt.images:
             return torch.arange(len(encoded.ids)).expand(3, 1, -1)
-        positions, _ = self.base.get_rope_index(
-            encoded.ids[None], encoded.kinds[None], image_grid_thw=prompt.pixels["image_grid_thw"]
-        )
-        return positions
+        known = self._places.get(prompt.key)
+        if known is None:
+            known, _ = self.base.get_rope_index(
+                prompt.ids[None], prompt.kinds[None], image_grid_thw=prompt.shapes["image_grid_thw"]
+            )
+            if len(self._places) >= _PLACES:
+                del self._places[next(iter(self._places))]
+            self._places[prompt.key] = known
+        after = known.max() + 1 + torch.arange(len(encoded.ids) - known.shape[-1])
+        return torch.cat([known, after.expand(3, 1, -1)], dim=-1)
 
     def hidden(self, batch: Sequence[Encoded], prompts: Sequence[Prompt]) -> Tensor:
         """Last hidden states [rows, longest, hidden] of a batch, padded on the right."""
         width, device = max(len(row.ids) for row in batch), self.score.weight.device
         # The padding token does not matter: no read position sees what comes after it.
-        ids = torch.stack([_pad(row.ids, width) for row in batch]).to(device)
+        ids = to_device(torch.stack([_pad(row.ids, width) for row in batch]), device)
         if self.merged:
             positions = torch.cat(
                 [_pad(self._positions(r, p), width) for r, p in zip(batch, prompts, strict=True)], dim=1
             )
-            return self._merged_hidden(ids, positions.to(device), prompts)
+            return self._merged_hidden(ids, to_device(positions, device), prompts)
         mask = torch.stack([_pad(torch.ones_like(row.ids), width) for row in batch]).to(device)
         pixels = _joined(prompts)
         if any(row.kinds.any() for row in batch):
@@ -177,28 +191,34 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
 
     def _merged_hidden(self, ids: Tensor, positions: Tensor, prompts: Sequence[Prompt]) -> Tensor:
         embeds = self.base.get_input_embeddings()(ids)
-        shown = [prompt for prompt in prompts if prompt.pixels]
+        shown = [prompt for prompt in prompts if prompt.images]
         if shown and self.vision_frozen:
             features = torch.cat([self._frozen_features(prompt) for prompt in shown])
         elif shown:
-            joint = Prompt((), ids, ids, _joined(shown))
-            features = self._image_features(joint)
+            features = self._image_features(_joined(shown))
         if shown:
             at = (ids == self.base.config.image_token_id)[..., None].expand_as(embeds)
             embeds = embeds.masked_scatter(at, features.to(embeds.dtype))
+        if self.precision == torch.bfloat16:
+            # The sum over the layers is then kept in bf16 too, as the model was trained: half the memory traffic.
+            embeds = embeds.to(torch.bfloat16)
         # Right padding under a causal mask needs no mask of its own, and attention without one is faster.
         return self.base(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
 
-    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
-        """Step logits of each example, [read steps]; float32, or float64 when the parameters are."""
+    def logits(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Tensor:
+        """Step logits of all examples one after the other, [read steps]; float32, or float64 like the parameters."""
         prompts = [prompt_of(row.example) for row in batch]
         with self._autocast():
             hidden = self.hidden(batch, prompts)
-        reads = [[read for read in row.reads if read is not None] for row in batch]
-        rows = torch.tensor([place for place, at in enumerate(reads) for _ in at], device=hidden.device)
-        columns = torch.tensor([read for at in reads for read in at], device=hidden.device)
-        picked = hidden[rows, columns].to(self.score.weight.dtype)
-        return list(torch.split(self.score(picked)[:, 0], [len(at) for at in reads]))
+        width = hidden.shape[1]
+        flat = [place * width + read for place, row in enumerate(batch) for read in row.reads if read is not None]
+        picked = hidden.flatten(0, 1)[to_device(torch.tensor(flat), hidden.device)]
+        return self.score(picked.to(self.score.weight.dtype))[:, 0]
+
+    def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
+        """The same, example by example."""
+        counts = [sum(read is not None for read in row.reads) for row in batch]
+        return list(torch.split(self.logits(batch, prompt_of), counts))
 
 
 def _pad(values: Tensor, width: int) -> Tensor:
@@ -208,5 +228,5 @@ def _pad(values: Tensor, width: int) -> Tensor:
 
 def _joined(prompts: Sequence[Prompt]) -> dict[str, Tensor]:
     """Pixels of several prompts, one after the other."""
-    names = sorted({name for prompt in prompts for name in prompt.pixels})
-    return {name: torch.cat([p.pixels[name] for p in prompts if name in p.pixels]) for name in names}
+    each = [prompt.pixels() for prompt in prompts if prompt.images]
+    return {name: torch.cat([pixels[name] for pixels in each]) for name in sorted({n for p in each for n in p})}

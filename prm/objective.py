@@ -10,7 +10,7 @@ import torch
 
 from prm.aggregate import Aggregation
 from prm.encode import Encoded, Encoder
-from prm.losses import outcome_loss, pair_loss, rollout_loss
+from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import Item
 from prm.model import Prm
 
@@ -44,8 +44,8 @@ class PrmObjective:
         """Length of a row."""
         return len(self.rows[name].ids)
 
-    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], dict[str, Tensor]]]:
-        """Items and the step logits of their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
+    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], list[str]]]:
+        """Items and their rollouts, at most `micro_rows` rollouts a forward; an item is never split.
 
         Where there are several forwards, items of like lengths go together.
         """
@@ -54,26 +54,30 @@ class PrmObjective:
             items = sorted(items, key=lambda item: max(len(self.rows[name].ids) for name in item))
         for start in range(0, len(items), size):
             part = list(items[start : start + size])
-            names = [name for item in part for name in item]
-            batch = [self.rows[name] for name in names]
-            self.usage.forwards += 1
-            self.usage.tokens += sum(len(row.ids) for row in batch)
-            self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
-            yield part, dict(zip(names, self.prm(batch, self.encoder.prompt), strict=True))
+            yield part, [name for item in part for name in item]
+
+    def _count(self, batch: Sequence[Encoded]) -> None:
+        self.usage.forwards += 1
+        self.usage.tokens += sum(len(row.ids) for row in batch)
+        self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
         """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
-        for part, logits in self._chunks([(name,) for name in names]):
-            losses = []
-            for (name,) in part:
-                row = self.rows[name]
-                losses.append(rollout_loss(self.loss, logits[name], row.reads, row.example.values, row.example.weights))
-                self.usage.steps += sum(value is not None for value in row.example.values)
-            yield [name for (name,) in part], torch.stack(losses)
+        for _, part in self._chunks([(name,) for name in names]):
+            batch = [self.rows[name] for name in part]
+            self._count(batch)
+            self.usage.steps += sum(value is not None for row in batch for value in row.example.values)
+            # Through the module's call, where sharded parameters are gathered.
+            logits = torch.cat(self.prm(batch, self.encoder.prompt))
+            targets = Targets.of([(row.reads, row.example.values, row.example.weights) for row in batch])
+            yield part, rollout_losses(self.loss, logits, targets.to(logits))
 
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
         """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""
-        for part, logits in self._chunks(items):
+        for part, names in self._chunks(items):
+            batch = [self.rows[name] for name in names]
+            self._count(batch)
+            logits = dict(zip(names, self.prm(batch, self.encoder.prompt), strict=True))
             yield torch.stack([self._meta_loss(item, logits) for item in part])
 
     def _meta_loss(self, item: Item, logits: Mapping[str, Tensor]) -> Tensor:

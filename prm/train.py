@@ -268,6 +268,8 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
     prm.start_head(config.head, right, wrong, seed)
     team.place(prm, team.device(_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
+    if config.compile:
+        prm.use_compile()
     outcomes, meta = meta_set(data, config, seed, null_control) if config.mode == "domain" else ({}, None)
     objective = PrmObjective(
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "vllm", "transformers", "datasets", "ray"}
 STANDARD = set(sys.stdlib_module_names)
 LEAVES = ("schema", "errors", "seeds")
-STAGES = ("ingest", "overlap", "rollout", "imports", "label", "shard")
+STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
     "schema", "errors", "seeds", "config", "sections", "source_sections", "store", "lineage", "catalog", "stage",

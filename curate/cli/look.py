@@ -50,7 +50,7 @@ def sql(
 ) -> None:
     """Ask the tables with SQL.
 
-    They are problems, images, rejects, rollouts, completions, step_labels, examples, ..., ledger.
+    They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger.
     """
     from curate import catalog
     from curate.store import Workspace
@@ -119,7 +119,8 @@ def plan(
 ) -> None:
     """Estimate what rollout and label will cost.
 
-    From the rollouts that are there or from a pilot, whose rollouts are kept. Prints the first prompt of each domain.
+    From the rollouts that are there or from a pilot, whose rollouts are kept. Prints the first prompt of each domain,
+    and counts a judge's votes.
     """
     import polars
 
@@ -128,11 +129,11 @@ def plan(
     from curate.store import Workspace
 
     loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
-    config, label = chain.located(loaded, place), loaded.sections.get("label")
+    config, label, judge = chain.located(loaded, place), loaded.sections.get("label"), loaded.sections.get("judge")
     speed = None
     if pilot is not None:
         speed = plans.pilot(config, place, loaded.seed, pilot, progress.reporter(as_json))
-    made = plans.make(config, label, place, loaded.seed, speed)  # type: ignore[arg-type]
+    made = plans.make(config, label, place, loaded.seed, speed, judge)  # type: ignore[arg-type]
     if as_json:
         typer.echo(json.dumps(made.to_json()))
         return

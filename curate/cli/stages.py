@@ -231,6 +231,21 @@ def relabel(
     typer.echo(json.dumps({"relabel": vars(ledger)}) if as_json else f"relabel: {ledger.line()}")
 
 
+def judge(
+    recipe: options.Recipe,
+    workspace: options.Workspace = options.WORKSPACE,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+    replace: options.Replace = False,
+) -> None:
+    """Ask a language model for wrong steps.
+
+    A second opinion on labelled rollouts, by the recipe's judge section: which step is the first wrong one.
+    `shard.consensus` takes labels out of training that it disagrees with.
+    """
+    _run(recipe, workspace, settings, as_json, ["judge"], ["judge"] if replace else ())
+
+
 def shard(
     recipe: options.Recipe,
     workspace: options.Workspace = options.WORKSPACE,
@@ -261,6 +276,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "rollout": rollout,
     "label": label,
     "relabel": relabel,
+    "judge": judge,
     "shard": shard,
     "run": run,
 }

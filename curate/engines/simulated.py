@@ -1,11 +1,14 @@
 """An engine without a model, whose every step value is known exactly: the known truth that estimators are tested on.
 
 What it says is drawn from a `World` of `curate.engines.worlds`. Tokens are UTF-8 bytes, so prefixes continue exactly.
+A prompt that shows a simulated chain in numbered paragraphs asks it to judge, which it does with known error rates.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,11 +17,14 @@ from curate import seeds
 from curate.config import Config, did_you_mean, validate
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.detokenize import join_bytes
-from curate.engines.worlds import World, world
+from curate.engines.worlds import World, sound, world
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
 VERSION = "2"
+# Draws a text and its log-probability, where it has one.
+Speaker = Callable[[random.Random], tuple[str, float | None]]
+_SHOWN = re.compile(r"<paragraph_\d+>\n(.*?)\n</paragraph_\d+>", re.DOTALL)
 
 
 class Faults(Config):
@@ -42,6 +48,12 @@ class Faults(Config):
     """Share of samples that are cut short and end in "length"."""
     dies_after: int | None = None
     """The engine dies at the request after so many; those under way die with it. A new one starts counting afresh."""
+    false_alarm: float = 0.0
+    """As a judge: chance that it takes a right step for wrong."""
+    miss: float = 0.0
+    """As a judge: chance that it takes a wrong step for right."""
+    unreadable: float = 0.0
+    """As a judge: share of answers that come to no verdict."""
     latency: float = 0.0
     """Mean seconds that a request takes; between a half and one and a half of it, so that answers change places."""
 
@@ -88,10 +100,32 @@ class SimulatedEngine:
             raise EngineDead("the simulated engine died")
         if self._hits("reject", self._faults.reject_rate, request):
             raise RequestRejected("simulated refusal")
+        prefix, say = self._prefix(request), self._speaker(request)
+        broken = self._hits("error", self._faults.error_rate, request)
+        return [self._sample(request, say, prefix, request.seed + index, broken) for index in range(request.n)]
+
+    def _speaker(self, request: Request) -> Speaker:
+        """A judge of the chain that the prompt shows; the prompt's world where it shows none."""
+        if shown := _SHOWN.findall(request.prompt):
+            right = [sound(step, request.prompt) for step in shown]
+            return lambda rng: (self._judged(right, rng), None)
         prefix, chains = self._prefix(request), self.world(request.prompt)
         chains.read(prefix)
-        broken = self._hits("error", self._faults.error_rate, request)
-        return [self._sample(request, chains, prefix, request.seed + index, broken) for index in range(request.n)]
+        return lambda rng: chains.continue_(prefix, rng)
+
+    def _judged(self, right: Sequence[bool], rng: random.Random) -> str:
+        """A judge's answer: the first step that it takes for wrong, each on its own, by the error rates."""
+        lines = []
+        unreadable = rng.random() < self._faults.unreadable
+        for place, ok in enumerate(right):
+            wrong = rng.random() < (self._faults.false_alarm if ok else 1 - self._faults.miss)
+            lines.append(f"Paragraph {place} is {'wrong' if wrong else 'right'}.")
+            if wrong:
+                break
+        else:
+            place = -1
+        lines.append("I cannot tell." if unreadable else f"\\boxed{{{place}}}")
+        return "\n".join(lines)
 
     def world(self, prompt: str) -> World:
         """The world of a prompt, with this engine's settings."""
@@ -119,12 +153,12 @@ class SimulatedEngine:
         except TimeoutError:
             return
 
-    def _sample(self, request: Request, chains: World, prefix: str, seed: int, broken: bool) -> Sample:
+    def _sample(self, request: Request, say: Speaker, prefix: str, seed: int, broken: bool) -> Sample:
         prompt_tokens = len(request.prompt.encode()) + len(prefix.encode())
         if broken:
             return Sample("", (), (), "error", None, prompt_tokens, "simulated error")
         rng = seeds.rng("chain", seed, request.prompt, prefix)
-        text, logprob = chains.continue_(prefix, rng)
+        text, logprob = say(rng)
         data, finish = text.encode(), "stop"
         limit = request.sampling.max_tokens
         if data and rng.random() < self._faults.truncation_rate:

@@ -40,6 +40,18 @@ def gold_of(prompt: str) -> str:
     return marked[1].strip() if marked else str(seeds.rng("gold", prompt).randrange(100))
 
 
+def sound(step: str, prompt: str) -> bool:
+    """Whether a step is right by its own words: good, or with an even chance at least; if it says an answer, whether
+    that is the one of the prompt's mark, where it has one. RequestRejected when it is no step of a world.
+    """
+    found, marked = _STEP.search(step), _GOLD.search(prompt)
+    if found is None:
+        raise RequestRejected("a step is none of a simulated chain")
+    if found[4] is not None and marked is not None:
+        return found[4] == marked[1].strip()
+    return found[2] == "good" if found[2] else float(found[3]) >= 0.5
+
+
 def _length(rng: random.Random, steps: int | None) -> int:
     """Steps of a problem's chains: as set, else 3 + Poisson(3), at most `MOST_STEPS`."""
     if steps is not None:

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import picture, save_tiny_model
 
+from curate import judgement, prompts
 from curate.config import validate
 from curate.engines import build, simulated, torch_companions, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
@@ -267,6 +268,32 @@ def test_simulated_values_are_the_frequencies_of_right_answers(name: str) -> Non
         assert abs(share - value) <= 4 * (max(value * (1 - value), 1e-3) / m) ** 0.5, prefix
     said = "".join(chain)
     assert world.value_of(said) == float("answer is 12." in said)
+
+
+def judge_prompt(*steps: str) -> str:
+    return prompts.render_judge("first-error", "Which? [gold=7]", [], steps)
+
+
+def test_a_simulated_judge_errs_at_the_rates_that_are_set() -> None:
+    """Known truth: the first wrong step is where it says it is, but for the errors that each step's rate gives it."""
+    prompt = judge_prompt("Step 1: The chance is 0.700000.", "Step 2: The reasoning is flawed.", "Step 3: no matter")
+    exact = served(SIMULATED, ask(judge_prompt("Step 1: The chance is 0.700000.", "Step 2: The reasoning is flawed.")))
+    assert {judgement.read(sample.text, 2).first_error for sample in exact[0]} == {1}
+    with pytest.raises(RequestRejected, match="none of a simulated chain"):
+        raise served(SIMULATED, ask(prompt))[0]
+    good = judge_prompt("Step 1: The reasoning is good.", "Step 2: The reasoning is dead, so the answer is 7.\n")
+    config, n = with_faults(false_alarm=0.2, miss=0.3, unreadable=0.1), 4000
+    bad = judge_prompt("Step 1: The reasoning is good.", "Step 2: The reasoning is good, so the answer is 8.\n")
+    said = [
+        [judgement.read(sample.text, 2).first_error for sample in samples]
+        for samples in served(config, ask(good, n=n), ask(bad, n=n, seed=2**20))
+    ]
+    for found, expected in zip(
+        said, ({0: 0.2, 1: 0.8 * 0.2, -1: 0.64}, {0: 0.2, 1: 0.8 * 0.7, -1: 0.8 * 0.3}), strict=True
+    ):
+        for answer, share in (expected | {None: 1 / 9}).items():
+            share *= 0.9
+            assert abs(found.count(answer) / n - share) < 4 * (share * (1 - share) / n) ** 0.5
 
 
 @pytest.mark.parametrize("name", sorted(worlds.WORLDS))

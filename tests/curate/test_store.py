@@ -165,6 +165,6 @@ def test_clear_leaves_nothing(workspace):
 def test_a_workspace_of_another_version_is_refused(tmp_path):
     Workspace.open(tmp_path)
     manifest = tmp_path / "workspace.json"
-    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace('"version": 4', '"version": 1'))
     with pytest.raises(UserError, match="tables of version 1"):
         Workspace.open(tmp_path)

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of rollout and label, then the same command again: the same rows as without a kill.
+"""kill -9 at random moments of rollout, label and judge, then the same command again: the same rows as without a kill.
 
 The simulated engine answers the same request with the same text, so the final tables can be compared row by row. Four
 samples a problem, pictures, and another number of requests in flight at every start. The short form kills three times;
@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from curate import lineage
-from curate.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS
+from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, STEP_LABELS
 from curate.store import Workspace
 
 RECIPE = {
@@ -37,7 +37,22 @@ RECIPE = {
         "prompt": "short-five",
     },
     "label": {"mode": "exact", "completions": 2},
+    "judge": {
+        "engine": {
+            "kind": "simulated",
+            "model": "judge",
+            "in_flight": 16,
+            "args": {"latency": 0.08, "false_alarm": 0.1, "miss": 0.1},
+        },
+        "sampling": {"temperature": 1.0},
+        "samples": 3,
+    },
 }
+
+
+TABLES = (ROLLOUTS, COMPLETIONS, STEP_LABELS, JUDGEMENTS)
+# What is generated, by stage, in the order of the chain.
+GENERATED = {"rollout": "rollouts", "label": "completions", "judge": "judgements"}
 
 
 def curate(*words, **rest):
@@ -55,7 +70,7 @@ def finish(recipe, workspace):
 def contents(workspace):
     place = Workspace.open(workspace, create=False)
     tables = {}
-    for table in (ROLLOUTS, COMPLETIONS, STEP_LABELS):
+    for table in TABLES:
         rows = place.read(table).to_pylist()
         keys = [tuple(row[c] for c in table.key) for row in rows]
         assert len(set(keys)) == len(keys), "a row is there twice"
@@ -64,9 +79,9 @@ def contents(workspace):
 
 
 def finished_rows(workspace):
-    """Rows of rollout and label that are journalled or committed: how far a run has come, whatever the clock says."""
+    """Generated rows that are journalled or committed: how far a run has come, whatever the clock says."""
     count = 0
-    for table in ("rollouts", "completions"):
+    for table in GENERATED.values():
         folder = workspace / "tables" / table / "main"
         count += sum(json.loads(path.read_text())["rows"] for path in folder.glob("*.done"))
         for path in folder.glob("*.journal"):
@@ -80,7 +95,7 @@ def ledgers(workspace):
     """What the stages' accounts say, but for what was there already."""
     place = Workspace.open(workspace, create=False)
     found = {}
-    for table in (ROLLOUTS, COMPLETIONS, STEP_LABELS):
+    for table in TABLES:
         record = lineage.read(place.partition(table))
         found[table.name] = {key: value for key, value in record["ledger"].items() if key != "skipped"}
     return found
@@ -94,22 +109,22 @@ def campaign(tmp_path, kills, seed, label):
     expected = contents(tmp_path / "whole")
     assert len(expected["rollouts"]) == 480
     rng, hits, workspace = random.Random(seed), [], tmp_path / "killed"
-    # Half in each stage; rollout has far fewer rows.
-    first, second = len(expected["rollouts"]), len(expected["completions"])
-    points = [
-        rng.uniform(0, 0.95) * first if kill % 2 else first + rng.uniform(0, 0.95) * second for kill in range(kills)
-    ]
+    # As many in each stage, whose numbers of rows differ much.
+    sizes = [len(expected[table]) for table in GENERATED.values()]
+    stages = [kill % len(sizes) for kill in range(kills)]
+    points = [sum(sizes[:stage]) + rng.uniform(0, 0.95) * sizes[stage] for stage in stages]
     for number, point in enumerate(sorted(points)):
         workers = rng.choice([3, 16, 50])
-        setting = f"rollout.engine.in_flight={workers}"
-        process = curate("run", recipe, "-w", workspace, "--set", setting, start_new_session=True)
+        settings = [f"--set={stage}.engine.in_flight={workers}" for stage in ("rollout", "judge")]
+        process = curate("run", recipe, "-w", workspace, *settings, start_new_session=True)
         if number % 3 == 2:
             # While it starts and settles what the last one left.
             time.sleep(rng.uniform(0.2, 1.5))
         else:
             assert wait_for(lambda p=point, run=process: finished_rows(workspace) >= p or run.poll() is not None)
             time.sleep(rng.uniform(0, 0.2))
-        hits.append(("label" if (workspace / "tables" / "completions").exists() else "rollout", workers))
+        reached = [stage for stage, table in GENERATED.items() if (workspace / "tables" / table).exists()]
+        hits.append((reached[-1] if reached else "rollout", workers))
         assert process.poll() is None, "it ended before it was killed"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -138,7 +153,7 @@ def test_three_kills_change_no_row(tmp_path):
 def test_forty_kills_change_no_row(tmp_path, seed, label):
     hits = campaign(tmp_path, 40, seed, label)
     assert len(hits) == 40
-    assert {stage for stage, _ in hits} == {"rollout", "label"}
+    assert {stage for stage, _ in hits} == set(GENERATED)
     assert len({workers for _, workers in hits}) == 3
 
 

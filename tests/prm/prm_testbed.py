@@ -43,6 +43,8 @@ def example_rows(count: int, role: str, domains: tuple[str, ...], seed: int = 0)
                 "outcome": right[-1],
                 "values": [0.9 if ok else 0.1 for ok in right],
                 "weights": [1.0] * 5,
+                "verdicts": [None] * 5,
+                "masks": [None] * 5,
             }
         )
         images[key] = {

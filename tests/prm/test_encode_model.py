@@ -61,7 +61,7 @@ def test_encoding_is_what_the_demo_backbone_was_trained_on(encoder, examples):
     assert encoded.ids.tolist() == ids
     assert list(encoded.reads) == reads
     picture = np.asarray(open_image(encoder.images[example.image_hashes[0]], "one"))
-    made = encoder.prompt(example).pixels["pixel_values"].numpy()
+    made = encoder.prompt(example).pixels()["pixel_values"].numpy()
     np.testing.assert_allclose(made, sight.patches(picture), atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_padding_and_batching_change_nothing(tiny_model, encoder, examples, froz
         for row, logits in zip(batch, together, strict=True):
             prompt = encoder.prompt(row.example)
             plain = prm.base(
-                input_ids=row.ids[None], mm_token_type_ids=row.kinds[None], use_cache=False, **prompt.pixels
+                input_ids=row.ids[None], mm_token_type_ids=row.kinds[None], use_cache=False, **prompt.pixels()
             ).last_hidden_state[0, list(row.reads)]
             torch.testing.assert_close(logits, prm.score(plain)[:, 0], atol=2e-5, rtol=2e-5)
 
@@ -154,7 +154,7 @@ def test_label_token_head_is_the_models_own_odds(tiny_model, encoder, examples):
     row = encoder.encode(examples[0])
     prompt = encoder.prompt(row.example)
     with torch.no_grad():
-        logits = causal(input_ids=row.ids[None], mm_token_type_ids=row.kinds[None], **prompt.pixels).logits[0]
+        logits = causal(input_ids=row.ids[None], mm_token_type_ids=row.kinds[None], **prompt.pixels()).logits[0]
         own = logits[list(row.reads), right] - logits[list(row.reads), wrong]
         torch.testing.assert_close(prm([row], encoder.prompt)[0], own, atol=2e-5, rtol=2e-5)
 

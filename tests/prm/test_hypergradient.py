@@ -121,7 +121,7 @@ class Bench:
         """-<D, g_k> at the warm state, domain by domain."""
         self.restore()
         self.run.given = WEIGHTS
-        running = RunningDots(self.run.parameters, towards, keep=settle)
+        running = RunningDots(self.run.parameters, towards, torch.float64 if settle else None)
         for domain in WEIGHTS:
             self.run._backward(self.rows[domain], self.rows)
             running.read(WEIGHTS[domain])
@@ -219,7 +219,7 @@ def test_by_domain_backward_adds_up_to_the_joint_one(bench):
 def test_a_clipped_step_without_kept_gradients_is_skipped(bench):
     bench.restore()
     bench.run._backward(bench.rows["a"], bench.rows)
-    running = RunningDots(bench.run.parameters, bench.phi, keep=False)
+    running = RunningDots(bench.run.parameters, bench.phi, None)
     running.read(1.0)
     assert running.settle(1e-9) is None
     assert running.settle(1e9) == running.plain()

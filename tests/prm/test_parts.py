@@ -11,7 +11,7 @@ from curate.errors import UserError
 from prm.aggregate import AGGREGATIONS, aggregation
 from prm.batches import Stream
 from prm.hypergradient import GradientAverage
-from prm.losses import outcome_loss, pair_loss, rollout_loss
+from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import Pairs, Singles, shuffled_outcomes
 from prm.weights import UpperAdam, domain_weights, pull_back
 
@@ -215,24 +215,29 @@ EACH = {
 }
 
 
+def losses_of(name, logits, *rows):
+    return rollout_losses(name, logits, Targets.of(rows).to(logits))
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_loss_is_the_weighted_sum_over_labelled_steps(name):
     each = EACH[name]
-    logits = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
-    # Step 1 has no text, so no logit; step 3 has no label.
-    loss = rollout_loss(name, logits, (4, None, 9, 12), (0.25, 0.5, None, 1.0), (2.0, 1.0, 1.0, 0.5))
+    logits = torch.tensor([0.5, -1.0, 2.0, 0.25], dtype=torch.float64)
+    # Of the first rollout, step 1 has no text, so no logit; step 3 has no label.
+    first = (4, None, 9, 12), (0.25, 0.5, None, 1.0), (2.0, 1.0, 1.0, 0.5)
+    losses = losses_of(name, logits, first, ((7,), (0.75,), (3.0,)))
     p = torch.sigmoid(logits).tolist()
-    assert loss.item() == pytest.approx(2 * each(p[0], 0.25) + 0.5 * each(p[2], 1.0))
+    assert losses.tolist() == pytest.approx([2 * each(p[0], 0.25) + 0.5 * each(p[2], 1.0), 3 * each(p[3], 0.75)])
 
 
 def test_a_null_value_gives_no_gradient():
-    logits = torch.tensor([0.5, -1.0], requires_grad=True)
-    rollout_loss("mse", logits, (4, 9), (None, 0.5), (1.0, 1.0)).backward()
+    logits = torch.tensor([0.5, -1.0, 0.5], requires_grad=True)
+    losses = losses_of("mse", logits, ((4, 9), (None, 0.5), (1.0, 1.0)), ((4,), (None,), (1.0,)))
+    losses.sum().backward()
     assert logits.grad[0] == 0
     assert logits.grad[1] != 0
-    nothing = torch.tensor([0.5], requires_grad=True)
-    rollout_loss("mse", nothing, (4,), (None,), (1.0,)).backward()
-    assert nothing.grad.tolist() == [0]
+    assert logits.grad[2] == 0
+    assert losses[1] == 0
 
 
 def test_gradient_average_is_bias_corrected_and_keeps_nothing_without_decay():

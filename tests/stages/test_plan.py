@@ -54,6 +54,11 @@ def test_without_anything_measured_there_are_counts_and_a_bound(recipe):
     assert made["most_tokens"] == 280 * 900
     assert (made["tokens"], made["hours"], made["disk_bytes"]) == (None, None, None)
     assert made["lines"][0]["label_tokens"] == 0
+    assert [line["votes"] for line in made["lines"]] == [0, 0, 0]
+    tree = json.loads(recipe.read_text())
+    judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1}}
+    recipe.write_text(json.dumps(tree | {"judge": judge | {"samples": 3, "limit": 50}}))
+    assert [line["votes"] for line in json.loads(plan(recipe, "--json"))["lines"]] == [0, 150, 150]
     said = plan(recipe)
     assert "use --pilot" in said
     assert "# bars (" in said
