@@ -7,7 +7,7 @@ lr (1 - b1) / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + e), which leaves out a part o
 linear in the gradient G that accumulates while the domains go backward one after the other, its increments are the
 inner products: no second pass, no stored gradient. Only the derivative of the clipping needs <g, g_k>.
 
-Products are summed in float64, one tensor at a time.
+Products are summed by rows, those sums in float64, one tensor at a time.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ Tensor = Any
 Optimiser = Any
 
 
+def _total(values: Tensor) -> Tensor:
+    """Sum in float64. Rows first, as they are: a conversion of everything would be written to memory."""
+    return (values.sum(-1) if values.ndim > 1 else values).sum(dtype=torch.float64)
+
+
 def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """Inner product over all tensors, a float64 scalar where they are; one tensor's products in memory at a time."""
-    return torch.stack([(a * b).sum(dtype=torch.float64) for a, b in zip(left, right, strict=True)]).sum()
+    return torch.stack([_total(a * b) for a, b in zip(left, right, strict=True)]).sum()
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
@@ -41,14 +46,16 @@ def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
 def _scaled(
     gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, team: Team
 ) -> Tensor:
-    (first, second) = group["betas"]
-    corrected = 1 - second**done
-    total, count = team.across(torch.stack([squares.sum(dtype=torch.float64), squares.count_nonzero().double()]))
-    typical = (total / count.clamp(min=1) / corrected).sqrt()
-    root = squares.div(corrected).sqrt_()
-    lowest = (floor * typical).to(root.dtype)
-    rate = group["lr"] * (1 - first) / (1 - first ** (done + 1))
-    return (gradient * rate).div_(root.clamp(min=lowest).add_(group["eps"])).masked_fill_(root == 0, 0.0)
+    # Adam's bias correction of the second moment goes to the scalars: one pass over the memory less.
+    first, second = group["betas"]
+    correction = (1 - second**done) ** 0.5
+    total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
+    typical = (total / count.clamp(min=1)).sqrt()
+    root = squares.sqrt()
+    untouched = root == 0
+    root.clamp_(min=(floor * typical).to(root.dtype)).add_(group["eps"] * correction)
+    rate = group["lr"] * (1 - first) / (1 - first ** (done + 1)) * correction
+    return (gradient * rate).div_(root).masked_fill_(untouched, 0.0)
 
 
 def direction(
