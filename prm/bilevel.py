@@ -22,16 +22,21 @@ from prm.instances import RolloutWeights, rollout_weights
 from prm.losses import to_device
 from prm.meta import Item, MetaSet
 from prm.rollout_level import RolloutLevel
+from prm.team import ALONE, Share, Team
 from prm.weights import UpperAdam
 
 Tensor = Any
 
 
 class Objective(Protocol):
-    """Losses of rows by name as (names, losses [n]), and of meta items as losses [n]; each tensor owns its graph."""
+    """Losses of rows by name as (names, losses [n]), and of meta items as losses [n]; each tensor owns its graph.
+
+    How many tensors come depends on the number of rows or items only. `tokens` is what a row costs, for sharing out.
+    """
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]: ...
+    def tokens(self, name: str) -> int: ...
 
 
 @dataclass
@@ -110,8 +115,9 @@ class Bilevel:
         parameters: Sequence[Tensor],
         train: Stream,
         meta: MetaSet | None,
+        team: Team = ALONE,
     ) -> None:
-        self.config, self.objective, self.parameters = config, objective, list(parameters)
+        self.config, self.objective, self.parameters, self.team = config, objective, list(parameters), team
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
@@ -135,6 +141,11 @@ class Bilevel:
         return dict.fromkeys(self.domains, 1.0)
 
     @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of each parameter."""
+        return any(hasattr(parameter, "to_local") for parameter in self.parameters)
+
+    @property
     def fused(self) -> bool:
         """Whether AdamW runs as one kernel a tensor."""
         return bool(self.optimiser.defaults["fused"])
@@ -151,10 +162,25 @@ class Bilevel:
         self, step: int, dots: Mapping[str, float | None], meta_loss: float | None, cosine: float | None = None
     ) -> Update:
         raw = self.upper.raw.tolist() if isinstance(self.upper, UpperAdam) else [None] * len(self.domains)
-        by_domain = dict(zip(self.domains, raw, strict=True))
-        update = Update(self.upper.updates, step, self.weights(), by_domain, dots, self.tally, meta_loss, cosine)
+        by_domain, tally = dict(zip(self.domains, raw, strict=True)), self.whole_tally()
+        update = Update(self.upper.updates, step, self.weights(), by_domain, dots, tally, meta_loss, cosine)
         self.tally = Tally()
         return update
+
+    def whole_tally(self) -> Tally:
+        """The tally of all processes."""
+        if self.team.size == 1:
+            return self.tally
+        mine = [by.get(domain, 0) for by in (self.tally.rows, self.tally.losses) for domain in self.domains]
+        summed, count = self.team.total(mine), len(self.domains)
+        rows = {domain: int(seen) for domain, seen in zip(self.domains, summed[:count], strict=True) if seen}
+        return Tally(
+            rows, {domain: loss for domain, loss in zip(self.domains, summed[count:], strict=True) if domain in rows}
+        )
+
+    def agree(self) -> None:
+        """`prm.distributed.Diverged` unless all processes hold the same state."""
+        self.team.agree(self.done, {f"weight {domain}": w for domain, w in self.weights().items()}, self.parameters)
 
     def step(self) -> Update | None:
         """One lower step, with an upper one where it is due; returns the record of that."""
@@ -168,9 +194,11 @@ class Bilevel:
         elif upper and self.config.learns:
             reading = self._upper_backward(rows)
         else:
-            self._backward([name for names in rows.values() for name in names], rows)
+            joint = [name for names in rows.values() for name in names]
+            self._shared_backward(self.team.share(joint, self._cost), rows)
+            self.team.reduce(self.parameters)
         if self.config.clip is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            norm = self.team.clip(self.parameters, self.config.clip)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self._count()
@@ -190,6 +218,18 @@ class Bilevel:
             self.upper.update(-torch.tensor([reading.dots[name] for name in self.domains], dtype=torch.float64))
         return self._record(self.done, reading.dots, reading.meta_loss, reading.cosine)
 
+    def _cost(self, name: str) -> int:
+        return self.objective.tokens(name)
+
+    def _shared_backward(self, share: Share[str], rows: Mapping[str, Sequence[str]]) -> None:
+        """`_backward` for this process's part of these rows."""
+        for names, counts in share:
+            if counts:
+                self._backward(names, rows)
+            else:
+                for _, losses in self.objective.train_losses(names):
+                    (0.0 * losses.sum()).backward()
+
     def _backward(self, names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
         """Add the gradient of the weighted loss of these rows; the divisor is the size of the whole batch."""
         weights, size = self.weights(), sum(len(part) for part in rows.values())
@@ -204,6 +244,7 @@ class Bilevel:
     def _count(self) -> None:
         """What this step's rows lost, into the tally."""
         if not self._losses:
+            # One of another kind, or others of the team had all of a small batch.
             return
         domains = [domain for part, _ in self._losses for domain in part]
         for domain, loss in zip(domains, torch.cat([losses for _, losses in self._losses]).tolist(), strict=True):
@@ -215,31 +256,35 @@ class Bilevel:
         if self.meta is None:
             raise ValueError("no meta set")
         items, total = self.meta.items(step), 0.0
-        for losses in self.objective.meta_losses(items):
-            loss = losses.sum() / len(items)
-            loss.backward()
-            total += loss.detach()
+        for part, counts in self.team.share(items, lambda item: sum(map(self._cost, item))):
+            for losses in self.objective.meta_losses(part):
+                loss = losses.sum() / len(items) * float(counts)
+                loss.backward()
+                total += loss.detach()
+        self.team.reduce(self.parameters)
         found = gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
-        return found, float(total)
+        return found, self.team.total([float(total)])[0]
 
     def _towards(self) -> tuple[list[Tensor], float, float | None]:
         """Meta direction and meta loss of an upper step, and the direction's cosine with the one before."""
         meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         towards = direction(
-            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor
+            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor, self.team
         )
-        return towards, meta_loss, self.turn.cosine(towards)
+        return towards, meta_loss, self.turn.cosine(towards, self.team)
 
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> Reading:
         """The lower gradient, domain by domain, and what that says about them."""
         towards, meta_loss, cosine = self._towards()
         how, weights = self.config.upper.clipped, self.weights()
         kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
-        running = RunningDots(self.parameters, towards, kept if how == "correct" else None)
+        running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.team)
+        shares = self.team.shares(rows, self._cost)
         for domain in self.domains:
-            self._backward(rows[domain], rows)
+            self._shared_backward(shares[domain], rows)
             running.read(weights[domain])
+        self.team.reduce(self.parameters)
         dots = running.plain() if how == "ignore" else running.settle(self.config.clip)
         return Reading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
 

@@ -1,7 +1,9 @@
 """A run under way, in one file: safetensors with JSON in its header, replaced atomically. A resumed run is bit-equal.
 
 It holds the trained parameters, AdamW's moments, the averaged meta gradient, a sample of the last meta direction, the
-upper level's state and the update records so far. The batches need no state: they are functions of seed and step.
+upper level's state and the update records so far; all whole, whatever the number of processes that made them or will
+go on (but for the sample, which shards have of their own). The batches need no state: they are functions of seed and
+step.
 """
 
 from __future__ import annotations
@@ -20,26 +22,31 @@ from safetensors.torch import save_file
 from curate.errors import UserError
 from curate.schema import Row
 from prm.bilevel import Bilevel, Tally
+from prm.team import local
 
 Tensor = Any
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], stamp: str) -> None:
-    """Write the state of a run between two steps. `names` are the parameters'; `stamp` says what run this is."""
+    """Write the state of a run between two steps. `names` are the parameters'; `stamp` says what run this is.
+
+    All processes of a team take part; the one that leads writes.
+    """
     tensors: dict[str, Tensor] = {f"upper.{name}": value for name, value in state.upper.state.items()}
     steps: dict[str, float] = {}
+    full = state.team.full
     for name, parameter in zip(names, state.parameters, strict=True):
-        tensors[f"parameter.{name}"] = parameter.detach().contiguous()
+        tensors[f"parameter.{name}"] = full(parameter.detach(), parameter).contiguous()
         moments = state.optimiser.state[parameter]
         for moment in _MOMENTS:
             if moment in moments:
-                tensors[f"{moment}.{name}"] = moments[moment].contiguous()
+                tensors[f"{moment}.{name}"] = full(moments[moment], parameter).contiguous()
                 steps[name] = float(moments["step"])
     if state.meta_average.sums is not None:
-        averages = zip(names, state.meta_average.sums, strict=True)
-        tensors |= {f"meta.{name}": average.contiguous() for name, average in averages}
-    if state.turn.last is not None:
+        averages = zip(names, state.meta_average.sums, state.parameters, strict=True)
+        tensors |= {f"meta.{name}": full(average, parameter).contiguous() for name, average, parameter in averages}
+    if state.turn.last is not None and not state.sharded:
         tensors["direction"] = state.turn.last
     header = {
         "stamp": stamp,
@@ -48,14 +55,20 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
         "clipped": state.clipped,
         "updates": state.upper.updates,
         "meta_gradients": state.meta_average.count,
-        "tally": asdict(state.tally),
+        "tally": asdict(state.whole_tally()),
         "steps": steps,
         "rows": list(rows),
     }
+    with state.team.gate():
+        if state.team.leads:
+            _write(path, tensors, json.dumps(header))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"state": json.dumps(header)})
+        save_file(tensors, temporary, metadata={"state": header})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -87,23 +100,26 @@ def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[R
 
 
 def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    part = state.team.part
     for name, parameter in zip(names, state.parameters, strict=True):
         with torch.no_grad():
-            parameter.copy_(tensors[f"parameter.{name}"])
+            local(parameter).copy_(local(part(tensors[f"parameter.{name}"], parameter)))
         if name in header["steps"]:
-            moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+            moments = {moment: part(tensors[f"{moment}.{name}"], parameter) for moment in _MOMENTS}
             # The fused optimiser wants its counter beside the parameter.
             step = torch.tensor(header["steps"][name], device=parameter.device if state.fused else "cpu")
             state.optimiser.state[parameter] = {"step": step, **moments}
     state.meta_average.count = header["meta_gradients"]
     if state.meta_average.count:
         state.meta_average.sums = [
-            tensors[f"meta.{name}"].to(parameter.device)
+            local(part(tensors[f"meta.{name}"], parameter))
             for name, parameter in zip(names, state.parameters, strict=True)
         ]
-    if "direction" in tensors:
+    if "direction" in tensors and not state.sharded:
         state.turn.last = tensors["direction"].to(state.parameters[0].device)
     # Copies are aligned as fresh tensors are; matrix products may differ in their last bit where that differs.
     state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
-    state.upper.updates, state.tally = header["updates"], Tally(**header["tally"])
+    state.upper.updates = header["updates"]
+    # It is of all processes, so one goes on with it.
+    state.tally = Tally(**header["tally"]) if state.team.leads else Tally()
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]

@@ -10,8 +10,8 @@ from curate.config import Config
 
 # Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
 # chosen part of the rollouts.
-LEARNED = ("domain", "instance-table", "instance-net")
 PER_ROLLOUT = ("instance-table", "instance-net")
+LEARNED = ("domain", *PER_ROLLOUT)
 SELECTED = ("s1", "car")
 
 
@@ -121,6 +121,9 @@ class TrainConfig(Config):
     """Compile the language model's layers (`torch.compile`): a minute at the start, fewer and larger kernels after."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+    sharding: Literal["none", "full"] = "none"
+    """How several processes (`torchrun -m prm train`) hold the model: `none`, each all of it; `full`, each a part of
+    every trained parameter, its gradient and moments (FSDP2), for a model that does not fit on one device."""
     micro_rows: int = Field(default=16, ge=1)
     """Rollouts in one forward at most; larger batches are summed over several."""
     cache_megabytes: int = Field(default=1024, ge=1)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from prm.team import ALONE, Team, local
+
 Tensor = Any
 Optimiser = Any
 
@@ -37,15 +39,18 @@ def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The parameters' gradients as they stand; zeros where there is none."""
-    return [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    """The parameters' gradients as they stand, or the parts of them that are here; zeros where there is none."""
+    return [local(p.grad) if p.grad is not None else torch.zeros_like(local(p)) for p in parameters]
 
 
-def _scaled(gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float) -> Tensor:
+def _scaled(
+    gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, team: Team
+) -> Tensor:
     # Adam's bias correction of the second moment goes to the scalars: one pass over the memory less.
     first, second = group["betas"]
     correction = (1 - second**done) ** 0.5
-    typical = (_total(squares) / squares.count_nonzero().clamp(min=1)).sqrt()
+    total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
+    typical = (total / count.clamp(min=1)).sqrt()
     root = squares.sqrt()
     untouched = root == 0
     root.clamp_(min=(floor * typical).to(root.dtype)).add_(group["eps"] * correction)
@@ -54,7 +59,11 @@ def _scaled(gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, 
 
 
 def direction(
-    parameters: Sequence[Tensor], meta_gradients: Sequence[Tensor], optimiser: Optimiser, floor: float
+    parameters: Sequence[Tensor],
+    meta_gradients: Sequence[Tensor],
+    optimiser: Optimiser,
+    floor: float,
+    team: Team = ALONE,
 ) -> list[Tensor]:
     """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping.
 
@@ -67,7 +76,7 @@ def direction(
     # Read together: a GPU is waited for once, and not for each parameter.
     done = dict(zip(states, torch.stack([s["step"] for s in states.values()]).tolist(), strict=True)) if states else {}
     return [
-        _scaled(gradient, states[p]["exp_avg_sq"], done[p], group_of[p], floor)
+        _scaled(gradient, local(states[p]["exp_avg_sq"]), done[p], group_of[p], floor, team)
         if p in states
         else torch.zeros_like(gradient)
         for p, gradient in zip(parameters, meta_gradients, strict=True)
@@ -111,15 +120,16 @@ class Turn:
     def __init__(self) -> None:
         self.last: Tensor | None = None
 
-    def cosine(self, towards: Sequence[Tensor]) -> float | None:
-        """In [-1, 1]; None for the first direction, or when either is 0."""
+    def cosine(self, towards: Sequence[Tensor], team: Team = ALONE) -> float | None:
+        """In [-1, 1]; None for the first direction, or when either is 0. Of shards, each process samples its own."""
         # An odd stride walks through all columns of a matrix.
         stride = -(-sum(part.numel() for part in towards) // self.SAMPLE) | 1
         before, self.last = self.last, torch.cat([part.flatten()[::stride] for part in towards])
         if before is None:
             return None
-        sizes = dot([before], [before]) * dot([self.last], [self.last])
-        return dot([before], [self.last]) / sizes**0.5 if sizes else None
+        pairs = (before, before), (self.last, self.last), (before, self.last)
+        old, new, product = team.across(torch.stack([_total(a * b) for a, b in pairs])).tolist()
+        return product / (old * new) ** 0.5 if old and new else None
 
 
 def derivative_of_clip(norm: float, clip: float | None) -> tuple[float, float] | None:
@@ -138,10 +148,18 @@ class RunningDots:
     With `keep`, the accumulated gradient after each domain is kept (one copy of the parameters each, of this type), so
     that `settle` knows what a clipped step does; without, it returns None there. Kept as bfloat16, <g, g_k> has a
     relative error of some 2^-9 / sqrt(parameters), which is nothing.
+
+    In a team each process reads off its own part of the gradient (or its shard of it), and the readings are summed.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], towards: Sequence[Tensor], keep: torch.dtype | None) -> None:
-        self.parameters, self.towards, self.keep = parameters, towards, keep
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        towards: Sequence[Tensor],
+        keep: torch.dtype | None,
+        team: Team = ALONE,
+    ) -> None:
+        self.parameters, self.towards, self.keep, self.team = parameters, towards, keep, team
         self.weights: list[float] = []
         self._sums: list[Tensor] = []
         self._kept: list[list[Tensor]] = []
@@ -155,25 +173,32 @@ class RunningDots:
         if self.keep is not None:
             self._kept.append([g.to(self.keep, copy=True) for g in now])
 
-    def _increments(self, sums: Sequence[Tensor]) -> list[float]:
-        totals = [0.0, *torch.stack(list(sums)).tolist()]
+    def _whole(self, parts: Sequence[Tensor]) -> list[float]:
+        """Sums over the team of inner products."""
+        return self.team.total(torch.stack(list(parts)).tolist())
+
+    def _increments(self, sums: Sequence[float]) -> list[float]:
+        totals = [0.0, *sums]
         return [(now - before) / w for before, now, w in zip(totals, totals[1:], self.weights, strict=False)]
 
     def plain(self) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads; the clipping is left out."""
-        return self._increments(self._sums)
+        return self._increments(self._whole(self._sums))
 
     def settle(self, clip: float | None) -> list[float] | None:
         """<D, C g_k> for each domain, C the derivative of clipping the whole gradient to norm `clip`.
 
-        Call before the gradient is clipped. None when it clips and nothing was kept.
+        Call before the gradient is clipped, and when it is that of the whole team. None when it clips and nothing was
+        kept.
         """
-        total = gradients(self.parameters)
-        bent = derivative_of_clip(dot(total, total) ** 0.5, clip)
+        total, sums = gradients(self.parameters), self._whole(self._sums)
+        norm = float(self.team.across(torch.tensor(dot(total, total), dtype=torch.float64))) ** 0.5
+        plain, bent = self._increments(sums), derivative_of_clip(norm, clip)
         if bent is None:
-            return self.plain()
+            return plain
         if self.keep is None:
             return None
-        along = self._increments([_dot(total, kept) for kept in self._kept])
-        (shrink, bend), towards = bent, float(self._sums[-1])
-        return [shrink * q - bend * towards * a for q, a in zip(self.plain(), along, strict=True)]
+        # <g, g_k> with the whole g; what was kept is this process's part of g_k, so these are parts of it, too.
+        along = self._increments(self._whole([_dot(total, kept) for kept in self._kept]))
+        shrink, bend = bent
+        return [shrink * q - bend * sums[-1] * a for q, a in zip(plain, along, strict=True)]

@@ -119,7 +119,7 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
 
     def use_compile(self) -> None:
         """Compile each layer of the language model; all have one shape, so that it is done once."""
-        for layer in self.base.language_model.layers:
+        for layer in self.layers():
             layer.compile(dynamic=True)
 
     def trained(self) -> list[Tensor]:
@@ -129,6 +129,12 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
     def trained_names(self) -> Iterator[tuple[str, Tensor]]:
         """The same with their names."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def layers(self) -> list[torch.nn.Module]:
+        """The language model's layers: parts that every forward runs as a whole, one after the other."""
+        kinds = set(self._causal[0]._no_split_modules or ())
+        seeing = {part for name in VISION if hasattr(self.base, name) for part in getattr(self.base, name).modules()}
+        return [part for part in self.base.modules() if type(part).__name__ in kinds and part not in seeing]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.score.weight.device.type

@@ -43,6 +43,10 @@ class PrmObjective:
     # Of the last forward of training rows: their logits and losses, detached.
     _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
+    def tokens(self, name: str) -> int:
+        """Length of a row."""
+        return len(self.rows[name].ids)
+
     def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], list[Encoded]]]:
         """Items and the rows of their rollouts one after the other, at most `micro_rows` rollouts a forward.
 
@@ -63,6 +67,7 @@ class PrmObjective:
         """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
         for items, batch in self._chunks([(name,) for name in names]):
             self.usage.steps += sum(value is not None for row in batch for value in row.example.values)
+            # Through the module's call, where sharded parameters are gathered.
             found = self.prm(batch, self.encoder.prompt)
             logits = torch.cat(found)
             targets = Targets.of([(row.reads, row.example.values, row.example.weights) for row in batch])

@@ -10,11 +10,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from curate.chain import Context, Stage
+from curate.chain import Context, Recipe, Stage
 from curate.config import Config
 from curate.engines.models import locate
 from curate.lineage import Ledger
 from curate.source_sections import Role
+from curate.store import Workspace
 from prm.config import TrainConfig
 
 
@@ -45,10 +46,25 @@ class ReportConfig(Config):
     """Which look the page opens with; `auto` follows the reader's system."""
 
 
+def _located(recipe: Recipe) -> TrainConfig:
+    """The recipe's train section with the model's folder found."""
+    config: TrainConfig = recipe.section("train")
+    return config.model_copy(update={"model": locate(config.model, recipe.base)})
+
+
+def follow(recipe: Recipe, workspace: Workspace, replace: bool) -> None:
+    """`prm train` in a process of a team that another leads: trains along, tells and writes nothing."""
+    from prm import train
+    from prm.team import current
+
+    train.run(_located(recipe), workspace, recipe.seed, replace=replace, team=current())
+
+
 def _train(context: Context, config: TrainConfig) -> Ledger:
     from prm import train
+    from prm.team import current
 
-    config = config.model_copy(update={"model": locate(config.model, context.recipe.base)})
+    config = _located(context.recipe)
     reporter = context.reporter
     runs = train.plans(config, context.recipe.seed)
     reached: dict[str, int] = {}
@@ -59,7 +75,7 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
         loss = f", loss {info['train_loss']:.4f}" if "train_loss" in info else ""
         reporter.advance(step - before, f"{run}{loss}")
 
-    result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace)
+    result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace, current())
     reporter.finish()
     for note in result.notes:
         reporter.note(note)

@@ -3,15 +3,15 @@
 There are `seeds` real runs (`seed-0`, ...) and `null_runs` controls (`null-0`, ...) on the same batches with the meta
 outcomes shuffled: where weights end when the meta set says nothing. Runs are done one after the other; a finished run
 is never done again, and one that was stopped goes on from its last checkpoint.
+
+In a team of processes (`prm.team`) all do each run together, and the one that leads does all writing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from curate.engines.models import fingerprint as model_fingerprint
 from curate.errors import Interrupted, RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import EXAMPLES, ROLLOUT_WEIGHTS, UPDATES, Row
+from curate.seeds import digest
 from curate.store import Partition, Workspace
 from prm import account, checkpoint, subset
 from prm.aggregate import aggregation
 from prm.batches import Pooled, Stream
 from prm.bilevel import Bilevel, Update, learning_rate
-from prm.config import SELECTED, TrainConfig
+from prm.config import PER_ROLLOUT, SELECTED, TrainConfig
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import (
     Example,
@@ -43,11 +44,13 @@ from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.saved import Card, model_folder, save_model
+from prm.stop import Stop, stopping
+from prm.team import ALONE, Team
 
 STAGE = "train"
 REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
-_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes"}
+_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding"}
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
 
@@ -115,7 +118,7 @@ def plans(config: TrainConfig, run_seed: int) -> list[_Plan]:
     return real + [_Plan(f"null-{i}", run_seed + i, True) for i in range(controls)]
 
 
-def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0) -> tuple[Data, Ledger]:
+def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, team: Team = ALONE) -> tuple[Data, Ledger]:
     """Read, check, encode and, in the modes that do, choose the examples; UserError when they cannot be trained on."""
     examples = read_examples(workspace, ("train", "meta", "test"))
     check_disjoint(examples)
@@ -132,7 +135,8 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0) -> tup
         out = subset.choose(config.mode, usable, config.subset, run_seed)
         rows = {name: row for name, row in rows.items() if name not in {example.rollout_id for example, _ in out}}
         left += out
-    write_rejects(workspace, STAGE, STAGE, left)
+    if team.leads:
+        write_rejects(workspace, STAGE, STAGE, left)
     rejected = Counter(error.reason for _, error in left)
     train = [row.example for row in rows.values() if row.example.role == "train"]
     outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
@@ -170,23 +174,31 @@ def _check_targets(row: Encoded) -> None:
 
 
 def run(
-    config: TrainConfig, workspace: Workspace, run_seed: int, on_step: OnStep = _nobody, replace: bool = False
+    config: TrainConfig,
+    workspace: Workspace,
+    run_seed: int,
+    on_step: OnStep = _nobody,
+    replace: bool = False,
+    team: Team = ALONE,
 ) -> TrainResult:
     """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
 
     UserError when the sets cannot be trained on, or a run was made with other settings and `replace` is off;
-    Interrupted after a Ctrl+C, with the state saved.
+    Interrupted after a Ctrl+C (of any process), with the state saved.
     """
-    aggregation(config.aggregation)
-    if not workspace.files(EXAMPLES):
-        raise UserError("The workspace has no examples; run `curate shard` first.")
-    data, ledger = prepare(config, workspace, run_seed)
-    result = TrainResult(
-        ledger, notes=[*_pair_notes(config, data, run_seed), *subset.notes(config.mode, data.train, ledger.rejected)]
-    )
-    with _stopping() as stop:
+    team = team.arranged(config.sharding)
+    if team.size > 1 and config.mode in PER_ROLLOUT:
+        raise UserError(f"train.mode {config.mode} runs as one process; start it without torchrun.")
+    with team.gate():
+        aggregation(config.aggregation)
+        if not workspace.files(EXAMPLES):
+            raise UserError("The workspace has no examples; run `curate shard` first.")
+        data, ledger = prepare(config, workspace, run_seed, team)
+        chosen = subset.notes(config.mode, data.train, ledger.rejected)
+        result = TrainResult(ledger, notes=[*_pair_notes(config, data, run_seed), *chosen])
+    with stopping() as stop:
         for plan in plans(config, run_seed):
-            result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace))
+            result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace, team))
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
     return result
 
@@ -219,42 +231,59 @@ def _run(
     on_step: OnStep,
     stop: Stop,
     replace: bool,
+    team: Team,
 ) -> RunResult:
     partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
-    if replace:
-        partition.clear()
-        workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
-        shutil.rmtree(folder, ignore_errors=True)
     settings = _settings(plan, config, data)
-    record = lineage.guard(partition, settings, REPLACE)
-    if record is not None and record["complete"]:
+    there = False
+    with team.gate():
+        if team.leads:
+            if replace:
+                partition.clear()
+                workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
+                shutil.rmtree(folder, ignore_errors=True)
+            record = lineage.guard(partition, settings, REPLACE)
+            there = record is not None and record["complete"]
+    if team.any(there):
         on_step(plan.name, config.steps, config.steps, {})
         return RunResult(plan.name, plan.null_control, True, _last_weights(partition))
-    prm, state = start(plan.seed, plan.null_control, config, data)
-    # Only now: a start that failed leaves nothing behind that other settings would clash with.
-    lineage.write(partition, STAGE, settings, {"examples": ledger.out})
-    rows = _drive(plan, config, prm, state, partition, on_step, stop)
-    if not plan.null_control:
-        save_model(prm, folder, data.encoder, Card.of(plan.name, config))
-    # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
-    for path in partition.files():
-        path.with_suffix(".done").unlink()
-    account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
-    partition.commit_all(rows)
-    extra = {"device": str(prm.score.weight.device), "skipped_updates": str(state.skipped)}
-    lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
-    _checkpoint_path(partition).unlink(missing_ok=True)
+    with team.gate():
+        prm, state = start(plan.seed, plan.null_control, config, data, team)
+    with team.gate():
+        # Only now: a start that failed leaves nothing behind that other settings would clash with.
+        if team.leads:
+            lineage.write(partition, STAGE, settings, {"examples": ledger.out})
+    rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop)
+    whole = team.whole(prm, lambda: load_model(config))
+    with team.gate():
+        if team.leads:
+            if not plan.null_control:
+                save_model(whole, folder, data.encoder, Card.of(plan.name, config))
+            # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
+            for path in partition.files():
+                path.with_suffix(".done").unlink()
+            account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
+            partition.commit_all(rows)
+            extra = {"device": str(state.parameters[0].device), "skipped_updates": str(state.skipped)}
+            extra |= {"processes": str(team.size)} if team.size > 1 else {}
+            lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
+            _checkpoint_path(partition).unlink(missing_ok=True)
     return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped)
 
 
-def start(seed: int, null_control: bool, config: TrainConfig, data: Data) -> tuple[Prm, Bilevel]:
+def load_model(config: TrainConfig) -> Prm:
+    """The PRM of a configuration as it lies in its folder."""
+    return Prm.load(config.model, config.revision, config.freeze_vision, config.cache_megabytes)
+
+
+def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: Team = ALONE) -> tuple[Prm, Bilevel]:
     """A fresh PRM and the state of its run."""
-    prm = Prm.load(config.model, config.revision, config.freeze_vision, config.cache_megabytes)
+    prm = load_model(config)
     right, wrong = (
         (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
     )
     prm.start_head(config.head, right, wrong, seed)
-    prm.to(_device(config.device))
+    team.place(prm, team.device(_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
     if config.compile:
         prm.use_compile()
@@ -267,7 +296,7 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data) -> tup
         if data.pooled is None
         else Pooled("train", data.train, data.pooled, seed)
     )
-    return prm, Bilevel(config, objective, prm.trained(), train, meta)
+    return prm, Bilevel(config, objective, prm.trained(), train, meta, team)
 
 
 def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
@@ -291,22 +320,32 @@ def _checkpoint_path(partition: Partition) -> Path:
 
 
 def _drive(
-    plan: _Plan, config: TrainConfig, prm: Prm, state: Bilevel, partition: Partition, on_step: OnStep, stop: Stop
+    plan: _Plan,
+    config: TrainConfig,
+    prm: Prm,
+    state: Bilevel,
+    partition: Partition,
+    stamp: str,
+    on_step: OnStep,
+    stop: Stop,
 ) -> list[Row]:
-    """Run to the end, or to a Ctrl+C; returns all update rows of the run."""
+    """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
-    stamp = str((lineage.read(partition) or {})["digest"])
     rows = checkpoint.load(path, state, names, stamp)
     if rows is None:
         rows = _rows(plan, state.first())
+    state.agree()
     while state.done < config.steps:
         update = state.step()
         if update is not None:
             rows.extend(_rows(plan, update))
         on_step(plan.name, state.done, config.steps, _info(config, state, update))
-        if stop.asked or (state.done % config.checkpoint_every == 0 and state.done < config.steps):
+        ends = state.team.any(stop.asked)
+        if ends or state.done % config.checkpoint_every == 0 or state.done == config.steps:
+            state.agree()
+        if ends or (state.done % config.checkpoint_every == 0 and state.done < config.steps):
             checkpoint.save(path, state, names, rows, stamp)
-        if stop.asked:
+        if ends:
             raise Interrupted
     return rows
 
@@ -347,30 +386,3 @@ def _last_weights(partition: Partition) -> dict[str, float]:
     table = partition.read(["update", "domain", "weight"]).to_pylist()
     last = max(row["update"] for row in table)
     return {row["domain"]: row["weight"] for row in table if row["update"] == last}
-
-
-class Stop:
-    """First Ctrl+C: stop after this step, with the state saved. Second: at once."""
-
-    asked = False
-
-    def __call__(self, *_: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextlib.contextmanager
-def _stopping() -> Iterator[Stop]:
-    stop = Stop()
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        # Not in the main thread: whoever runs us there handles signals.
-        yield stop
-        return
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

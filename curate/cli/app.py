@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from curate.cli import imports, look, recipes, stages
-from curate.errors import guarded
+from curate.errors import UserError, guarded
 
 app = typer.Typer(
     name="curate",
@@ -24,6 +26,12 @@ for group in (stages, imports, look):
 app.add_typer(recipes.app, name="recipes")
 
 
+def _alone() -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("`curate` runs as one process; of the stages only training takes several (`prm train --help`).")
+    app()
+
+
 def main() -> None:
     """Entry point: exit codes as `curate.errors.ExitCode`."""
-    guarded(app)
+    guarded(_alone)

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from curate.errors import guarded
+from curate.errors import UserError, guarded
+from prm import launch
 
 app = typer.Typer(
     name="prm",
@@ -41,11 +42,31 @@ def _stage(
     from curate import chain, progress
     from curate.store import Workspace
 
+    if name != "train" and launch.several():
+        raise UserError(f"`prm {name}` runs as one process; start it without torchrun.")
     loaded = chain.load(recipe, settings or ())
     chosen = frozenset([name]) if replace else frozenset[str]()
     place = Workspace.open(workspace, create=False)
     ledgers = chain.run(loaded, place, progress.reporter(as_json), [name], chosen)
     typer.echo(json.dumps({name: vars(ledgers[name])}) if as_json else f"{name}: {ledgers[name].line()}")
+
+
+def _train_together(
+    recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool
+) -> None:
+    """`prm train` in one of several processes: the first does what it would do alone, the others only train along."""
+    from curate import chain
+    from curate.store import Workspace
+    from prm import stages
+    from prm.distributed import joined
+
+    with joined() as team:
+        with team.gate():
+            loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+        if team.leads:
+            _stage("train", recipe, workspace, settings, as_json, replace)
+        else:
+            stages.follow(loaded, place, replace)
 
 
 @app.command()
@@ -58,9 +79,13 @@ def train(
 ) -> None:
     """Train PRMs and learn the weights of domains, or of single rollouts.
 
-    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted.
+    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted. On several
+    devices: torchrun --nproc-per-node 4 -m prm train RECIPE.
     """
-    _stage("train", recipe, workspace, settings, as_json, replace)
+    if launch.several():
+        _train_together(recipe, workspace, settings, as_json, replace)
+    else:
+        _stage("train", recipe, workspace, settings, as_json, replace)
 
 
 @app.command()
@@ -92,4 +117,4 @@ def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
 
 def main() -> None:
     """Entry point: exit codes as `curate.errors.ExitCode`."""
-    guarded(app)
+    launch.guarded(app) if launch.several() else guarded(app)

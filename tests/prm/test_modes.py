@@ -12,6 +12,7 @@ from prm import report, score, train
 from prm.config import PER_ROLLOUT, TrainConfig, UpperConfig
 from prm.model import Prm
 from prm.saved import model_folder
+from prm.team import Team
 
 UPPER = {"unroll": 2, "warmup": 1, "lr": 0.1, "meta_rows": 4}
 
@@ -146,3 +147,13 @@ def test_one_train_domain_is_enough_for_weights_of_rollouts(tiny_model, make_wor
     workspace = make_workspace(train=1)
     config = settings(tiny_model, mode="instance-table", null_runs=0, steps=2, upper=UpperConfig(**UPPER))
     assert train.run(config, workspace, 0).runs[0].weights == {"a": pytest.approx(1)}
+
+
+@pytest.mark.parametrize("mode", PER_ROLLOUT)
+def test_weights_of_rollouts_are_for_one_process(tiny_model, make_workspace, mode):
+    class Two(Team):
+        size = 2
+
+    workspace = make_workspace()
+    with pytest.raises(UserError, match="runs as one process"):
+        train.run(settings(tiny_model, mode=mode), workspace, 0, team=Two())
