@@ -74,7 +74,8 @@ class Toy:
 def settings(**changes) -> TrainConfig:
     upper = {"unroll": 2, "warmup": 5, "lr": 0.05, "meta_rows": META_ROWS} | changes.pop("upper", {})
     basic = {"model": "toy", "lr": 1e-2, "steps": 16, "lr_warmup": 1, "lr_schedule": "constant"}
-    return TrainConfig(**(basic | changes), upper=UpperConfig(**upper))
+    learns = changes.get("mode") != "uniform"
+    return TrainConfig(**(basic | changes | ({"upper": UpperConfig(**upper)} if learns else {})))
 
 
 def build(config: TrainConfig, team: Team) -> tuple[Toy, Bilevel]:
