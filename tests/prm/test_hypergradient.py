@@ -141,6 +141,7 @@ def test_the_turn_of_a_direction_is_its_cosine_with_the_one_before():
     assert turn.cosine(other) == pytest.approx(expected, rel=1e-6)
     assert turn.cosine([3 * part for part in other]) == pytest.approx(1, rel=1e-6)
     assert turn.cosine([torch.zeros_like(part) for part in one]) is None
+    turn = Turn()
     turn.SAMPLE = 50
     turn.cosine(one)
     assert len(turn.last) <= 50 + len(one)
