@@ -19,12 +19,12 @@ from curate import generation, judgement, lineage, prompts
 from curate.active import dropped
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
-from curate.errors import BudgetError, UserError
+from curate.errors import UserError
 from curate.lineage import Ledger
 from curate.pictures import Pictures
 from curate.schema import JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
 from curate.sections import JudgeConfig
-from curate.seeds import digest, seed
+from curate.seeds import FirstByHash, digest, seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace, among
 
@@ -74,23 +74,18 @@ class Wanted:
         """UserError when there is none."""
         self._config, self._workspace, self._out = config, workspace, dropped(workspace)
         self._picked: frozenset[str] | None = None
-        first: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        first = None if config.limit is None else FirstByHash(config.limit)
         seen = 0
         for shard in range(workspace.shards):
             for row in self._labelled(shard, _LIGHT):
                 seen += 1
-                if config.limit is not None:
-                    # By hash, so that a larger limit adds to a smaller one.
-                    group = first[row["role"], row["domain"]]
-                    group.append((digest("limit", row["rollout_id"]), row["rollout_id"]))
-                    if len(group) > 2 * config.limit + 1000:
-                        group[:] = sorted(group)[: config.limit]
+                if first is not None:
+                    first.add((row["role"], row["domain"]), row["rollout_id"])
         if not seen:
             roles = ", ".join(config.roles)
             raise UserError(f"There are no labelled rollouts of role {roles} to judge; run `curate label` first.")
-        if config.limit is not None:
-            groups = (sorted(group)[: config.limit] for group in first.values())
-            self._picked = frozenset(name for group in groups for _, name in group)
+        if first is not None:
+            self._picked = first.names()
 
     def _labelled(self, shard: int, columns: Sequence[str]) -> Iterator[Row]:
         """Rollouts of a shard that have a step label, and whose problem is still there."""
@@ -222,11 +217,7 @@ def run(
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
     reporter.note(cost(workspace))
-    if len(outcome.failed) > config.error_budget * before.owed:
-        raise BudgetError(
-            f"{len(outcome.failed)} of {before.owed} rollouts failed, above the error budget of "
-            f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
-        )
+    outcome.check(before.owed, config.error_budget, "rollouts")
     return ledger
 
 

@@ -21,7 +21,7 @@ from curate import generation, labels, lineage, prompts, rules
 from curate.allocation import Siblings, cost, pull, rate
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
-from curate.errors import BudgetError, UserError
+from curate.errors import UserError
 from curate.families import Families, Family
 from curate.labels import Ruled, Tally
 from curate.lineage import Ledger
@@ -210,11 +210,7 @@ def run(
     ledger = _account(workspace, plan.families.prefixes, owed, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
     _write_labels(plan, workspace, reporter)
-    if len(outcome.failed) > config.error_budget * owed:
-        raise BudgetError(
-            f"{len(outcome.failed)} of {owed} prefixes failed, above the error budget of "
-            f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
-        )
+    outcome.check(owed, config.error_budget, "prefixes")
     return ledger
 
 

@@ -6,7 +6,6 @@ One unit is one problem: its missing samples are asked for in one request and jo
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +16,12 @@ from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.engines.replay import check_cuts
-from curate.errors import BudgetError, UserError
+from curate.errors import UserError
 from curate.lineage import Ledger
 from curate.pictures import Pictures
 from curate.schema import PROBLEMS, ROLLOUTS, Row
 from curate.sections import RolloutConfig
-from curate.seeds import digest, seed
+from curate.seeds import FirstByHash, seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Workspace, among
 
@@ -45,17 +44,13 @@ class Wanted:
         self._out, self._settled = dropped(workspace), bringing_chains(workspace)
         self._picked: frozenset[str] | None = None
         domains: set[str] = set()
-        first: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+        first = None if config.limit is None else FirstByHash(config.limit)
         seen = 0
         for row in self._rows(None, _LIGHT):
             seen += 1
             domains.add(row["domain"])
-            if config.limit is not None:
-                # By hash, so that a larger limit adds to a smaller one.
-                group = first[row["role"], row["domain"]]
-                group.append((digest("limit", row["problem_id"]), row["problem_id"]))
-                if len(group) > 2 * config.limit + 1000:
-                    group[:] = sorted(group)[: config.limit]
+            if first is not None:
+                first.add((row["role"], row["domain"]), row["problem_id"])
         if not seen:
             there = bool(workspace.files(PROBLEMS))
             cure = "all were dropped or came with chains of thought" if there else "run `curate ingest` first"
@@ -63,9 +58,8 @@ class Wanted:
         for name in config.domains:
             if name not in domains:
                 raise UserError(f'There is no domain "{name}" to roll out{did_you_mean(name, sorted(domains))}')
-        if config.limit is not None:
-            groups = (sorted(group)[: config.limit] for group in first.values())
-            self._picked = frozenset(name for group in groups for _, name in group)
+        if first is not None:
+            self._picked = first.names()
 
     def _rows(self, shard: int | None, columns: Sequence[str]) -> Iterator[Row]:
         roles = among("role", self._config.roles)
@@ -207,11 +201,7 @@ def run(
         reporter.finish()
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    if len(outcome.failed) > config.error_budget * before.owed:
-        raise BudgetError(
-            f"{len(outcome.failed)} of {before.owed} problems failed, above the error budget of "
-            f"{config.error_budget:.0%} (first: {outcome.failed[0][1]}); run again to retry them."
-        )
+    outcome.check(before.owed, config.error_budget, "problems")
     return ledger
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Hashable
 from typing import Any
 
 
@@ -36,3 +37,25 @@ def rng(*parts: Any) -> random.Random:
 def shard_of(problem_id: str, shards: int) -> int:
     """The shard of a problem and of all that is made from it."""
     return int(hashlib.sha256(problem_id.encode()).hexdigest()[:8], 16) % shards
+
+
+class FirstByHash:
+    """The first `limit` names of each group in the order of their hashes: a larger limit adds to a smaller one.
+
+    Holds at most 2 `limit` + 1000 names a group, however many are added.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._groups: dict[Hashable, list[tuple[str, str]]] = {}
+
+    def add(self, group: Hashable, name: str) -> None:
+        """Another name of a group."""
+        names = self._groups.setdefault(group, [])
+        names.append((digest("limit", name), name))
+        if len(names) > 2 * self._limit + 1000:
+            names[:] = sorted(names)[: self._limit]
+
+    def names(self) -> frozenset[str]:
+        """Those within the limit, of all groups."""
+        return frozenset(name for names in self._groups.values() for _, name in sorted(names)[: self._limit])

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from curate.errors import Interrupted, RowError
+from curate.errors import BudgetError, Interrupted, RowError
 from curate.schema import Row
 from curate.store import Journal, Partition, Writer
 
@@ -69,6 +69,14 @@ class Outcome:
 
     done: int = 0
     failed: list[tuple[Unit, RowError]] = field(default_factory=list)
+
+    def check(self, owed: int, budget: float, what: str) -> None:
+        """BudgetError when more than this share of the units owed failed; `what` they are, in the plural."""
+        if len(self.failed) > budget * owed:
+            raise BudgetError(
+                f"{len(self.failed)} of {owed} {what} failed, above the error budget of {budget:.0%} "
+                f"(first: {self.failed[0][1]}); run again to retry them."
+            )
 
 
 Work = Callable[[Unit], Awaitable[list[Row]]]

@@ -18,6 +18,7 @@ backward. Float64 throughout; the whole state of either is in `state`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ _ROUNDING = 1e-10
 _PARAMETERS = FEATURES * HIDDEN + HIDDEN + HIDDEN + 1
 
 
-class RolloutWeights:
+class RolloutWeights(ABC):
     """What the table and the network share: which rollouts there are, and the account of their dots.
 
     `groups` maps a domain to its rollouts. State: `reads`, `dots`, `squares` [rollouts], over upper steps.
@@ -65,20 +66,21 @@ class RolloutWeights:
         places, inverse = self.places(names).unique(return_inverse=True)
         return places, torch.zeros(len(places), dtype=torch.float64).index_add(0, inverse, values)
 
+    @abstractmethod
     def factors(self, names: Sequence[str], features: Features) -> Tensor:
         """What the losses of these rollouts are multiplied by, [n]; their weights but for the factor of `settle`."""
-        raise NotImplementedError
 
     def settle(self) -> float:
         """What the gradient of a whole batch has to be multiplied by; call once a batch, after the last `factors`."""
         return 1.0
 
+    @abstractmethod
     def all_weights(self) -> Tensor:
         """Weight of every rollout, [rollouts] in the order of `names`; NaN where it is not known yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _learn(self, names: Sequence[str], gradient: Tensor) -> None:
-        raise NotImplementedError
+        """Move the weights against `gradient`, d meta loss / d weight of each of these rollouts."""
 
     def update(self, names: Sequence[str], dots: Sequence[float]) -> None:
         """One upper step: `dots` are -dL_meta/dw of each rollout of the batch; a rollout may be in it twice."""

@@ -59,7 +59,7 @@ def pair(tmp_path_factory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("pair")
     saved(settings(**CASES["averaged"]), ALONE, folder / "one.safetensors", 8)
     assert ended(launch("equal", folder)) == [(0, ""), (0, "")]
-    return folder, [torch.load(folder / f"found-{rank}.pt") for rank in range(2)]
+    return folder, [torch.load(folder / f"found-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def near(one, other, tolerance: float = TOLERANCE) -> bool:
