@@ -24,6 +24,12 @@ class Fixed(RolloutWeights):
     def factors(self, names, features):
         return torch.tensor([self.given[name] for name in names], dtype=torch.float64)
 
+    def all_weights(self):
+        return torch.tensor(list(self.given.values()), dtype=torch.float64)
+
+    def _learn(self, names, gradient):
+        raise AssertionError("weights that a test gives do not learn")
+
 
 class PlainRMSNorm(torch.nn.Module):
     """As in transformers, in the input's precision."""
