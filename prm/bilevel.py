@@ -23,7 +23,7 @@ from prm.losses import to_device
 from prm.meta import Item, MetaSet
 from prm.rollout_level import RolloutLevel
 from prm.team import ALONE, Share, Team
-from prm.weights import UpperAdam
+from prm.weights import Upper, upper_rule
 
 Tensor = Any
 
@@ -121,9 +121,7 @@ class Bilevel:
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
-        self.upper: UpperAdam | RolloutWeights = self.rollouts or UpperAdam(
-            len(self.domains), config.upper.lr, config.upper.betas, config.upper.ema
-        )
+        self.upper: Upper | RolloutWeights = self.rollouts or upper_rule(config.upper, len(self.domains))
         self.meta_average, self.turn = GradientAverage(config.upper.meta_ema), Turn()
         self.tally = Tally()
         self._losses: list[tuple[list[str], Tensor]] = []
@@ -133,7 +131,7 @@ class Bilevel:
         """Domain weights now: learned, given, or 1; means of learned weights of rollouts."""
         if self.rollouts is not None:
             return self.rollouts.domain_means()
-        if self.config.mode == "domain" and isinstance(self.upper, UpperAdam):
+        if self.config.mode == "domain" and isinstance(self.upper, Upper):
             return dict(zip(self.domains, self.upper.weights.tolist(), strict=True))
         if self.config.mode == "frozen":
             mean = sum(self.config.weights[d] for d in self.domains) / len(self.domains)
@@ -161,7 +159,7 @@ class Bilevel:
     def _record(
         self, step: int, dots: Mapping[str, float | None], meta_loss: float | None, cosine: float | None = None
     ) -> Update:
-        raw = self.upper.raw.tolist() if isinstance(self.upper, UpperAdam) else [None] * len(self.domains)
+        raw = self.upper.raw.tolist() if isinstance(self.upper, Upper) else [None] * len(self.domains)
         by_domain, tally = dict(zip(self.domains, raw, strict=True)), self.whole_tally()
         update = Update(self.upper.updates, step, self.weights(), by_domain, dots, tally, meta_loss, cosine)
         self.tally = Tally()
@@ -214,7 +212,7 @@ class Bilevel:
         if reading.dots is None:
             self.skipped += 1
             return None
-        if isinstance(self.upper, UpperAdam):
+        if isinstance(self.upper, Upper):
             self.upper.update(-torch.tensor([reading.dots[name] for name in self.domains], dtype=torch.float64))
         return self._record(self.done, reading.dots, reading.meta_loss, reading.cosine)
 

@@ -13,6 +13,8 @@ from curate.config import Config
 PER_ROLLOUT = ("instance-table", "instance-net")
 LEARNED = ("domain", *PER_ROLLOUT)
 SELECTED = ("s1", "car")
+# Of the upper level, by its rule.
+_RATES = {"adam": 0.01, "mirror": 50.0}
 
 
 class UpperConfig(Config):
@@ -25,9 +27,13 @@ class UpperConfig(Config):
     """Lower steps between two upper steps."""
     warmup: int = Field(default=100, ge=0)
     """Lower steps before the first upper step; Adam's second moment means little before some 50."""
-    lr: float = Field(default=0.01, ge=0)
-    """Adam's step on the raw weights, or on the network's parameters in `instance-net`; about the change of log weight
-    per update when the signal is steady."""
+    rule: Literal["adam", "mirror"] = "adam"
+    """How domain weights follow the hypergradient: `adam` on the raw weights (DreamPRM), which moves all domains at
+    about the same pace; `mirror`, multiplicative, in proportion to the hypergradient (see `prm.weights`)."""
+    lr: float | None = Field(default=None, ge=0)
+    """With `adam` (0.01 when null) its step on the raw weights, or on the network's parameters in `instance-net`: about
+    the change of log weight per update when the signal is steady. With `mirror` (50 when null) the log weight that a
+    domain gains for each unit of meta loss that its gradient takes off."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates on the raw weights."""
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -46,11 +52,23 @@ class UpperConfig(Config):
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
     there, so that a few rarely touched ones do not own the whole inner product."""
 
+    @property
+    def rate(self) -> float:
+        """`lr`, or the rule's own when that is null."""
+        return self.lr if self.lr is not None else _RATES[self.rule]
+
     @model_validator(mode="after")
-    def _pairs_are_whole(self) -> Self:
+    def _fits_together(self) -> Self:
         if self.loss == "pairs" and self.meta_rows % 2:
             raise ValueError(f"meta_rows is {self.meta_rows}, and pairs take two each; make it even")
+        if self.rule == "mirror" and "betas" in self.model_fields_set:
+            raise ValueError("upper.betas are Adam's and do nothing with rule mirror; leave them out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {name: value for name, value in dumped.items() if name != "betas" or self.rule == "adam"}
 
 
 class SubsetConfig(Config):
@@ -124,6 +142,9 @@ class TrainConfig(Config):
     sharding: Literal["none", "full"] = "none"
     """How several processes (`torchrun -m prm train`) hold the model: `none`, each all of it; `full`, each a part of
     every trained parameter, its gradient and moments (FSDP2), for a model that does not fit on one device."""
+    parallel: int | None = Field(default=None, ge=1)
+    """Runs done side by side, each in a process of its own; null is one a GPU, and on a CPU one after the other. Two
+    processes of one thread each do more together than one of two threads."""
     micro_rows: int = Field(default=16, ge=1)
     """Rollouts in one forward at most; larger batches are summed over several."""
     cache_megabytes: int = Field(default=1024, ge=1)
@@ -150,6 +171,8 @@ class TrainConfig(Config):
             raise ValueError(f"{what}, so upper.{given[0]} does nothing; leave `upper` out, or set it to {{}}")
         if not self.learns and "null_runs" in self.model_fields_set and self.null_runs:
             raise ValueError(f"{what}, so null_runs does nothing; leave it out, or set it to 0")
+        if self.mode in PER_ROLLOUT and "rule" in given and self.upper.rule != "adam":
+            raise ValueError(f"upper.rule {self.upper.rule} is for domain weights; mode {self.mode} learns by Adam")
         chosen = sorted(self.subset.model_fields_set)
         if self.mode not in SELECTED and chosen:
             raise ValueError(f"subset.{chosen[0]} does nothing in mode {self.mode}; it is for {' and '.join(SELECTED)}")

@@ -148,7 +148,7 @@ class RolloutTable(RolloutWeights):
         here, config = {name: self.state[name][places] for name in _MOMENTS}, self.config
         number = self.state["reads"][places]
         smooth = averaged(here, pulled, number, config.ema)
-        change = adam_change(here, smooth, number, config.lr, config.betas)
+        change = adam_change(here, smooth, number, config.rate, config.betas)
         for name, value in (here | {"raw": self.state["raw"][places] - change}).items():
             self.state[name] = self.state[name].index_copy(0, places, value)
 
@@ -206,7 +206,7 @@ class RolloutNet(RolloutWeights):
         # What moves all weights alike has no gradient but for rounding, of which Adam would make a whole step.
         pulled = torch.where(pulled.abs() > _ROUNDING * pulled.abs().max(), pulled, 0.0)
         smooth = averaged(self.state, pulled, self.updates, self.config.ema)
-        change = adam_change(self.state, smooth, self.updates, self.config.lr, self.config.betas)
+        change = adam_change(self.state, smooth, self.updates, self.config.rate, self.config.betas)
         self.state["raw"] = self.state["raw"] - change
 
 

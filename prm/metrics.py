@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from scipy.special import stdtrit
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -66,32 +68,11 @@ def standard_error(values: Sequence[float]) -> float | None:
     return None if spread is None else spread / math.sqrt(len(values))
 
 
-def student_cdf(t: float, freedom: int) -> float:
-    """P(T <= t) for Student's T with `freedom` >= 1 degrees: the finite sums of Abramowitz and Stegun 26.7.3-4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    odd = freedom % 2
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for index in range(odd, freedom - 1, 2):
-        total += term
-        term *= cosine * cosine * (index + 1) / (index + 2)
-    area = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return (1 + area) / 2
-
-
-def student_quantile(probability: float, freedom: int) -> float:
-    """The t with P(T <= t) = probability, for 0.5 <= probability < 1, by bisection."""
-    if not 0.5 <= probability < 1 or freedom < 1:
+def student_quantile(probability: float, freedom: float) -> float:
+    """The t with P(T <= t) = probability for Student's T with `freedom` > 0 degrees, whole or not."""
+    if not 0 < probability < 1 or not freedom > 0:
         raise ValueError(f"no quantile {probability} of Student's T with {freedom} degrees")
-    low, high = 0.0, 1.0
-    while student_cdf(high, freedom) < probability:
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if student_cdf(middle, freedom) < probability else (low, middle)
-    return high
+    return float(stdtrit(freedom, probability))
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
@@ -106,23 +87,6 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     centre = math.fsum(values) / len(values)
     half = student_quantile((1 + level) / 2, len(values) - 1) * error
     return Interval(centre - half, centre + half, "t")
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` in [0, 1] of the values lie, interpolated linearly between neighbours."""
-    if not values or not 0 <= share <= 1:
-        raise ValueError(f"no quantile {share} of {len(values)} values")
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    # This form never leaves [ordered[below], ordered[above]], also when they are equal.
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-def central_band(values: Sequence[float], share: float = 0.9) -> tuple[float, float] | None:
-    """Quantiles that hold the central `share` of the values; None without values."""
-    return (quantile(values, (1 - share) / 2), quantile(values, (1 + share) / 2)) if values else None
 
 
 def ranks(values: Mapping[str, float]) -> dict[str, int]:

@@ -110,6 +110,10 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
                 generator = torch.Generator().manual_seed(seed)
                 self.score.weight.copy_(0.02 * torch.randn(self.score.weight.shape, generator=generator))
 
+    def share_features(self, kept: Kept) -> None:
+        """Keep the frozen vision tower's features there, for the next PRM with the same tower, device and precision."""
+        self._features = kept
+
     def use_precision(self, name: str) -> None:
         """`bfloat16` runs the backbone under autocast; parameters stay float32."""
         self.precision = getattr(torch, name)

@@ -19,12 +19,12 @@ from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
 from prm import metrics, select, showcase, stats, verdict
+from prm.chance import Band, null_bands
 from prm.config import LEARNED, PER_ROLLOUT
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
 from prm.showcase import Chain, Picture
 from prm.stats import Curve, Facts
-from prm.verdict import Band
 
 if TYPE_CHECKING:
     from prm.stages import ReportConfig, SelectConfig
@@ -36,13 +36,15 @@ SCHEMA = "curate-prm/report/1"
 class DomainRow:
     """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
 
-    `verdict` is "up", "down", "indistinguishable" or "unknown"; losses are means over the first and last tenth of the
-    updates, and over runs; `signal` is the t-statistic of the domain's dots (`prm.stats`).
+    `band` is where null runs leave it; `verdict` is "up", "down", "indistinguishable" or "unknown"; losses are means
+    over the first and last tenth of the updates, and over runs; `signal` is the t-statistic of the domain's dots
+    (`prm.stats`).
     """
 
     domain: str
     weight: float | None
     interval: Interval | None
+    band: Band | None
     verdict: str
     too_hard: bool
     rank: int | None
@@ -95,14 +97,14 @@ class Report:
     final: Mapping[str, Mapping[str, float]]
     updates: int
     cosine: float | None
-    band: Band | None
+    null_runs: int
     agreement: float | None
     domains: tuple[DomainRow, ...]
     planted: Mapping[str, PairOrder]
     planted_controls: Mapping[str, PairOrder]
     unattributed_rejects: int
     weights: tuple[Curve, ...]
-    band_curve: Curve | None
+    null_curve: Curve | None
     losses: tuple[Curve, ...]
     meta_loss: Curve | None
     selection: Selection | None
@@ -149,8 +151,8 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     trained = stats.training(workspace)
     if not facts and not trained.final:
         raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
-    band, learned = verdict.null_band(trained.null), trained.mode in (None, *LEARNED)
-    rows = _rows(facts, trained, band, learned)
+    learned = trained.mode in (None, *LEARNED)
+    rows = _rows(facts, trained, learned)
     selection, notes = _selection(workspace, choice)
     chains = showcase.chains(workspace, config.chains if config else 60)
     bad, clean = _known(rows) if learned else ([], [])
@@ -162,36 +164,36 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         final=trained.final,
         updates=trained.updates,
         cosine=trained.cosine,
-        band=band,
+        null_runs=len(trained.null),
         agreement=verdict.agreement(trained.final),
         domains=rows,
         planted=verdict.planted_order(trained.final, bad, clean),
         planted_controls=verdict.planted_order(trained.null, bad, clean),
         unattributed_rejects=unattributed,
         weights=trained.weights,
-        band_curve=trained.band,
+        null_curve=trained.null_curve,
         losses=trained.losses,
         meta_loss=trained.meta,
         selection=selection,
         ledger=_ledger(workspace),
-        notes=(*_training_notes(trained, band, learned), *notes),
+        notes=(*_training_notes(trained, learned), *notes),
         chains=chains,
         pictures=showcase.pictures(workspace, chains),
     )
 
 
-def _rows(
-    facts: Mapping[str, Facts], trained: stats.Training, band: Band | None, learned: bool
-) -> tuple[DomainRow, ...]:
-    weighings, runs = verdict.weigh(trained.final, band, learned), len(trained.final)
+def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) -> tuple[DomainRow, ...]:
+    bands, runs = null_bands(trained.null), len(trained.final)
+    weighings = verdict.weigh(trained.final, bands, learned)
     rows = []
     for domain in facts.keys() | weighings.keys():
-        known, weighing = facts.get(domain, Facts()), weighings.get(domain)
+        known, weighing, band = facts.get(domain, Facts()), weighings.get(domain), bands.get(domain)
         rows.append(
             DomainRow(
                 domain=domain,
                 weight=weighing.weight if weighing else None,
                 interval=weighing.interval if weighing else None,
+                band=band,
                 verdict=weighing.verdict if weighing else verdict.UNKNOWN,
                 too_hard=verdict.too_hard(known.accuracy),
                 rank=weighing.rank if weighing else None,
@@ -227,8 +229,8 @@ def _selection(workspace: Workspace, choice: SelectConfig | None) -> tuple[Selec
         return None, [f"Best-of-N is left out. {error}"]
 
 
-def _training_notes(trained: stats.Training, band: Band | None, learned: bool) -> list[str]:
-    runs, notes = len(trained.final), []
+def _training_notes(trained: stats.Training, learned: bool) -> list[str]:
+    runs, null, notes = len(trained.final), len(trained.null), list[str]()
     if not runs:
         return ["No weights yet: the table shows the data alone; run `prm train`."]
     if runs < 3:
@@ -238,10 +240,10 @@ def _training_notes(trained: stats.Training, band: Band | None, learned: bool) -
         notes.append("Every rollout has a weight of its own; a domain's is their mean. Table: rollout_weights.")
     if not learned:
         notes.append(f"Weights are those of mode {trained.mode}: given, not learned.")
-    elif band is None:
-        notes.append("No null run: weights cannot be told from chance; set `train.null_runs` to 1 or more.")
-    elif band.weights < 20:
-        notes.append(f"The null band rests on {band.weights} weights only; more null runs make it firmer.")
+    elif not null:
+        notes.append("No null run: weights cannot be told from chance; set `train.null_runs` to 5 or more.")
+    elif null < 5:
+        notes.append(f"Only {null} null run{'s' * (null > 1)}: the bands of chance are wide; use 5 or more.")
     return notes
 
 

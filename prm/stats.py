@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from curate import lineage
 from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.store import Workspace
-from prm.metrics import central_band
 
 # Points of a curve on the page; more cannot be seen.
 POINTS = 120
@@ -44,7 +43,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart over lower steps: mean over runs with lowest and highest, or a band's middle and edges."""
+    """One line of a chart over lower steps: mean over runs with lowest and highest."""
 
     name: str
     steps: tuple[int, ...]
@@ -65,7 +64,7 @@ class Training:
     null: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     updates: int = 0
     weights: tuple[Curve, ...] = ()
-    band: Curve | None = None
+    null_curve: Curve | None = None
     losses: tuple[Curve, ...] = ()
     meta: Curve | None = None
     loss_first: Mapping[str, float | None] = field(default_factory=dict)
@@ -180,7 +179,7 @@ def training(workspace: Workspace) -> Training:
         null=_final(null),
         updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
         weights=_weight_curves(real),
-        band=_band_curve(null),
+        null_curve=_null_curve(null),
         losses=_loss_curves(real),
         meta=_meta_curve(real),
         loss_first=first,
@@ -235,15 +234,12 @@ def _weight_curves(frame: pl.DataFrame) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _band_curve(frame: pl.DataFrame) -> Curve | None:
-    """Central 90 % of all null weights at each step."""
+def _null_curve(frame: pl.DataFrame) -> Curve | None:
+    """Mean, lowest and highest of all weights of null runs at each step."""
     if frame.is_empty():
         return None
-    steps = sorted(_thinned(sorted(frame["step"].unique())))
-    pooled = {step: list(part["weight"]) for (step,), part in frame.partition_by("step", as_dict=True).items()}
-    bands = [central_band(pooled[step]) or (1.0, 1.0) for step in steps]
-    low, high = tuple(band[0] for band in bands), tuple(band[1] for band in bands)
-    return Curve("null band", tuple(steps), tuple((a + b) / 2 for a, b in bands), low, high)
+    pooled = frame.with_columns(domain=pl.lit("null runs"))
+    return _weight_curves(pooled)[0]
 
 
 def _binned(frame: pl.DataFrame, column: str, name: str) -> Curve | None:

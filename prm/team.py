@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from curate.errors import UserError
+
 Tensor = Any
 Module = Any
 Item = TypeVar("Item")
@@ -27,6 +29,13 @@ Share = list[tuple[list[Item], bool]]
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that this process holds: all of it, unless it is sharded (a DTensor)."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def usable_device(name: str) -> str:
+    """What `train.device` says: `cuda` or `cpu`; UserError when it is `cuda` and there is no usable one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("`train.device` is cuda and there is no usable GPU; set it to auto or cpu.")
+    return name if name != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Team:

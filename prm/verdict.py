@@ -6,23 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prm import metrics
+from prm.chance import Band
 from prm.metrics import Interval, PairOrder
 
 UP, DOWN, SAME, UNKNOWN = "up", "down", "indistinguishable", "unknown"
 VERDICTS = (UP, SAME, DOWN, UNKNOWN)
 # Below this share of right rollouts a domain has next to no right step to learn from.
 TOO_HARD = 0.1
-BAND_SHARE = 0.9
-
-
-@dataclass(frozen=True)
-class Band:
-    """Where weights end without signal: the central 90 % of `weights` final weights from `runs` null runs."""
-
-    low: float
-    high: float
-    weights: int
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -37,24 +27,23 @@ class Weighing:
     worst_rank: int
 
 
-def null_band(null: Mapping[str, Mapping[str, float]]) -> Band | None:
-    """The band of these final weights (run -> domain -> weight), pooled over domains; None without null runs."""
-    values = [weight for weights in null.values() for weight in weights.values()]
-    band = metrics.central_band(values, BAND_SHARE)
-    return None if band is None else Band(*band, len(values), len(null))
+def judge(weight: float, interval: Interval, band: Band | None) -> str:
+    """`up` when the mean weight lies above what chance gives (the band) and the runs agree that it is up: the whole
+    interval lies above the band's centre. `down` the other way round, `unknown` without a band.
 
-
-def judge(interval: Interval, band: Band | None) -> str:
-    """`up` when the whole interval lies above the band, `down` below it, `unknown` without a band."""
+    The band has the chance of a meta set in it, the interval that of batches and heads.
+    """
     if band is None:
         return UNKNOWN
-    if interval.low > band.high:
+    if weight > band.high and interval.low > band.centre:
         return UP
-    return DOWN if interval.high < band.low else SAME
+    return DOWN if weight < band.low and interval.high < band.centre else SAME
 
 
-def weigh(final: Mapping[str, Mapping[str, float]], band: Band | None, learned: bool = True) -> dict[str, Weighing]:
-    """Each domain's weighing over the real runs; fixed weights (`learned` false) have no verdict."""
+def weigh(
+    final: Mapping[str, Mapping[str, float]], bands: Mapping[str, Band], learned: bool = True
+) -> dict[str, Weighing]:
+    """Each domain's weighing over the real runs, by its band; fixed weights (`learned` false) have no verdict."""
     domains = sorted({domain for weights in final.values() for domain in weights})
     values = {domain: [w[domain] for w in final.values() if domain in w] for domain in domains}
     means = {domain: sum(part) / len(part) for domain, part in values.items()}
@@ -65,7 +54,7 @@ def weigh(final: Mapping[str, Mapping[str, float]], band: Band | None, learned: 
         spread = metrics.interval(values[domain])
         places = [ranks[domain] for ranks in by_run if domain in ranks]
         if spread is not None:
-            verdict = judge(spread, band) if learned else UNKNOWN
+            verdict = judge(means[domain], spread, bands.get(domain)) if learned else UNKNOWN
             weighings[domain] = Weighing(means[domain], spread, verdict, overall[domain], min(places), max(places))
     return weighings
 

@@ -1,15 +1,17 @@
 """Domain weights: positive, mean 1, and how a gradient on them becomes one on their raw parameters (DreamPRM).
 
-w_k = K softplus(a_k) / sum_j softplus(a_j), so all start at 1 when the raw a are 0. Float64 throughout: there are only
-K of them.
+All start at 1, where the raw parameters are 0. Float64 throughout: there are only K of them.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch.nn.functional import softplus
+
+from prm.config import UpperConfig
 
 Tensor = Any
 State = dict[str, Tensor]
@@ -49,12 +51,12 @@ def adam_change(state: State, gradient: Tensor, number: Count, lr: float, betas:
     return lr * m / (s.sqrt() + _NOTHING)
 
 
-class UpperAdam:
-    """Moving average of the hypergradient, then Adam, on K raw parameters. Its whole state is in `state`."""
+class Upper(ABC):
+    """Domain weights and the rule that they are learned by. Its whole state is in `state`; `raw` [K] begin at 0."""
 
-    def __init__(self, count: int, lr: float, betas: tuple[float, float], ema: float) -> None:
-        self.lr, self.betas, self.ema = lr, betas, ema
-        self.state = {name: torch.zeros(count, dtype=torch.float64) for name in ("raw", "average", "m", "s")}
+    def __init__(self, count: int, lr: float, ema: float) -> None:
+        self.lr, self.ema = lr, ema
+        self.state = {name: torch.zeros(count, dtype=torch.float64) for name in ("raw", "average")}
         self.updates = 0
 
     @property
@@ -63,13 +65,63 @@ class UpperAdam:
         return self.state["raw"]
 
     @property
+    @abstractmethod
     def weights(self) -> Tensor:
         """Domain weights, [K]."""
-        return domain_weights(self.raw)
+
+    @abstractmethod
+    def _change(self, gradient: Tensor) -> Tensor:
+        """What is subtracted from the raw parameters for this (averaged) d meta loss / d weight, [K]."""
 
     def update(self, gradient: Tensor) -> None:
         """One step against `gradient` = d meta loss / d weight, [K]."""
         self.updates += 1
-        smooth = averaged(self.state, gradient, self.updates, self.ema)
-        change = adam_change(self.state, pull_back(self.raw, smooth), self.updates, self.lr, self.betas)
-        self.state["raw"] = self.raw - change
+        self.state["raw"] = self.raw - self._change(averaged(self.state, gradient, self.updates, self.ema))
+
+
+class UpperAdam(Upper):
+    """DreamPRM's rule: Adam on the raw parameters under softplus. Every domain moves at about the same pace, however
+    large its hypergradient is.
+    """
+
+    def __init__(self, count: int, lr: float, betas: tuple[float, float], ema: float) -> None:
+        super().__init__(count, lr, ema)
+        self.betas = betas
+        self.state |= {name: torch.zeros(count, dtype=torch.float64) for name in ("m", "s")}
+
+    @property
+    def weights(self) -> Tensor:
+        """w_k = K softplus(a_k) / sum_j softplus(a_j), [K]."""
+        return domain_weights(self.raw)
+
+    def _change(self, gradient: Tensor) -> Tensor:
+        return adam_change(self.state, pull_back(self.raw, gradient), self.updates, self.lr, self.betas)
+
+
+class UpperMirror(Upper):
+    """Mirror descent on the simplex, which is multiplicative (as in DoGE, arXiv 2310.15393, and DoReMi, 2305.10429):
+    w_k is multiplied by exp(-lr U h_k), and all are scaled to mean 1. The raw parameters are log weights.
+
+    -U h_k is what the domain's gradient, with weight 1, is expected to take off the meta loss in the U lower steps up
+    to the next update. So a log weight is `lr` times the meta loss that a domain took off so far; nothing is scaled by
+    how large hypergradients happen to be, and a domain without effect, or a meta set without signal, moves no weight.
+    """
+
+    def __init__(self, count: int, lr: float, ema: float, unroll: int) -> None:
+        super().__init__(count, lr, ema)
+        self.unroll = unroll
+
+    @property
+    def weights(self) -> Tensor:
+        """w_k = K exp(a_k) / sum_j exp(a_j), [K]."""
+        return len(self.raw) * torch.softmax(self.raw, dim=0)
+
+    def _change(self, gradient: Tensor) -> Tensor:
+        return self.lr * self.unroll * gradient
+
+
+def upper_rule(config: UpperConfig, count: int) -> Upper:
+    """The rule of `upper.rule`, for so many domains."""
+    if config.rule == "mirror":
+        return UpperMirror(count, config.rate, config.ema, config.unroll)
+    return UpperAdam(count, config.rate, config.betas, config.ema)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,19 +69,30 @@ def _train_together(
             stages.follow(loaded, place, replace)
 
 
+def _option(key: str, text: str, flag: str = "") -> Any:
+    """A setting of the section `train` that has an option of its own."""
+    return typer.Option(flag or f"--{key}", help=f"{text}; as --set train.{key}=N.", show_default=False)
+
+
 @app.command()
 def train(
     recipe: RecipeFile,
     workspace: Place = _PLACE,
     settings: Settings = None,
+    seeds: Annotated[int | None, _option("seeds", "Real runs, which differ in their batches and head")] = None,
+    null: Annotated[int | None, _option("null_runs", "Runs with shuffled meta outcomes", "--null")] = None,
+    parallel: Annotated[int | None, _option("parallel", "Runs at once, each in a process of its own")] = None,
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
     """Train PRMs and learn the weights of domains, or of single rollouts.
 
-    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted. On several
-    devices: torchrun --nproc-per-node 4 -m prm train RECIPE.
+    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted. Runs go
+    side by side where there are several GPUs. One run on several devices: torchrun --nproc-per-node 4 -m prm train
+    RECIPE.
     """
+    given = {"seeds": seeds, "null_runs": null, "parallel": parallel}
+    settings = [*(settings or ()), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
     if launch.several():
         _train_together(recipe, workspace, settings, as_json, replace)
     else:

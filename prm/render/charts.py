@@ -60,11 +60,17 @@ def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
 
 
 def forest(report: Report) -> go.Figure | None:
-    """Every domain's weight with its interval and its runs, on the null band; the heaviest on top."""
+    """Every domain's weight with its interval and its runs, on its band of chance; the heaviest on top."""
     rows = tuple(row for row in reversed(report.domains) if row.weight is not None)
     if not rows:
         return None
     names, figure = _unique(rows), go.Figure()
+    banded = [(names[row.domain], row.band) for row in rows if row.band is not None]
+    if banded:
+        figure.add_bar(y=[name for name, _ in banded], x=[band.high - band.low for _, band in banded],
+            base=[band.low for _, band in banded], orientation="h", width=0.7, marker={"color": _BAND, "line_width": 0},
+            name="chance (null runs)", customdata=[[band.low, band.high] for _, band in banded],
+            hovertemplate="%{y}: chance gives %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>")  # fmt: skip
     for weights in report.final.values():
         here = [row for row in rows if row.domain in weights]
         figure.add_scatter(
@@ -80,10 +86,6 @@ def forest(report: Report) -> go.Figure | None:
         figure.add_scatter(x=[row.weight for row in part], y=[names[row.domain] for row in part], name=verdict,
             mode="markers", marker={"size": 12, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
             error_x=_errors(part, COLOURS[verdict]), hovertemplate="%{y}: %{x:.2f}<extra></extra>")  # fmt: skip
-    if report.band is not None:
-        figure.add_vrect(x0=report.band.low, x1=report.band.high, fillcolor=_BAND, line_width=0, layer="below")
-        figure.add_annotation(x=(report.band.low + report.band.high) / 2, y=1, yref="paper", yanchor="bottom",
-            text="null band", showarrow=False, font_size=12)  # fmt: skip
     _layout(figure, 110 + 30 * len(rows))
     figure.update_yaxes(categoryorder="array", categoryarray=[names[row.domain] for row in rows], showgrid=False)
     figure.update_xaxes(title_text="domain weight")
@@ -117,13 +119,13 @@ def _clear(colour: str) -> str:
 
 
 def weights(report: Report) -> go.Figure | None:
-    """Weights over lower steps: mean over runs, lowest to highest as a ribbon, and the null band."""
+    """Weights over lower steps: mean over runs, lowest to highest as a ribbon, and the null runs'."""
     if not report.weights:
         return None
     figure, rows = go.Figure(), {row.domain: row for row in report.domains}
     names = _unique(report.domains)
-    if report.band_curve is not None:
-        _ribbon(figure, report.band_curve, _BAND, name="null band", legendgroup="null")
+    if report.null_curve is not None:
+        _ribbon(figure, report.null_curve, _BAND, name="null runs", legendgroup="null")
     ends = []
     for curve in sorted(report.weights, key=lambda curve: -(curve.values[-1] or 0)):
         colour = COLOURS[rows[curve.name].verdict]
@@ -192,8 +194,11 @@ def scatter(report: Report) -> go.Figure | None:
     if not rows:
         return None
     names, figure, places = _unique(report.domains), go.Figure(), _places(rows)
-    if report.band is not None:
-        figure.add_hrect(y0=report.band.low, y1=report.band.high, fillcolor=_BAND, line_width=0, layer="below")
+    banded = [(row.facts.accuracy, row.band) for row in rows if row.band is not None]
+    if banded:
+        figure.add_bar(x=[accuracy for accuracy, _ in banded], y=[band.high - band.low for _, band in banded],
+            base=[band.low for _, band in banded], width=0.02, marker={"color": _BAND, "line_width": 0},
+            name="chance (null runs)", hoverinfo="skip")  # fmt: skip
     for verdict in dict.fromkeys(row.verdict for row in rows):
         part = [row for row in rows if row.verdict == verdict]
         figure.add_scatter(x=[row.facts.accuracy for row in part], y=[row.weight for row in part],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
+from prm.chance import Band
 from prm.metrics import Interval, PairOrder
 from prm.report import DomainRow, Report
 from prm.select import METHODS, Score, Selection
@@ -51,9 +52,9 @@ def count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
 
 
-def spread(interval: Interval | None, between: str = " to ") -> str:
+def spread(interval: Interval | Band | None, between: str = " to ") -> str:
     """Both ends; a dash for a single run, which has no interval."""
-    if interval is None or interval.method == "single":
+    if interval is None or (isinstance(interval, Interval) and interval.method == "single"):
         return MISSING
     return f"{interval.low:.2f}{between}{interval.high:.2f}"
 
@@ -121,17 +122,14 @@ def selection_sentence(selection: Selection) -> str:
 
 
 def training_sentence(report: Report) -> str:
-    """How many runs and updates, and the null band."""
+    """How many runs and updates, and how many null runs."""
     if not report.runs:
         return ""
     runs = f"{len(report.runs)} run{'s' * (len(report.runs) > 1)}, {report.updates:,} weight updates each"
-    if report.band is None:
-        return f"{runs}; no null band."
-    band = report.band
-    return (
-        f"{runs}; null band {band.low:.2f} to {band.high:.2f} (central 90 % of {band.weights} weights from {band.runs} "
-        f"run{'s' * (band.runs > 1)} with shuffled meta labels)."
-    )
+    if not report.null_runs:
+        return f"{runs}; no null run."
+    null = f"{report.null_runs} run{'s' * (report.null_runs > 1)} with shuffled meta labels"
+    return f"{runs}; {null} say what chance gives."
 
 
 def order_sentence(report: Report) -> str:

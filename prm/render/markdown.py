@@ -11,7 +11,7 @@ from prm.report import Report
 from prm.select import METHODS, Selection
 
 _HEAD = (
-    *("domain", "verdict", "planted", "licence", "weight", "interval", "rank", "problems", "rollouts"),
+    *("domain", "verdict", "planted", "licence", "weight", "interval", "chance", "rank", "problems", "rollouts"),
     *("labelled steps", "right", "mean label", "label noise", "undecided", "truncated", "rejects"),
     *("loss first", "loss last", "t of dots"),
 )
@@ -57,6 +57,7 @@ def _domains(report: Report) -> list[str]:
                 escape(", ".join(facts.licences)) or MISSING,
                 figures.number(row.weight),
                 figures.spread(row.interval),
+                figures.spread(row.band),
                 figures.rank(row),
                 figures.count(facts.problems),
                 figures.count(facts.rollouts),

@@ -89,14 +89,14 @@ def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
             "chart-forest",
             charts.forest(report),
             "What each domain is worth",
-            "Mean over runs with its interval; small dots are the runs. Inside the band is chance.",
+            "Mean over runs with its interval; small dots are the runs. Grey: what chance gives that domain.",
             _weights_label(report),
         ),
         "weights": _chart(
             "chart-weights",
             charts.weights(report),
             "Weights while training",
-            "Line: mean over runs. Ribbon: lowest to highest run. Grey: null band at that step.",
+            "Line: mean over runs. Ribbon: lowest to highest run. Grey: lowest to highest weight of any null run.",
             f"Domain weights over lower steps, ending at the weights of the table. {table}",
         ),
         "scatter": _chart(

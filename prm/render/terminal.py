@@ -20,6 +20,7 @@ Justify = Literal["left", "right"]
 _COLUMNS: tuple[tuple[str, Justify], ...] = (
     ("domain", "left"),
     ("weight  interval", "right"),
+    ("chance", "right"),
     ("verdict", "left"),
     ("rank", "right"),
     ("problems", "right"),
@@ -56,6 +57,7 @@ def _domain_cells(row: DomainRow) -> list[Text]:
     return [
         Text(plain(row.domain)),
         Text(weight),
+        Text(figures.spread(row.band, "–")),
         Text(row.verdict, style=_STYLES.get(row.verdict, "")),
         Text(figures.rank(row)),
         Text(figures.count(facts.problems)),

@@ -33,7 +33,7 @@ DOMAINS = {
 }
 
 
-def make(root: Path, seeds: int = 3, nulls: int = 2, train: int = 12, test: int = 6, nasty: bool = True) -> Workspace:
+def make(root: Path, seeds: int = 3, nulls: int = 5, train: int = 12, test: int = 6, nasty: bool = True) -> Workspace:
     """The whole workspace."""
     workspace = Workspace.open(root)
     for domain, (_, accuracy, defect) in DOMAINS.items():
@@ -227,7 +227,7 @@ def add_run(
 ) -> None:
     """A run whose weights walk from 1 to `final` with a little noise; null runs wander instead."""
     rng, rows = random.Random(run), []
-    offsets = {domain: rng.gauss(0, 0.07 if null else noise) for domain in final}
+    offsets = {domain: rng.gauss(0, 0.03 if null else noise) for domain in final}
     for update in range(updates + 1):
         share = update / updates
         for domain, weight in final.items():

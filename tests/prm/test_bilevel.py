@@ -16,23 +16,32 @@ from prm.meta import Pairs, Singles, shuffled_outcomes
 CLEAN = ("clean-1", "clean-2", "clean-3")
 DOMAINS = (*CLEAN, "flipped", "random")
 SIZE = 120
+KINDS = {"flipped": "flipped", "random": "random"}
 
 
 class Toy:
-    """A two-layer network learns a linear rule; one domain's labels are flipped, one's are dice."""
+    """A two-layer network learns a linear rule; some domains' labels are flipped or dice."""
 
-    def __init__(self, seed: int, shuffled: bool = False, micro: int = 1000) -> None:
+    def __init__(
+        self,
+        seed: int,
+        shuffled: bool = False,
+        micro: int = 1000,
+        size: int = SIZE,
+        kinds: dict[str, str] | None = None,
+    ) -> None:
+        kinds = {"flipped": "flipped", "random": "random"} if kinds is None else kinds
         generator = torch.Generator().manual_seed(seed)
         rule = torch.randn(6, generator=generator)
         self.inputs, self.labels, self.groups, self.micro = {}, {}, {}, micro
         for domain in (*DOMAINS, "meta"):
-            names = [f"{domain}/{i}" for i in range(SIZE)]
+            names = [f"{domain}/{i}" for i in range(size)]
             self.groups[domain] = names
             for name in names:
                 self.inputs[name] = torch.randn(6, generator=generator)
                 right = bool(self.inputs[name] @ rule > 0)
                 dice = bool(torch.rand((), generator=generator) < 0.5)
-                self.labels[name] = {"flipped": not right, "random": dice}.get(domain, right)
+                self.labels[name] = {"flipped": not right, "random": dice}.get(kinds.get(domain), right)
         if shuffled:
             meta = {name: self.labels[name] for name in self.groups["meta"]}
             self.labels |= shuffled_outcomes([self.groups["meta"]], meta, seed)

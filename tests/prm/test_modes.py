@@ -111,6 +111,8 @@ def test_a_chosen_part_is_trained_on_and_the_rest_is_listed(tiny_model, make_wor
         ({"mode": "domain", "subset": {"share": 0.5}}, r"subset\.share does nothing in mode domain"),
         ({"mode": "s1", "subset": {"clusters": 5}}, r"subset\.clusters does nothing in mode s1"),
         ({"mode": "s1", "weights": {"a": 1.0}}, "weights belong to mode frozen"),
+        ({"upper": {"rule": "mirror", "betas": (0.5, 0.9)}}, "betas are Adam's and do nothing with rule mirror"),
+        ({"mode": "instance-net", "upper": {"rule": "mirror"}}, "rule mirror is for domain weights"),
     ],
 )
 def test_settings_without_effect_are_refused(given, message):
@@ -125,6 +127,7 @@ def test_settings_without_effect_are_refused(given, message):
         {"mode": "instance-net", "upper": {"unroll": 1}, "null_runs": 2},
         {"mode": "car", "subset": {"share": 0.2, "clusters": 7}},
         {"mode": "domain"},
+        {"mode": "domain", "upper": {"rule": "mirror"}},
     ],
 )
 def test_what_was_resolved_can_be_read_again(given):

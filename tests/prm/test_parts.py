@@ -13,7 +13,7 @@ from prm.batches import Stream
 from prm.hypergradient import GradientAverage
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import Pairs, Singles, shuffled_outcomes
-from prm.weights import UpperAdam, domain_weights, pull_back
+from prm.weights import UpperAdam, UpperMirror, domain_weights, pull_back
 
 names = st.lists(st.text("xyz", min_size=1, max_size=4), min_size=1, max_size=7, unique=True)
 groups = st.dictionaries(st.sampled_from("abcd"), names, min_size=1)
@@ -144,9 +144,9 @@ def test_pull_back_is_the_transposed_jacobian(raw, data):
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(reals, min_size=3, max_size=3), max_size=20), st.floats(0, 0.95))
-def test_weights_stay_positive_with_mean_one(gradients, ema):
-    upper = UpperAdam(3, 0.1, (0.9, 0.999), ema)
+@given(st.booleans(), st.lists(st.lists(reals, min_size=3, max_size=3), max_size=20), st.floats(0, 0.95))
+def test_weights_stay_positive_with_mean_one(mirror, gradients, ema):
+    upper = UpperMirror(3, 0.1, ema, 1) if mirror else UpperAdam(3, 0.1, (0.9, 0.999), ema)
     assert upper.weights.tolist() == [1, 1, 1]
     for gradient in gradients:
         upper.update(torch.tensor(gradient, dtype=torch.float64))
@@ -154,14 +154,27 @@ def test_weights_stay_positive_with_mean_one(gradients, ema):
     assert upper.weights.mean() == pytest.approx(1)
 
 
-def test_a_common_gradient_moves_no_weight_and_a_low_one_gains():
-    upper = UpperAdam(3, 0.1, (0.9, 0.999), 0.0)
+@pytest.mark.parametrize("upper", [UpperAdam(3, 0.1, (0.9, 0.999), 0.0), UpperMirror(3, 0.1, 0.0, 1)])
+def test_a_common_gradient_moves_no_weight_and_a_low_one_gains(upper):
     upper.update(torch.zeros(3, dtype=torch.float64))
     assert upper.raw.tolist() == [0, 0, 0]
     for _ in range(5):
         upper.update(torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64))
     first, middle, last = upper.weights.tolist()
     assert first < middle < last
+
+
+def test_a_mirrored_weight_is_the_meta_loss_that_a_domain_took_off():
+    """Steady h, U lower steps to an update: w_k is proportional to exp(-lr n U h_k), as gradient flow has it."""
+    h, lr, n = torch.tensor([2e-4, -1e-4, 0.0], dtype=torch.float64), 50.0, 30
+    weights = []
+    for unroll, updates in ((1, n), (5, n // 5)):
+        mirror = UpperMirror(3, lr, 0.0, unroll)
+        for _ in range(updates):
+            mirror.update(h)
+        weights.append(mirror.weights)
+    torch.testing.assert_close(weights[0], 3 * torch.softmax(-lr * n * h, dim=0))
+    torch.testing.assert_close(weights[0], weights[1])
 
 
 def test_upper_adam_is_torchs_adam():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 from report_testbed import (
@@ -33,10 +33,10 @@ from curate.lineage import Ledger
 from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES
 from curate.store import Workspace
 from prm import report, showcase, verdict
+from prm.chance import Band
 from prm.metrics import Interval
 from prm.render import figures, markdown, terminal
 from prm.stages import ReportConfig, SelectConfig
-from prm.verdict import Band
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_weights_are_means_of_the_last_update(workspace, built):
     row = next(row for row in built.domains if row.domain == "bars_sum")
     assert row.weight == pytest.approx(sum(last) / 3)
     assert row.interval.method == "t"
-    null = sorted(r["weight"] for r in rows if r["update"] == 40 and r["null_control"])
-    assert (built.band.weights, built.band.runs) == (len(null), 2)
-    assert null[0] < built.band.low < built.band.high < null[-1]
+    null = [r["weight"] for r in rows if r["update"] == 40 and r["null_control"] and r["domain"] == "bars_sum"]
+    assert built.null_runs == row.band.runs == len(null) == 5
+    assert row.band.low < min(null) < row.band.centre < max(null) < row.band.high
 
 
 def test_dots_give_a_t_statistic_and_directions_a_mean_cosine(workspace, built):
@@ -94,12 +94,12 @@ def test_planted_defects_are_found_and_counted(built):
     }
     assert (built.planted_total.right, built.planted_total.total) == (54, 54)
     # The controls' weights go about 1 by chance: what they put in order is what the count above is to be held against.
-    assert built.planted_controls.keys() == {"null-0", "null-1"}
-    assert built.controls_total.total == 36
-    assert 0 < built.controls_total.right < 36
+    assert built.planted_controls.keys() == {f"null-{run}" for run in range(5)}
+    assert built.controls_total.total == 90
+    assert 0 < built.controls_total.right < 90
     said = figures.order_sentence(built)
     assert "54 of 54 (100 %)" in said
-    assert f"With shuffled meta labels it is {built.controls_total.right} of 36" in said
+    assert f"With shuffled meta labels it is {built.controls_total.right} of 90" in said
 
 
 def test_a_domain_that_is_too_hard_is_not_called_bad(built):
@@ -153,7 +153,7 @@ def test_data_alone_makes_a_report_with_nulls(tmp_path):
     built = report.build(workspace, ReportConfig(chains=0))
     row = built.domains[0]
     assert (row.weight, row.interval, row.rank, row.verdict) == (None, None, None, "unknown")
-    assert (built.band, built.selection, built.chains) == (None, None, ())
+    assert (built.null_runs, built.selection, built.chains) == (0, None, ())
     assert any("prm train" in note for note in built.notes)
     paths = report.write(built, tmp_path / "out")
     assert json.loads(paths["json"].read_text())["domains"][0]["weight"] is None
@@ -177,22 +177,27 @@ def test_fixed_weights_get_no_verdict(tmp_path):
     assert all("given, not learned" in row.explanation for row in built.domains)
 
 
+BAND = Band(0.9, 1.12, 1.0, 5)
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(1.11, 1.3, "up"), (1.1, 1.3, "indistinguishable"), (0.7, 0.89, "down"), (0.5, 1.5, "indistinguishable")],
-)
-def test_a_verdict_needs_the_whole_interval_outside_the_band(low, high, expected):
-    band = Band(0.9, 1.1, 20, 2)
-    assert verdict.judge(Interval(low, high, "t"), band) == expected
-    assert verdict.judge(Interval(low, high, "t"), None) == "unknown"
+    ("weight", "low", "high", "expected"),
+    [
+        (1.2, 1.01, 1.39, "up"), (1.12, 1.1, 1.3, "indistinguishable"), (1.2, 1.0, 1.4, "indistinguishable"),
+        (0.8, 0.7, 0.99, "down"), (0.9, 0.85, 0.95, "indistinguishable"), (0.8, 0.5, 1.1, "indistinguishable"),
+    ],
+)  # fmt: skip
+def test_a_verdict_needs_a_weight_outside_the_band_and_runs_that_agree(weight, low, high, expected):
+    assert verdict.judge(weight, Interval(low, high, "t"), BAND) == expected
+    assert verdict.judge(weight, Interval(low, high, "t"), None) == "unknown"
 
 
 @pytest.mark.parametrize("final", [0.5, 1.5])
 def test_sentences_claim_no_more_than_the_runs_show(final):
-    band, runs = Band(0.9, 1.1, 20, 2), 3
-    domains = {"a": final, "b": 2 - final}
-    many = verdict.weigh({f"seed-{seed}": domains for seed in range(runs)}, band)["a"]
-    one = verdict.weigh({"seed-0": domains}, band)["a"]
+    band, runs = BAND, 3
+    domains, bands = {"a": final, "b": 2 - final}, {"a": BAND, "b": BAND}
+    many = verdict.weigh({f"seed-{seed}": domains for seed in range(runs)}, bands)["a"]
+    one = verdict.weigh({"seed-0": domains}, bands)["a"]
     assert many.verdict == one.verdict == ("up" if final > 1 else "down")
     assert "teach" in verdict.explain(many, band, runs, 0.5, ())
     hard = verdict.explain(many, band, runs, 0.02, ())
@@ -243,7 +248,7 @@ def test_markdown_is_one_row_a_domain_and_no_markup_from_names(built):
     text = markdown.render(built)
     table = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [line.replace("\\|", "").count("|") for line in table]
-    assert cells[: 2 + len(built.domains)] == [20] * (2 + len(built.domains))
+    assert cells[: 2 + len(built.domains)] == [21] * (2 + len(built.domains))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
@@ -322,7 +327,8 @@ def test_a_bad_domain_on_top_is_a_wrong_pair(tmp_path):
 )
 def test_the_interval_says_how_it_was_made(tmp_path, runs, method, words, note):
     seeds = {f"seed_{seed}": (0.5 + seed / 100, 1.5 - seed / 100) for seed in range(runs)}
-    built = report.build(pair(tmp_path, **seeds, null_0=(0.98, 1.02)))
+    nulls = {f"null_{run}": (0.96 + 0.02 * run, 1.04 - 0.02 * run) for run in range(5)}
+    built = report.build(pair(tmp_path, **seeds, **nulls))
     row = built.domains[0]
     assert (row.domain, row.verdict, row.interval.method) == ("b", "up", method)
     assert words in row.explanation
@@ -339,7 +345,7 @@ def test_a_chain_that_is_not_finished_still_makes_every_form(tmp_path, runs):
     for path in paths.values():
         assert all(row.domain in path.read_text() for row in built.domains)
     judged = "seed_0" in runs and "null_0" in runs
-    assert {row.verdict for row in built.domains} == ({"up", "down"} if judged else {"unknown"})
+    assert all((row.verdict == "unknown") != judged for row in built.domains)
     assert {row.weight is None for row in built.domains} == {"seed_0" not in runs}
 
 
@@ -365,11 +371,15 @@ def test_agreement_is_the_mean_tau_over_pairs_of_runs():
 
 
 @given(st.floats(0.1, 3), st.floats(0.001, 0.5), st.floats(0.1, 3), st.floats(0.001, 0.5))
-def test_any_overlap_with_the_band_is_indistinguishable(weight, half, centre, width):
-    interval, band = Interval(weight - half, weight + half, "t"), Band(centre - width, centre + width, 20, 2)
-    overlap = interval.low <= band.high and interval.high >= band.low
-    expected = "indistinguishable" if overlap else "up" if weight > centre else "down"
-    assert verdict.judge(interval, band) == expected
+def test_a_verdict_turns_round_with_the_weights(weight, half, centre, width):
+    """Up and down are mirror images, and inside the band there is no verdict."""
+    band = Band(centre - width, centre + width, centre, 5)
+    told = verdict.judge(weight, Interval(weight - half, weight + half, "t"), band)
+    other = 2 * centre - weight
+    mirrored = verdict.judge(other, Interval(other - half, other + half, "t"), band)
+    assume(abs(abs(weight - centre) - width) > 1e-9 and abs(abs(weight - centre) - half) > 1e-9)
+    assert mirrored == {"up": "down", "down": "up"}.get(told, told)
+    assert (told == "indistinguishable") == (abs(weight - centre) <= max(width, half))
 
 
 @given(st.text())

@@ -1,0 +1,130 @@
+"""What all runs of the trainer read: examples that were read, checked, encoded and, in some modes, chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from curate.errors import RowError, UserError
+from curate.lineage import Ledger
+from curate.schema import EXAMPLES
+from curate.store import Workspace
+from prm import subset
+from prm.config import SELECTED, TrainConfig
+from prm.encode import Encoded, Encoder, Kept, load_processor
+from prm.examples import (
+    Example,
+    check_disjoint,
+    check_trainable,
+    fingerprint,
+    read_examples,
+    read_images,
+    write_rejects,
+)
+from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
+
+STAGE = "train"
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every run reads: encoded rows by rollout, and which of them are for what.
+
+    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts).
+    `features` of images under a frozen vision tower, which is the same one in all runs.
+    """
+
+    encoder: Encoder
+    rows: Mapping[str, Encoded]
+    train: Mapping[str, Sequence[str]]
+    outcomes: Mapping[str, bool]
+    fingerprint: str
+    features: Kept
+    pooled: int | None = None
+
+    def meta_problems(self) -> dict[str, list[str]]:
+        """Problem -> its rollouts, of the meta set."""
+        problems: dict[str, list[str]] = {}
+        for name in self.outcomes:
+            problems.setdefault(self.rows[name].example.problem_id, []).append(name)
+        return problems
+
+
+def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, rejects: bool = True) -> tuple[Data, Ledger]:
+    """Read, check, encode and, in the modes that do, choose the examples; UserError when they cannot be trained on.
+
+    `rejects`: write down what is left out; one process does.
+    """
+    if not workspace.files(EXAMPLES):
+        raise UserError("The workspace has no examples; run `curate shard` first.")
+    examples = read_examples(workspace, ("train", "meta", "test"))
+    check_disjoint(examples)
+    used = [example for example in examples if example.role != "test"]
+    processor = load_processor(config.model, config.revision)
+    images = read_images(workspace, used)
+    encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
+    rows, left = _encode(used, encoder)
+    pooled = None
+    if config.mode in SELECTED:
+        usable = [row.example for row in rows.values() if row.example.role == "train"]
+        # A batch is as large as it would be without the choice.
+        pooled = config.rows_per_domain * len({example.domain for example in usable})
+        out = subset.choose(config.mode, usable, config.subset, run_seed)
+        rows = {name: row for name, row in rows.items() if name not in {example.rollout_id for example, _ in out}}
+        left += out
+    if rejects:
+        write_rejects(workspace, STAGE, STAGE, left)
+    rejected = Counter(error.reason for _, error in left)
+    train = [row.example for row in rows.values() if row.example.role == "train"]
+    outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
+    check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
+    groups: dict[str, list[str]] = {}
+    for example in train:
+        groups.setdefault(example.domain, []).append(example.rollout_id)
+    ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
+    ledger.check(STAGE)
+    return Data(encoder, rows, groups, outcomes, fingerprint(used), Kept(config.cache_megabytes), pooled), ledger
+
+
+def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:
+    rows: dict[str, Encoded] = {}
+    left: list[tuple[Example, RowError]] = []
+    for example in examples:
+        try:
+            encoded = encoder.encode(example)
+            _check_targets(encoded)
+        except RowError as error:
+            left.append((example, error))
+        else:
+            rows[example.rollout_id] = encoded
+    return rows, left
+
+
+def _check_targets(row: Encoded) -> None:
+    example = row.example
+    if example.role == "meta":
+        if example.outcome is None:
+            raise RowError("undecided", "a meta example without outcome")
+        return
+    if not any(v is not None and read is not None for v, read in zip(example.values, row.reads, strict=True)):
+        raise RowError("no-label", "no step with both text and a label")
+
+
+def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
+    """Outcomes of the meta rollouts, as they are or without signal, and what an upper step draws of them."""
+    problems, pairs, outcomes = data.meta_problems(), config.upper.loss == "pairs", data.outcomes
+    if null_control:
+        outcomes = shuffled_outcomes(list(problems.values()) if pairs else [list(outcomes)], outcomes, seed)
+    if pairs:
+        return outcomes, Pairs(problems, outcomes, config.upper.meta_rows // 2, seed)
+    return outcomes, Singles(list(outcomes), config.upper.meta_rows, seed)
+
+
+def pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:
+    """How much of the meta set pairs can use; UserError when that is nothing."""
+    if not config.learns or config.upper.loss != "pairs":
+        return []
+    problems = data.meta_problems()
+    used, total = len(Pairs(problems, data.outcomes, 1, run_seed).sides), len(problems)
+    return [f"Pairs: {used:,} of {total:,} meta problems have both right and wrong rollouts; the others say nothing."]

@@ -1,0 +1,72 @@
+"""Bands of chance hold as often as they say, for few null runs and for domains that differ."""
+
+import math
+import random
+
+import pytest
+
+from prm.chance import LEVEL, common_variance, null_bands
+
+
+def run(rng: random.Random, spreads: dict[str, float]) -> dict[str, float]:
+    """Final weights of a run without signal: log-normal, each domain with a spread of its own."""
+    return {name: math.exp(rng.gauss(0.0, spread)) for name, spread in spreads.items()}
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5, 10])
+@pytest.mark.parametrize("differ", [False, True])
+def test_no_domain_of_a_run_without_signal_lies_outside(runs, differ):
+    """Share of new runs with all domains inside, over fresh null runs and fresh spreads each time."""
+    rng, trials, inside = random.Random(f"{runs}-{differ}"), 600, 0
+    for _ in range(trials):
+        # Scaled inverse chi-square with 6 degrees, as if from a population of domains; or all alike.
+        spreads = {f"d{k}": 0.2 * (math.sqrt(6 / rng.gammavariate(3, 2)) if differ else 1.0) for k in range(8)}
+        bands = null_bands({f"null-{i}": run(rng, spreads) for i in range(runs)})
+        inside += all(bands[name].low <= weight <= bands[name].high for name, weight in run(rng, spreads).items())
+    # As often as promised but for three standard errors of the share; where domains are all alike, more often.
+    assert inside / trials > LEVEL - 3 * math.sqrt(LEVEL * (1 - LEVEL) / trials)
+    if differ:
+        assert inside / trials < 0.985
+
+
+def test_a_domain_that_chance_carries_far_has_a_wider_band():
+    rng = random.Random(1)
+    spreads = {"far": 0.5} | {f"near-{k}": 0.05 for k in range(7)}
+    bands = null_bands({f"null-{i}": run(rng, spreads) for i in range(10)})
+    near = [band.high / band.low for name, band in bands.items() if name != "far"]
+    assert bands["far"].high / bands["far"].low > 3 * max(near)
+    assert all(band.low < band.centre < band.high and band.runs == 10 for band in bands.values())
+
+
+def test_the_prior_is_that_which_the_variances_were_drawn_from():
+    rng = random.Random(2)
+    found = []
+    for _ in range(4000):
+        variance = 0.04 * 8 / rng.gammavariate(4, 2)
+        found.append((variance * rng.gammavariate(2.5, 2) / 5, 5.0))
+    common, prior = common_variance(found)
+    assert common == pytest.approx(0.04, rel=0.1)
+    assert prior == pytest.approx(8, rel=0.25)
+    alike = [(0.04 * rng.gammavariate(2.5, 2) / 5, 5.0) for _ in range(200)]
+    assert common_variance(alike)[1] > 30
+
+
+def test_one_null_run_says_what_domains_together_say():
+    """From ten domains of one run: as wide for each, around what it had."""
+    rng = random.Random(3)
+    only = run(rng, dict.fromkeys("abcdefghij", 0.3))
+    bands = null_bands({"null-0": only})
+    assert {name: band.centre for name, band in bands.items()} == pytest.approx(only)
+    widths = [band.high / band.low for band in bands.values()]
+    assert max(widths) == pytest.approx(min(widths))
+    assert min(widths) > math.exp(4 * 0.3)
+
+
+def test_nothing_to_judge_by():
+    assert null_bands({}) == {}
+    assert null_bands({"null-0": {"a": 1.0}}) == {}
+    still = null_bands({"null-0": {"a": 1.0, "b": 1.0}, "null-1": {"a": 1.0, "b": 1.0}})
+    assert {(band.low, band.high) for band in still.values()} == {(1.0, 1.0)}
+    # A domain that came later has fewer runs.
+    late = null_bands({"null-0": {"a": 0.9, "b": 1.1}, "null-1": {"a": 1.1, "b": 0.9, "c": 1.2}})
+    assert [late[name].runs for name in "abc"] == [2, 2, 1]

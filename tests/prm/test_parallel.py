@@ -1,0 +1,114 @@
+"""Runs side by side: the same runs as one after the other, whoever stops or dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import settings, updates
+
+from curate.errors import Interrupted, UserError
+from prm import parallel, train
+from prm.team import Team
+
+
+def test_they_end_as_one_after_the_other_and_a_ctrl_c_keeps_what_they_did(tiny_model, make_workspace):
+    config, alone, together = settings(tiny_model, seeds=2), make_workspace("alone"), make_workspace("together")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
+    try:
+        train.run(config, alone, 5)
+    finally:
+        torch.set_num_threads(threads)
+    reached: dict[str, int] = {}
+
+    def press(run: str, step: int, total: int, info: dict) -> None:
+        if not reached:
+            signal.raise_signal(signal.SIGINT)
+        reached[run] = step
+
+    side_by_side = config.model_copy(update={"parallel": 2})
+    with pytest.raises(Interrupted):
+        train.run(side_by_side, together, 5, press)
+    assert reached and min(reached.values()) < 6
+    steps: dict[str, list[int]] = {}
+    result = train.run(side_by_side, together, 5, lambda run, step, *_: steps.setdefault(run, []).append(step))
+    assert [one.run for one in result.runs] == ["seed-0", "seed-1", "null-0"]
+    assert {run: each[-1] for run, each in steps.items()} == dict.fromkeys(["seed-0", "seed-1", "null-0"], 6)
+    # The step that was under way when the key was pressed was finished and saved.
+    assert all(steps[run][0] > 1 for run in reached)
+    assert updates(together) == updates(alone)
+    assert result.ledger.skipped == 0
+    again = train.run(side_by_side, together, 5)
+    assert all(one.there for one in again.runs)
+    assert again.ledger.skipped == again.ledger.out
+
+
+TRAINS = """
+import sys
+from pathlib import Path
+from curate.store import Workspace
+from prm import train
+from prm.config import TrainConfig
+
+if __name__ == "__main__":
+    config = TrainConfig.model_validate_json(sys.argv[1])
+    train.run(config, Workspace.open(Path(sys.argv[2])), 0, lambda run, step, *_: print(run, step, flush=True))
+"""
+
+
+def children(pid: int) -> list[int]:
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("victim", ["owner", "worker"])
+def test_no_process_is_left_when_one_is_killed(tiny_model, make_workspace, tmp_path, victim):
+    config = settings(tiny_model, seeds=2, null_runs=0, steps=2000, parallel=2)
+    script = tmp_path / "trains.py"
+    script.write_text(TRAINS)
+    process = subprocess.Popen(
+        [sys.executable, str(script), config.model_dump_json(), str(make_workspace().root)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("seed-")
+    workers = children(process.pid)
+    assert len(workers) == 2
+    os.kill(process.pid if victim == "owner" else workers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    deadline = time.monotonic() + 10
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(alive, workers))
+    assert ("set train.parallel lower" in said) == (victim == "worker")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fails where there is no GPU")
+def test_a_failure_in_a_run_comes_out_as_it_is(tiny_model, make_workspace):
+    with pytest.raises(UserError, match="no usable GPU"):
+        train.run(settings(tiny_model, seeds=2, null_runs=0, device="cuda", parallel=2), make_workspace(), 0)
+
+
+def test_how_many_are_side_by_side(tiny_model, make_workspace):
+    assert parallel.processes(settings(tiny_model, device="cpu"), 5) == 1
+    assert parallel.processes(settings(tiny_model, device="cpu", parallel=3), 5) == 3
+    assert parallel.processes(settings(tiny_model, device="cpu", parallel=3), 2) == 2
+
+    class Two(Team):
+        size = 2
+
+    with pytest.raises(UserError, match="does nothing under torchrun"):
+        train.run(settings(tiny_model, parallel=2), make_workspace(), 0, team=Two())
