@@ -88,6 +88,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     rate = config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup))
     if config.lr_schedule == "cosine":
         rate *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    elif config.lr_schedule == "linear":
+        rate *= 0.1 + 0.9 * (1 - step / config.steps)
     return rate
 
 

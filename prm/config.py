@@ -103,8 +103,9 @@ class TrainConfig(Config):
     """Leave the vision tower as it is; its output is then computed once per image."""
     lr: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate."""
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """After the warm-up; cosine ends at a tenth."""
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Over all steps, multiplied by the warm-up; `cosine` and `linear` fall to a tenth (at 0 there would be nothing
+    left for domain weights to act on)."""
     lr_warmup: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
