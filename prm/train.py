@@ -28,7 +28,7 @@ from curate.store import Partition, Workspace
 from prm import account, checkpoint, subset
 from prm.aggregate import aggregation
 from prm.batches import Pooled, Stream
-from prm.bilevel import Bilevel, Update, learning_rate
+from prm.bilevel import Bilevel
 from prm.config import PER_ROLLOUT, SELECTED, TrainConfig
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import (
@@ -43,6 +43,7 @@ from prm.examples import (
 from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.model import Prm
 from prm.objective import PrmObjective
+from prm.records import last_weights, progress, update_rows
 from prm.saved import Card, model_folder, save_model
 from prm.stop import Stop, stopping
 from prm.team import ALONE, Team
@@ -246,7 +247,7 @@ def _run(
             there = record is not None and record["complete"]
     if team.any(there):
         on_step(plan.name, config.steps, config.steps, {})
-        return RunResult(plan.name, plan.null_control, True, _last_weights(partition))
+        return RunResult(plan.name, plan.null_control, True, last_weights(partition))
     with team.gate():
         prm, state = start(plan.seed, plan.null_control, config, data, team)
     with team.gate():
@@ -330,16 +331,17 @@ def _drive(
     stop: Stop,
 ) -> list[Row]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
+    who = (plan.name, plan.seed, plan.null_control)
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
     rows = checkpoint.load(path, state, names, stamp)
     if rows is None:
-        rows = _rows(plan, state.first())
+        rows = update_rows(*who, state.first())
     state.agree()
     while state.done < config.steps:
         update = state.step()
         if update is not None:
-            rows.extend(_rows(plan, update))
-        on_step(plan.name, state.done, config.steps, _info(config, state, update))
+            rows.extend(update_rows(*who, update))
+        on_step(plan.name, state.done, config.steps, progress(config, state, update))
         ends = state.team.any(stop.asked)
         if ends or state.done % config.checkpoint_every == 0 or state.done == config.steps:
             state.agree()
@@ -348,41 +350,3 @@ def _drive(
         if ends:
             raise Interrupted
     return rows
-
-
-def _info(config: TrainConfig, state: Bilevel, update: Update | None) -> dict[str, float]:
-    """What a progress line may show: learning rate, clipped and skipped so far; after an update weights and losses."""
-    info = {"lr": learning_rate(config, state.done - 1), "clipped": state.clipped, "skipped": state.skipped}
-    if update is not None:
-        info |= {f"weight {domain}": weight for domain, weight in update.weights.items()}
-        info |= {"meta_loss": update.meta_loss} if update.meta_loss is not None else {}
-        losses = [loss for domain in update.weights if (loss := update.tally.mean(domain)) is not None]
-        info |= {"train_loss": sum(losses) / len(losses)} if losses else {}
-    return info
-
-
-def _rows(plan: _Plan, update: Update) -> list[Row]:
-    return [
-        {
-            "run": plan.name,
-            "seed": plan.seed,
-            "null_control": plan.null_control,
-            "update": update.number,
-            "step": update.step,
-            "domain": domain,
-            "weight": weight,
-            "raw": update.raw[domain],
-            "dot": update.dots[domain],
-            "rows": update.tally.rows.get(domain, 0),
-            "train_loss": update.tally.mean(domain),
-            "meta_loss": update.meta_loss,
-            "cosine": update.cosine,
-        }
-        for domain, weight in update.weights.items()
-    ]
-
-
-def _last_weights(partition: Partition) -> dict[str, float]:
-    table = partition.read(["update", "domain", "weight"]).to_pylist()
-    last = max(row["update"] for row in table)
-    return {row["domain"]: row["weight"] for row in table if row["update"] == last}
