@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from curate.schema import Row
 from prm.batches import Stream
 from prm.config import TrainConfig
 from prm.hypergradient import GradientAverage, RunningDots, Turn, direction, gradients
@@ -130,6 +131,8 @@ class Bilevel:
         self.tally = Tally()
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
+        # What `prm.validation` found so far.
+        self.validations: list[Row] = []
 
     def weights(self) -> dict[str, float]:
         """Domain weights now: learned, given, or 1; means of learned weights of rollouts."""

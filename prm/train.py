@@ -25,7 +25,7 @@ from curate.lineage import Ledger
 from curate.schema import EXAMPLES, ROLLOUT_WEIGHTS, UPDATES, Row
 from curate.seeds import digest
 from curate.store import Partition, Workspace
-from prm import account, checkpoint, subset
+from prm import account, board, checkpoint, subset, validation, watch
 from prm.aggregate import aggregation
 from prm.batches import Pooled, Stream
 from prm.bilevel import Bilevel
@@ -47,11 +47,12 @@ from prm.records import last_weights, progress, update_rows
 from prm.saved import Card, model_folder, save_model
 from prm.stop import Stop, stopping
 from prm.team import ALONE, Team
+from prm.validation import Held
 
 STAGE = "train"
 REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
-_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding"}
+_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding", "tensorboard"}
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
 
@@ -66,6 +67,7 @@ class RunResult:
     weights: Mapping[str, float]
     skipped_updates: int = 0
     clipped_steps: int = 0
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -81,7 +83,8 @@ class TrainResult:
 class Data:
     """What every run reads: encoded rows by rollout, and which of them are for what.
 
-    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts).
+    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts). What
+    is `held` out is in `rows`, not in `train`.
     """
 
     encoder: Encoder
@@ -90,6 +93,7 @@ class Data:
     outcomes: Mapping[str, bool]
     fingerprint: str
     pooled: int | None = None
+    held: Held = field(default_factory=Held)
 
     def meta_problems(self) -> dict[str, list[str]]:
         """Problem -> its rollouts, of the meta set."""
@@ -128,9 +132,9 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, team: 
     images = read_images(workspace, used)
     encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
     rows, left = _encode(used, encoder)
-    pooled = None
+    pooled, held = None, validation.hold_out(config, used, rows)
     if config.mode in SELECTED:
-        usable = [row.example for row in rows.values() if row.example.role == "train"]
+        usable = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
         # A batch is as large as it would be without the choice.
         pooled = config.rows_per_domain * len({example.domain for example in usable})
         out = subset.choose(config.mode, usable, config.subset, run_seed)
@@ -139,7 +143,7 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, team: 
     if team.leads:
         write_rejects(workspace, STAGE, STAGE, left)
     rejected = Counter(error.reason for _, error in left)
-    train = [row.example for row in rows.values() if row.example.role == "train"]
+    train = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
     outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
     check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
     groups: dict[str, list[str]] = {}
@@ -147,7 +151,7 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, team: 
         groups.setdefault(example.domain, []).append(example.rollout_id)
     ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
     ledger.check(STAGE)
-    return Data(encoder, rows, groups, outcomes, fingerprint(used), pooled), ledger
+    return Data(encoder, rows, groups, outcomes, fingerprint(used), pooled, held), ledger
 
 
 def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:
@@ -192,14 +196,18 @@ def run(
         raise UserError(f"train.mode {config.mode} runs as one process; start it without torchrun.")
     with team.gate():
         aggregation(config.aggregation)
+        if config.tensorboard:
+            board.writer_class()
         if not workspace.files(EXAMPLES):
             raise UserError("The workspace has no examples; run `curate shard` first.")
         data, ledger = prepare(config, workspace, run_seed, team)
         chosen = subset.notes(config.mode, data.train, ledger.rejected)
+        chosen += validation.notes(config, data.held, data.train)
         result = TrainResult(ledger, notes=[*_pair_notes(config, data, run_seed), *chosen])
     with stopping() as stop:
         for plan in plans(config, run_seed):
             result.runs.append(_run(plan, config, workspace, data, ledger, on_step, stop, replace, team))
+    result.notes += [note for one in result.runs for note in one.notes]
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
     return result
 
@@ -242,6 +250,7 @@ def _run(
             if replace:
                 partition.clear()
                 workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
+                watch.clear(workspace, plan.name)
                 shutil.rmtree(folder, ignore_errors=True)
             record = lineage.guard(partition, settings, REPLACE)
             there = record is not None and record["complete"]
@@ -254,7 +263,9 @@ def _run(
         # Only now: a start that failed leaves nothing behind that other settings would clash with.
         if team.leads:
             lineage.write(partition, STAGE, settings, {"examples": ledger.out})
-    rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop)
+    along = watch.Watch(config, workspace, plan.name, plan.null_control, prm, state, data.encoder, data.held.rows)
+    rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop, along)
+    along.finish()
     whole = team.whole(prm, lambda: load_model(config))
     with team.gate():
         if team.leads:
@@ -264,12 +275,14 @@ def _run(
             for path in partition.files():
                 path.with_suffix(".done").unlink()
             account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
+            along.write(settings)
             partition.commit_all(rows)
             extra = {"device": str(state.parameters[0].device), "skipped_updates": str(state.skipped)}
-            extra |= {"processes": str(team.size)} if team.size > 1 else {}
+            extra |= ({"processes": str(team.size)} if team.size > 1 else {}) | along.record()
             lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
             _checkpoint_path(partition).unlink(missing_ok=True)
-    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped)
+            along.tidy()
+    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped, along.notes())
 
 
 def load_model(config: TrainConfig) -> Prm:
@@ -329,6 +342,7 @@ def _drive(
     stamp: str,
     on_step: OnStep,
     stop: Stop,
+    along: watch.Watch,
 ) -> list[Row]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
     who = (plan.name, plan.seed, plan.null_control)
@@ -337,16 +351,19 @@ def _drive(
     if rows is None:
         rows = update_rows(*who, state.first())
     state.agree()
-    while state.done < config.steps:
+    along.begin(rows)
+    while not along.over:
         update = state.step()
-        if update is not None:
-            rows.extend(update_rows(*who, update))
-        on_step(plan.name, state.done, config.steps, progress(config, state, update))
+        made = [] if update is None else update_rows(*who, update)
+        rows.extend(made)
+        info = along.step(made, progress(config, state, update))
+        on_step(plan.name, state.done, config.steps, info)
         ends = state.team.any(stop.asked)
-        if ends or state.done % config.checkpoint_every == 0 or state.done == config.steps:
+        if ends or state.done % config.checkpoint_every == 0 or along.over:
             state.agree()
-        if ends or (state.done % config.checkpoint_every == 0 and state.done < config.steps):
-            checkpoint.save(path, state, names, rows, stamp)
+        if ends or (state.done % config.checkpoint_every == 0 and not along.over):
+            with along.saving():
+                checkpoint.save(path, state, names, rows, stamp)
         if ends:
             raise Interrupted
     return rows
