@@ -300,6 +300,24 @@ ROLLOUT_WEIGHTS = _table(
     optional=("weight", "dot", "dot_deviation"),
 )
 
+# What was found on held-out training problems while a run was under way, one row an evaluation.
+VALIDATIONS = _table(
+    "validations",
+    {
+        "run": _text,
+        "null_control": _flag,
+        "step": _count,
+        "metric": _text,
+        "value": _real,
+        "rows": _count,
+        "kept": _flag,
+    },
+    key=("run", "step"),
+    shard_by="run",
+    # No number where the PRM's scores were none. `kept`: the saved PRM is of this step.
+    optional=("value",),
+)
+
 STEP_SCORES = _table(
     "step_scores",
     {
@@ -327,6 +345,7 @@ TABLES: dict[str, Table] = {
         EXAMPLES,
         UPDATES,
         ROLLOUT_WEIGHTS,
+        VALIDATIONS,
         STEP_SCORES,
     )
 }

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from curate.schema import Row
 from prm.batches import Stream
 from prm.config import TrainConfig
 from prm.hypergradient import GradientAverage, RunningDots, Turn, direction, gradients
@@ -88,6 +89,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     rate = config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup))
     if config.lr_schedule == "cosine":
         rate *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    elif config.lr_schedule == "linear":
+        rate *= 0.1 + 0.9 * (1 - step / config.steps)
     return rate
 
 
@@ -126,6 +129,8 @@ class Bilevel:
         self.tally = Tally()
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
+        # What `prm.validation` found so far.
+        self.validations: list[Row] = []
 
     def weights(self) -> dict[str, float]:
         """Domain weights now: learned, given, or 1; means of learned weights of rollouts."""

@@ -47,6 +47,13 @@ def best(candidates: Sequence[Candidate], run: str) -> int:
     return ranking(candidates, run)[0]
 
 
+def share_right(candidates: Sequence[Candidate], run: str) -> float:
+    """Whether the candidate that the run scores highest is right; where several tie, the share of them that are."""
+    top = candidates[best(candidates, run)].logits.get(run)
+    tied = [candidate for candidate in candidates if candidate.logits.get(run) == top]
+    return sum(candidate.outcome is True for candidate in tied) / len(tied)
+
+
 def vote(candidate: Candidate) -> str | None:
     """What a candidate votes for; None for one without an answer or whose answer could not be graded."""
     if candidate.answer is None or candidate.outcome is None:

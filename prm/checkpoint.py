@@ -1,9 +1,9 @@
 """A run under way, in one file: safetensors with JSON in its header, replaced atomically. A resumed run is bit-equal.
 
 It holds the trained parameters, AdamW's moments, the averaged meta gradient, a sample of the last meta direction, the
-upper level's state and the update records so far; all whole, whatever the number of processes that made them or will
-go on (but for the sample, which shards have of their own). The batches need no state: they are functions of seed and
-step.
+upper level's state, the update records and validations so far; all whole, whatever the number of processes that made
+them or will go on (but for the sample, which shards have of their own). The batches need no state: they are functions
+of seed and step.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
         "tally": asdict(state.whole_tally()),
         "steps": steps,
         "rows": list(rows),
+        "validations": state.validations,
     }
     with state.team.gate():
         if state.team.leads:
@@ -101,9 +102,8 @@ def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[R
 
 def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     part = state.team.part
+    _put_parameters(state, names, tensors)
     for name, parameter in zip(names, state.parameters, strict=True):
-        with torch.no_grad():
-            local(parameter).copy_(local(part(tensors[f"parameter.{name}"], parameter)))
         if name in header["steps"]:
             moments = {moment: part(tensors[f"{moment}.{name}"], parameter) for moment in _MOMENTS}
             # The fused optimiser wants its counter beside the parameter.
@@ -123,3 +123,31 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
     # It is of all processes, so one goes on with it.
     state.tally = Tally(**header["tally"]) if state.team.leads else Tally()
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]
+    state.validations = header.get("validations", [])
+
+
+def _put_parameters(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    for name, parameter in zip(names, state.parameters, strict=True):
+        with torch.no_grad():
+            local(parameter).copy_(local(state.team.part(tensors[f"parameter.{name}"], parameter)))
+
+
+def save_parameters(path: Path, state: Bilevel, names: Sequence[str]) -> None:
+    """Write the trained parameters alone; all processes of a team take part, and the one that leads writes."""
+    full = state.team.full
+    tensors = {f"parameter.{n}": full(p.detach(), p).contiguous() for n, p in zip(names, state.parameters, strict=True)}
+    with state.team.gate():
+        if state.team.leads:
+            _write(path, tensors, json.dumps({"done": state.done}))
+
+
+def load_parameters(path: Path, state: Bilevel, names: Sequence[str]) -> None:
+    """Put saved parameters into the run; UserError when they are not there any more."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (OSError, SafetensorError):
+        raise UserError(
+            f"The parameters of the best step, {path}, are gone or damaged; run `prm train --replace`."
+        ) from None
+    _put_parameters(state, names, tensors)

@@ -80,6 +80,45 @@ class SubsetConfig(Config):
     """For `car`: groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
 
 
+# What each metric of held-out chains is best at: +1 the highest value, -1 the lowest; and those that call a step right
+# or wrong, and so need a threshold.
+METRICS = {"brier": -1, "auroc": 1, "first-error-f1": 1, "best-of-n": 1}
+THRESHOLDED = ("auroc", "first-error-f1")
+
+
+class ValidationConfig(Config):
+    """Problems of the train set that are held out, and what becomes of a run by a metric of them (`prm.validation`)."""
+
+    every: int = Field(default=100, ge=1)
+    """Lower steps between two evaluations, each a forward of all held-out rollouts; the last step has one, too."""
+    share: float = Field(default=0.05, gt=0, lt=1)
+    """Of each domain's training problems; problems that show a picture together stay together."""
+    metric: Literal["brier", "auroc", "first-error-f1", "best-of-n"] = "brier"
+    """`brier`, mean squared difference of step score and label, weighted as in training; `auroc`, how often a right
+    step scores above a wrong one; `first-error-f1`, harmonic mean of the shares of wrong chains whose first wrong step
+    is found and of right chains where none is, as ProcessBench; `best-of-n`, share of problems with several graded
+    rollouts whose best-scored one is right. Labels of a bad domain count as any other's."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """For `auroc` and `first-error-f1`: a label above it calls its step right, and so does a score."""
+    keep: Literal["best", "last"] = "best"
+    """The state whose PRM is saved; weights are those at the end of the run either way."""
+    patience: int | None = Field(default=None, ge=1)
+    """End the run when so many evaluations in a row were no better than the best one before; null never does."""
+
+    @model_validator(mode="after")
+    def _a_threshold_has_an_effect(self) -> Self:
+        if "threshold" in self.model_fields_set and self.metric not in THRESHOLDED:
+            raise ValueError(f"threshold does nothing with metric {self.metric}; it is for {' and '.join(THRESHOLDED)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        if self.metric not in THRESHOLDED:
+            del dumped["threshold"]
+        return dumped
+
+
 class TrainConfig(Config):
     """`prm train`: examples to trained PRMs and weights per update."""
 
@@ -121,8 +160,9 @@ class TrainConfig(Config):
     """Leave the vision tower as it is; its output is then computed once per image."""
     lr: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate."""
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
-    """After the warm-up; cosine ends at a tenth."""
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """Over all steps, multiplied by the warm-up; `cosine` and `linear` fall to a tenth (at 0 there would be nothing
+    left for domain weights to act on)."""
     lr_warmup: int = Field(default=20, ge=0)
     """Steps of linear warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -133,6 +173,8 @@ class TrainConfig(Config):
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; no clipping when null."""
     upper: UpperConfig = UpperConfig()
+    validation: ValidationConfig | None = None
+    """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward pass; parameters, moments and the head are always float32."""
     compile: bool = False
@@ -151,6 +193,8 @@ class TrainConfig(Config):
     """Memory for what images were turned into (features when the vision tower is frozen, else pixels)."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Lower steps between two checkpoints of a run under way."""
+    tensorboard: bool = False
+    """Write curves of each run to <workspace>/tensorboard/<run>; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
     def _a_pair_fits(self) -> Self:
@@ -180,11 +224,25 @@ class TrainConfig(Config):
             raise ValueError("subset.clusters does nothing in mode s1; it is for car")
         return self
 
+    @model_validator(mode="after")
+    def _patience_can_run_out(self) -> Self:
+        if self.validation is None or self.validation.patience is None:
+            return self
+        evaluations = -(-self.steps // self.validation.every)
+        # The first is always the best so far, and after the last the run is over anyway.
+        if self.validation.patience + 1 >= evaluations:
+            raise ValueError(
+                f"validation.patience {self.validation.patience} does nothing in {evaluations} evaluation(s) "
+                f"({self.steps} steps, every {self.validation.every}); lower validation.every or patience"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that a resolved recipe can be read again, and a run does not change with what it does not use."""
         dumped: dict[str, Any] = handler(self)
         used = {"upper": self.learns, "null_runs": self.learns, "subset": self.mode in SELECTED}
+        used |= {"validation": self.validation is not None}
         return {name: value for name, value in dumped.items() if used.get(name, True)}
 
     @model_validator(mode="after")

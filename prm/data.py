@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import EXAMPLES
 from curate.store import Workspace
-from prm import subset
+from prm import subset, validation
 from prm.config import SELECTED, TrainConfig
 from prm.encode import Encoded, Encoder, Kept, load_processor
 from prm.examples import (
@@ -23,6 +23,7 @@ from prm.examples import (
     write_rejects,
 )
 from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
+from prm.validation import Held
 
 STAGE = "train"
 
@@ -31,8 +32,9 @@ STAGE = "train"
 class Data:
     """What every run reads: encoded rows by rollout, and which of them are for what.
 
-    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts).
-    `features` of images under a frozen vision tower, which is the same one in all runs.
+    `pooled` is the number of rows in a batch when they are drawn from all domains as one pool (chosen rollouts). What
+    is `held` out is in `rows`, not in `train`. `features` are those of images under a frozen vision tower, which is the
+    same one in all runs.
     """
 
     encoder: Encoder
@@ -42,6 +44,7 @@ class Data:
     fingerprint: str
     features: Kept
     pooled: int | None = None
+    held: Held = field(default_factory=Held)
 
     def meta_problems(self) -> dict[str, list[str]]:
         """Problem -> its rollouts, of the meta set."""
@@ -65,9 +68,9 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
     images = read_images(workspace, used)
     encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
     rows, left = _encode(used, encoder)
-    pooled = None
+    pooled, held = None, validation.hold_out(config, used, rows)
     if config.mode in SELECTED:
-        usable = [row.example for row in rows.values() if row.example.role == "train"]
+        usable = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
         # A batch is as large as it would be without the choice.
         pooled = config.rows_per_domain * len({example.domain for example in usable})
         out = subset.choose(config.mode, usable, config.subset, run_seed)
@@ -76,7 +79,7 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
     if rejects:
         write_rejects(workspace, STAGE, STAGE, left)
     rejected = Counter(error.reason for _, error in left)
-    train = [row.example for row in rows.values() if row.example.role == "train"]
+    train = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
     outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
     check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
     groups: dict[str, list[str]] = {}
@@ -84,7 +87,7 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
         groups.setdefault(example.domain, []).append(example.rollout_id)
     ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
     ledger.check(STAGE)
-    return Data(encoder, rows, groups, outcomes, fingerprint(used), Kept(config.cache_megabytes), pooled), ledger
+    return Data(encoder, rows, groups, outcomes, fingerprint(used), Kept(config.cache_megabytes), pooled, held), ledger
 
 
 def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:

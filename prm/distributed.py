@@ -234,6 +234,10 @@ class Sharded(Replicated):
     def part(self, tensor: Tensor, like: Tensor) -> Tensor:
         return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
+    def fold(self, module: Module) -> None:
+        # The outermost part stays gathered for the backward, which does not come.
+        module.reshard()
+
     def whole(self, module: Module, fresh: Callable[[], Module]) -> Module:
         found = {name: self.full(p, p) for name, p in module.named_parameters() if p.requires_grad}
         if not self.leads:

@@ -110,9 +110,47 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None
     return agree / scale if scale else None
 
 
-def brier(probabilities: Sequence[float], outcomes: Sequence[bool]) -> float | None:
-    """Mean squared difference of probability and outcome, in [0, 1]; None without values."""
-    return mean([(p - outcome) ** 2 for p, outcome in zip(probabilities, outcomes, strict=True)])
+def brier(
+    probabilities: Sequence[float], outcomes: Sequence[float], weights: Sequence[float] | None = None
+) -> float | None:
+    """Mean squared difference of probability and outcome (or share of outcomes), in [0, 1]; None without weight."""
+    weights = [1.0] * len(probabilities) if weights is None else weights
+    total = math.fsum(weights)
+    squares = [w * (p - outcome) ** 2 for p, outcome, w in zip(probabilities, outcomes, weights, strict=True)]
+    return math.fsum(squares) / total if total else None
+
+
+def auroc(scores: Sequence[float], right: Sequence[bool]) -> float | None:
+    """Share of (right, wrong) pairs in which the right one scores higher, a tie for half; None without such pairs."""
+    ordered = sorted(zip(scores, right, strict=True))
+    wins, below, place = 0.0, 0, 0
+    while place < len(ordered):
+        end = place
+        while end < len(ordered) and ordered[end][0] == ordered[place][0]:
+            end += 1
+        good = sum(is_right for _, is_right in ordered[place:end])
+        wins += good * (below + (end - place - good) / 2)
+        below, place = below + end - place - good, end
+    pairs = below * (len(ordered) - below)
+    return wins / pairs if pairs else None
+
+
+def first_error(values: Sequence[float], threshold: float) -> int | None:
+    """Place of the first value that is not above the threshold; None where all are."""
+    return next((place for place, value in enumerate(values) if not value > threshold), None)
+
+
+def first_error_f1(found: Sequence[int | None], true: Sequence[int | None]) -> float | None:
+    """ProcessBench's F1 (arXiv 2412.06559), in [0, 1]: harmonic mean of the shares of wrong chains whose first error is
+    found and of right chains (None) where none is; None where either kind is missing.
+    """
+    hits: dict[bool, list[float]] = {True: [], False: []}
+    for guess, truth in zip(found, true, strict=True):
+        hits[truth is None].append(float(guess == truth))
+    right, wrong = mean(hits[True]), mean(hits[False])
+    if right is None or wrong is None:
+        return None
+    return 2 * right * wrong / (right + wrong) if right + wrong else 0.0
 
 
 def calibration(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> list[Bin]:

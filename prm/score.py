@@ -17,6 +17,7 @@ from curate.schema import STEP_SCORES, UPDATES, Row
 from curate.store import Partition, Workspace
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import Example, read_examples, read_images, write_rejects
+from prm.forwards import safe_scores, step_logits
 from prm.model import Prm
 from prm.saved import model_folder, read_card
 
@@ -136,20 +137,10 @@ def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run:
             encoded.append(encoder.encode(example))
         except RowError:
             rows.extend(_rows(run, example, [None] * len(example.steps)))
-    encoded.sort(key=lambda row: len(row.ids))
-    for part in _batched(encoded, batch_rows):
-        with torch.inference_mode():
-            logits = prm(part, encoder.prompt)
-        for row, values in zip(part, logits, strict=True):
-            scores = iter(_safe_scores(values))
-            rows.extend(_rows(run, row.example, [None if read is None else next(scores) for read in row.reads]))
+    for row, logits in step_logits(prm, encoder, encoded, batch_rows):
+        scores = iter(safe_scores(logits).tolist())
+        rows.extend(_rows(run, row.example, [None if read is None else next(scores) for read in row.reads]))
     return rows
-
-
-def _safe_scores(logits: torch.Tensor) -> list[float]:
-    """Sigmoid in float64, strictly inside (0, 1), so that its log-odds can be taken back."""
-    tiny = torch.finfo(torch.float64).eps
-    return [float(score) for score in torch.sigmoid(logits.double()).clamp(tiny, 1 - tiny)]
 
 
 def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[Row]:

@@ -66,14 +66,18 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
 
     config = _located(context.recipe)
     reporter = context.reporter
-    runs = train.plans(config, context.recipe.seed)
+    runs, metric = train.plans(config, context.recipe.seed), config.validation.metric if config.validation else ""
     reached: dict[str, int] = {}
     reporter.start("train", config.steps * len(runs), f"steps of {len(runs)} runs")
 
     def on_step(run: str, step: int, total: int, info: dict[str, float]) -> None:
-        before, reached[run] = reached.get(run, 0), step
+        ends = "ended" in info
+        before, reached[run] = reached.get(run, 0), total if ends else step
+        found = f", {metric} {info[metric]:.4f}" if metric in info else ""
         loss = f", loss {info['train_loss']:.4f}" if "train_loss" in info else ""
-        reporter.advance(step - before, f"{run}{loss}")
+        reporter.advance(reached[run] - before, f"{run}{loss}{found}")
+        if ends:
+            reporter.note(f"{run} ends at step {step:,} of {total:,}: {metric} became no better for long enough.")
 
     result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace, current())
     reporter.finish()

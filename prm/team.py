@@ -98,6 +98,9 @@ class Team:
         """A whole tensor laid out as the parameter `like`; the inverse of `full`."""
         return tensor.to(like.device)
 
+    def fold(self, module: Module) -> None:
+        """After forwards without a backward: let go of what they gathered."""
+
     def whole(self, module: Module, fresh: Callable[[], Module]) -> Module:
         """A model whose parameters are whole, for the process that leads; `fresh` makes one with the first values."""
         return module

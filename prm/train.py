@@ -10,7 +10,7 @@ In a team of processes (`prm.team`) all do each run together, and the one that l
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,25 @@ from curate.lineage import Ledger
 from curate.schema import ROLLOUT_WEIGHTS, UPDATES, Row
 from curate.seeds import digest
 from curate.store import Partition, Workspace
-from prm import account, checkpoint, parallel, subset
+from prm import account, board, checkpoint, parallel, subset, validation, watch
 from prm.aggregate import aggregation
 from prm.batches import Pooled, Stream
-from prm.bilevel import Bilevel, Update, learning_rate
+from prm.bilevel import Bilevel
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import STAGE, Data, meta_set, pair_notes, prepare
 from prm.model import Prm
 from prm.objective import PrmObjective
+from prm.records import last_weights, progress, update_rows
 from prm.saved import Card, model_folder, save_model
 from prm.stop import Stop, stopping
 from prm.team import ALONE, Team, usable_device
 
 REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
-_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding", "parallel"}
+_FREE = {
+    *("model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding", "parallel"),
+    "tensorboard",
+}
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
 
@@ -51,6 +55,7 @@ class RunResult:
     weights: Mapping[str, float]
     skipped_updates: int = 0
     clipped_steps: int = 0
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -102,8 +107,11 @@ def run(
         raise UserError("train.parallel does nothing under torchrun, whose processes share each run; leave it out.")
     with team.gate():
         aggregation(config.aggregation)
+        if config.tensorboard:
+            board.writer_class()
         data, ledger = prepare(config, workspace, run_seed, rejects=team.leads)
         chosen = subset.notes(config.mode, data.train, ledger.rejected)
+        chosen += validation.notes(config, data.held, data.train)
         result = TrainResult(ledger, notes=[*pair_notes(config, data, run_seed), *chosen])
     found = {plan: _there(plan, config, workspace, data, on_step, replace, team) for plan in plans(config, run_seed)}
     owed = [plan for plan, there in found.items() if there is None]
@@ -114,6 +122,7 @@ def run(
         else:
             found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, team) for plan in owed}
     result.runs = [one for one in found.values() if one is not None]
+    result.notes += [note for one in result.runs for note in one.notes]
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
     return result
 
@@ -138,13 +147,14 @@ def _there(
             if replace:
                 partition.clear()
                 workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
+                watch.clear(workspace, plan.name)
                 shutil.rmtree(model_folder(workspace, plan.name), ignore_errors=True)
             record = lineage.guard(partition, _settings(plan, config, data), REPLACE)
             there = record is not None and record["complete"]
     if not team.any(there):
         return None
     on_step(plan.name, config.steps, config.steps, {})
-    return RunResult(plan.name, plan.null_control, True, _last_weights(partition))
+    return RunResult(plan.name, plan.null_control, True, last_weights(partition))
 
 
 def do(
@@ -166,7 +176,9 @@ def do(
         # Only now: a start that failed leaves nothing behind that other settings would clash with.
         if team.leads:
             lineage.write(partition, STAGE, settings, {"examples": ledger.out})
-    rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop)
+    along = watch.Watch(config, workspace, plan.name, plan.null_control, prm, state, data.encoder, data.held.rows)
+    rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop, along)
+    along.finish()
     whole = team.whole(prm, lambda: load_model(config))
     with team.gate():
         if team.leads:
@@ -176,12 +188,14 @@ def do(
             for path in partition.files():
                 path.with_suffix(".done").unlink()
             account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
+            along.write(settings)
             partition.commit_all(rows)
             extra = {"device": str(state.parameters[0].device), "skipped_updates": str(state.skipped)}
-            extra |= {"processes": str(team.size)} if team.size > 1 else {}
+            extra |= ({"processes": str(team.size)} if team.size > 1 else {}) | along.record()
             lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
             _checkpoint_path(partition).unlink(missing_ok=True)
-    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped)
+            along.tidy()
+    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped, along.notes())
 
 
 def load_model(config: TrainConfig) -> Prm:
@@ -226,61 +240,28 @@ def _drive(
     stamp: str,
     on_step: OnStep,
     stop: Stop,
+    along: watch.Watch,
 ) -> list[Row]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
+    who = (plan.name, plan.seed, plan.null_control)
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
     rows = checkpoint.load(path, state, names, stamp)
     if rows is None:
-        rows = _rows(plan, state.first())
+        rows = update_rows(*who, state.first())
     state.agree()
-    while state.done < config.steps:
+    along.begin(rows)
+    while not along.over:
         update = state.step()
-        if update is not None:
-            rows.extend(_rows(plan, update))
-        on_step(plan.name, state.done, config.steps, _info(config, state, update))
+        made = [] if update is None else update_rows(*who, update)
+        rows.extend(made)
+        info = along.step(made, progress(config, state, update))
+        on_step(plan.name, state.done, config.steps, info)
         ends = state.team.any(stop.asked)
-        if ends or state.done % config.checkpoint_every == 0 or state.done == config.steps:
+        if ends or state.done % config.checkpoint_every == 0 or along.over:
             state.agree()
-        if ends or (state.done % config.checkpoint_every == 0 and state.done < config.steps):
-            checkpoint.save(path, state, names, rows, stamp)
+        if ends or (state.done % config.checkpoint_every == 0 and not along.over):
+            with along.saving():
+                checkpoint.save(path, state, names, rows, stamp)
         if ends:
             raise Interrupted
     return rows
-
-
-def _info(config: TrainConfig, state: Bilevel, update: Update | None) -> dict[str, float]:
-    """What a progress line may show: learning rate, clipped and skipped so far; after an update weights and losses."""
-    info = {"lr": learning_rate(config, state.done - 1), "clipped": state.clipped, "skipped": state.skipped}
-    if update is not None:
-        info |= {f"weight {domain}": weight for domain, weight in update.weights.items()}
-        info |= {"meta_loss": update.meta_loss} if update.meta_loss is not None else {}
-        losses = [loss for domain in update.weights if (loss := update.tally.mean(domain)) is not None]
-        info |= {"train_loss": sum(losses) / len(losses)} if losses else {}
-    return info
-
-
-def _rows(plan: Plan, update: Update) -> list[Row]:
-    return [
-        {
-            "run": plan.name,
-            "seed": plan.seed,
-            "null_control": plan.null_control,
-            "update": update.number,
-            "step": update.step,
-            "domain": domain,
-            "weight": weight,
-            "raw": update.raw[domain],
-            "dot": update.dots[domain],
-            "rows": update.tally.rows.get(domain, 0),
-            "train_loss": update.tally.mean(domain),
-            "meta_loss": update.meta_loss,
-            "cosine": update.cosine,
-        }
-        for domain, weight in update.weights.items()
-    ]
-
-
-def _last_weights(partition: Partition) -> dict[str, float]:
-    table = partition.read(["update", "domain", "weight"]).to_pylist()
-    last = max(row["update"] for row in table)
-    return {row["domain"]: row["weight"] for row in table if row["update"] == last}

@@ -248,3 +248,18 @@ def test_learning_rate_warms_up_and_falls_to_a_tenth():
     assert max(rates) <= 1
     assert rates[-1] == pytest.approx(0.1, rel=0.05)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    # Of steps 0, 1, 4, 50, 99 of 100, with four steps of warm-up; by hand.
+    [
+        ("constant", (0.25, 0.5, 1, 1, 1)),
+        ("linear", (0.25, 0.5 * 0.991, 0.964, 0.55, 0.109)),
+        ("cosine", (0.25, 0.5 * 0.9997780, 0.9964518, 0.55, 0.1002220)),
+    ],
+)
+def test_learning_rates_of_every_schedule_are_known(schedule, expected):
+    settings = config(lr=2.0, lr_schedule=schedule, lr_warmup=4, steps=100)
+    rates = [learning_rate(settings, step) for step in (0, 1, 4, 50, 99)]
+    assert rates == pytest.approx([2 * share for share in expected], rel=1e-6)

@@ -15,6 +15,7 @@ from distributed_worker import CASES, outcome, resumed, saved, settings
 from prm_testbed import example_rows, fill
 from test_train import settings as train_settings
 from test_train import updates
+from test_validation import evaluations
 
 from prm import train
 from prm.config import TrainConfig
@@ -205,7 +206,14 @@ def assert_same_models(ours, alone, lr: float) -> None:
 @pytest.mark.parametrize(("sharding", "freeze"), [("none", True), ("full", False)])
 def test_torchrun_trains_what_one_process_trains(tiny_model, make_workspace, tmp_path, sharding, freeze):
     """Here with rows without pictures among the others: a process may meet none when its neighbour does."""
-    config = train_settings(tiny_model, rows_per_domain=3, micro_rows=2, sharding=sharding, freeze_vision=freeze)
+    config = train_settings(
+        tiny_model,
+        rows_per_domain=3,
+        micro_rows=2,
+        sharding=sharding,
+        freeze_vision=freeze,
+        validation={"every": 1, "share": 0.3, "patience": 2},
+    )
     alone, ours = make_workspace("alone"), make_workspace("ours")
     for workspace in (alone, ours):
         rows, _ = example_rows(6, "train", ("a", "b", "c"), seed=7)
@@ -216,7 +224,14 @@ def test_torchrun_trains_what_one_process_trains(tiny_model, make_workspace, tmp
     assert said.count("steps of 2 runs in") == 1
     assert_same_tables(ours, alone, 1e-3)
     assert_same_models(ours, alone, config.lr)
-    assert not list(ours.root.rglob("checkpoint*"))
+    assert not list(ours.root.rglob("checkpoint*")) + list(ours.root.rglob("best*"))
+    found, expected = (evaluations(workspace) for workspace in (ours, alone))
+    assert [(row["run"], row["step"], row["kept"]) for row in found] == [
+        (row["run"], row["step"], row["kept"]) for row in expected
+    ]
+    assert [row["value"] for row in found] == pytest.approx([row["value"] for row in expected], rel=1e-3)
+    # Ended early, with an earlier state.
+    assert max(row["step"] for row in found if row["run"] == "seed-0") < config.steps
     assert len(list((ours.root / "runs").glob("*"))) == 1
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm import metrics
+from prm.candidates import Candidate, share_right
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12)
 
@@ -83,3 +84,32 @@ def test_pair_order_counts_ties_as_wrong():
     weights = {"bad": 0.5, "worse": 1.0, "clean": 1.0, "best": 1.4}
     assert metrics.pair_order(weights, ["bad", "worse"], ["clean", "best"]) == metrics.PairOrder(3, 4)
     assert metrics.pair_order(weights, [], ["clean"]).share is None
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.2, 0.7, 0.9]), st.booleans()), max_size=12))
+def test_auroc_is_the_share_of_ordered_pairs(steps):
+    pairs = [(right, wrong) for right, good in steps if good for wrong, other in steps if not other]
+    expected = sum((r > w) + (r == w) / 2 for r, w in pairs) / len(pairs) if pairs else None
+    assert metrics.auroc(*([row[column] for row in steps] for column in (0, 1))) == pytest.approx(expected)
+
+
+def test_brier_takes_weights_and_shares():
+    assert metrics.brier([0.5, 1.0], [0.25, 0.0], [3.0, 1.0]) == pytest.approx((3 * 0.0625 + 1) / 4)
+    assert metrics.brier([0.5], [1], [0.0]) is None
+
+
+def test_first_error_f1_is_that_of_processbench():
+    assert [metrics.first_error(values, 0.5) for values in ([0.9, 0.5, 0.1], [0.6, 0.7], [0.2])] == [1, None, 0]
+    # Two of three wrong chains found, one of two right ones left alone: 2 * (2/3) * (1/2) / (2/3 + 1/2).
+    assert metrics.first_error_f1([1, 0, 2, None, 0], [1, 0, 3, None, None]) == pytest.approx(4 / 7)
+    assert metrics.first_error_f1([0, 1], [None, 0]) == 0
+    assert metrics.first_error_f1([None], [None]) is None
+
+
+def test_ties_at_the_top_share_the_pick():
+    def candidates(*pairs):
+        return [Candidate(i, None, outcome, {"r": logit}) for i, (logit, outcome) in enumerate(pairs)]
+
+    assert share_right(candidates((0.2, True), (0.1, False)), "r") == 1
+    assert share_right(candidates((0.2, False), (0.3, True), (0.3, False), (0.3, None)), "r") == pytest.approx(1 / 3)
+    assert share_right(candidates((None, True), (-5.0, False)), "r") == 0
