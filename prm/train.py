@@ -125,7 +125,9 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, team: 
     used = [example for example in examples if example.role != "test"]
     processor = load_processor(config.model, config.revision)
     images = read_images(workspace, used)
-    encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
+    encoder = Encoder(
+        processor, images, config.instruction, config.max_length, config.cache_megabytes, config.read, config.suffix
+    )
     rows, left = _encode(used, encoder)
     pooled = None
     if config.mode in SELECTED:
@@ -258,7 +260,7 @@ def _run(
     with team.gate():
         if team.leads:
             if not plan.null_control:
-                save_model(whole, folder, data.encoder, Card.of(plan.name, config))
+                save_model(whole, folder, data.encoder, Card.of(plan.name, config, data.encoder.suffix))
             # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
             for path in partition.files():
                 path.with_suffix(".done").unlink()
@@ -279,6 +281,8 @@ def load_model(config: TrainConfig) -> Prm:
 def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: Team = ALONE) -> tuple[Prm, Bilevel]:
     """A fresh PRM and the state of its run."""
     prm = load_model(config)
+    if config.read == "branch":
+        prm.backbone.check_branches()
     right, wrong = (
         (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
     )
