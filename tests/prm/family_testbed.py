@@ -21,13 +21,14 @@ from transformers import (
     Qwen2Config,
     Qwen2VLImageProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3Config,
     Qwen3VLConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
 
 SEEING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
-READING = ("qwen2", "llama")
+READING = ("qwen2", "qwen3", "llama")
 PIXELS = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
 # What InternVL's tokenizer says of itself; the pieces are those that the embedded tokenizer has.
 MARKS = {
@@ -143,6 +144,7 @@ def build(family: str, folder: Path) -> None:
         "qwen3_vl": _qwen3_vl,
         "internvl": _internvl,
         "qwen2": lambda made: _reader(made, Qwen2Config),
+        "qwen3": lambda made: _reader(made, Qwen3Config),
         "llama": lambda made: _reader(made, LlamaConfig),
     }
     config, processor = makers[family](tokenizer)

@@ -15,7 +15,6 @@ from curate.errors import UserError
 from curate.schema import EXAMPLES, REJECTS, STEP_SCORES
 from prm import score, train
 from prm.aggregate import aggregation
-from prm.config import PER_ROLLOUT
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import Example
 from prm.model import Prm
@@ -138,7 +137,7 @@ def workspace_for(family: str, make_workspace):
 
 
 @pytest.mark.parametrize("family", FAMILIES[1:])
-@pytest.mark.parametrize("mode", ["domain", *PER_ROLLOUT[:1]])
+@pytest.mark.parametrize("mode", ["domain", "instance-table"])
 def test_every_family_trains_and_scores(folders, make_workspace, family, mode):
     workspace = workspace_for(family, make_workspace)
     config = settings(folders(family), mode=mode, steps=3, rows_per_domain=1, null_runs=0)
