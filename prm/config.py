@@ -123,7 +123,8 @@ class TrainConfig(Config):
     """`prm train`: examples to trained PRMs and weights per update."""
 
     model: str
-    """Folder of the backbone, or its hub id; a vision-language model with safetensors weights."""
+    """Folder of the backbone, or its hub id; a vision-language model, or a text-only causal language model for data
+    without images, with safetensors weights and a chat template."""
     revision: str | None = None
     """Revision of a hub model."""
     mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"] = "domain"
@@ -145,6 +146,13 @@ class TrainConfig(Config):
     """Rollouts of each domain in a batch."""
     instruction: str = "Check each step."
     """First line of the user turn, before the question."""
+    read: Literal["step-end", "branch"] = "step-end"
+    """Where a step is scored: at its own last token, or, with `branch`, at the end of a suffix that follows it and that
+    later steps do not see. `branch` gives what a model that reads after such a suffix gives prefix by prefix; it takes
+    one suffix more a step, and attention with a mask of its own, which is slower and which some models cannot have."""
+    suffix: str | None = Field(default=None, min_length=1)
+    """For `branch`: the text that is put after each step; null takes what the model's chat writes to end the
+    assistant's turn and open the next."""
     head: Literal["label-token", "scalar"] = "label-token"
     """How the linear head starts: as the difference of two rows of the language-model head, so that a model that can
     already judge keeps that, or at random."""
@@ -155,9 +163,10 @@ class TrainConfig(Config):
     aggregation: str = "mean-log-odds"
     """How step scores become a rollout score, see `prm.aggregate`."""
     max_length: int = Field(default=4096, ge=16)
-    """Longer examples are left out and counted; a step is never cut off."""
+    """In tokens, images and suffixes included. Longer examples are left out and counted; a step is never cut off."""
     freeze_vision: bool = True
-    """Leave the vision tower as it is; its output is then computed once per image."""
+    """Leave the vision tower as it is, and what brings its output to the language model; image tokens are then computed
+    once per image."""
     lr: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -222,6 +231,8 @@ class TrainConfig(Config):
             raise ValueError(f"subset.{chosen[0]} does nothing in mode {self.mode}; it is for {' and '.join(SELECTED)}")
         if self.mode == "s1" and "clusters" in chosen and self.subset.clusters is not None:
             raise ValueError("subset.clusters does nothing in mode s1; it is for car")
+        if self.read == "step-end" and self.suffix is not None:
+            raise ValueError("suffix does nothing with read step-end; it is for branch")
         return self
 
     @model_validator(mode="after")
@@ -243,6 +254,8 @@ class TrainConfig(Config):
         dumped: dict[str, Any] = handler(self)
         used = {"upper": self.learns, "null_runs": self.learns, "subset": self.mode in SELECTED}
         used |= {"validation": self.validation is not None}
+        # What was trained before there was a choice was read at step ends, and stays as it is.
+        used |= dict.fromkeys(("read", "suffix"), self.read == "branch")
         return {name: value for name, value in dumped.items() if used.get(name, True)}
 
     @model_validator(mode="after")

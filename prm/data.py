@@ -66,7 +66,9 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
     used = [example for example in examples if example.role != "test"]
     processor = load_processor(config.model, config.revision)
     images = read_images(workspace, used)
-    encoder = Encoder(processor, images, config.instruction, config.max_length, config.cache_megabytes)
+    encoder = Encoder(
+        processor, images, config.instruction, config.max_length, config.cache_megabytes, config.read, config.suffix
+    )
     rows, left = _encode(used, encoder)
     pooled, held = None, validation.hold_out(config, used, rows)
     if config.mode in SELECTED:

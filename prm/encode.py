@@ -2,7 +2,8 @@
 
 User turn: the images, then instruction, question and choices. Assistant turn: the steps. Each step is tokenised by
 itself and the ids are concatenated, so that a prefix has the same ids whatever follows. White space at the end of a
-step goes to the front of the next one: the read position is the last token of the step's own text.
+step goes to the front of the next one: the read position is the last token of the step's own text, or, where a suffix
+is read (`train.read: branch`), the last token of the suffix after it (`prm.branches`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from curate.engines.torch_companions import mend
 from curate.errors import RowError, UserError
 from curate.images import decode
 from curate.prompts import problem_text
+from prm.branches import Branches
 from prm.examples import Example
 
 mend()
@@ -30,6 +32,8 @@ Tensor = Any
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 # How the names of those begin that hold the pictures themselves.
 _PIXELS = "pixel_values"
+# Stands for an assistant's text, to see what a chat template writes after it.
+_ANSWER = "(the steps)"
 
 
 class HasProblem(Protocol):
@@ -70,12 +74,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A whole example: `ids` [T] without padding, `reads` the position of each step's last token (null: no text)."""
+    """A whole example: `ids` [T] without padding, `reads` where each step is read (null: no text).
+
+    With `branches`, the ids of these come after those of the text, and the steps are read at their ends.
+    """
 
     example: Example
     ids: Tensor
     kinds: Tensor
     reads: tuple[int | None, ...]
+    branches: Branches | None = None
+
+    def order(self) -> Tensor:
+        """Place of each token in the text that it belongs to, [T]."""
+        return torch.arange(len(self.ids)) if self.branches is None else self.branches.order()
 
 
 def pieces(steps: Sequence[str]) -> list[str]:
@@ -101,7 +113,7 @@ def _pixels(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_processor(model: str, revision: str | None) -> Any:
-    """Tokeniser and image processor of a model; UserError when they are not there."""
+    """Tokeniser and image processor of a model, the tokeniser alone of a text-only one; UserError when not there."""
     try:
         return AutoProcessor.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
@@ -132,19 +144,43 @@ class Kept:
 
 
 class Encoder:
-    """Encodes examples for one model. `images` maps hashes to original bytes."""
+    """Encodes examples for one model. `images` maps hashes to original bytes.
+
+    `processor` is the model's own, or its tokenizer where it reads text only. `read` and `suffix` as in
+    `prm.config.TrainConfig`. UserError when the model cannot take these images, or has no chat.
+    """
 
     def __init__(
-        self, processor: Any, images: Mapping[str, bytes], instruction: str, max_length: int, cache_megabytes: int = 256
+        self,
+        processor: Any,
+        images: Mapping[str, bytes],
+        instruction: str,
+        max_length: int,
+        cache_megabytes: int = 256,
+        read: str = "step-end",
+        suffix: str | None = None,
     ) -> None:
         self.processor, self.images, self.instruction, self.max_length = processor, images, instruction, max_length
-        self._special = [token for token in processor.tokenizer.all_special_tokens if token]
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.sees = getattr(processor, "image_processor", None) is not None
+        if images and not self.sees:
+            raise UserError(
+                f"This model reads text only, and the examples show {len(images):,} images; use a vision-language "
+                "model, or leave out the sources with images."
+            )
+        if not (getattr(processor, "chat_template", None) or getattr(self.tokenizer, "chat_template", None)):
+            raise UserError("This model has no chat template to write its turns with; use one that was tuned for chat.")
+        named = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        self._special = [token for token in dict.fromkeys([*self.tokenizer.all_special_tokens, *named]) if token]
         self._prompts: dict[tuple[Any, ...], Prompt] = {}
         self._pixels = Kept(cache_megabytes)
+        # What is read after each step; null where its own last token is.
+        self.suffix = None if read == "step-end" else suffix or self._closing()
+        self._suffix_ids = self.tokens(self.suffix) if self.suffix else []
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a piece of text, nothing added."""
-        return list(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def token(self, text: str) -> int:
         """The one id of this text; UserError when the tokeniser cuts it into several."""
@@ -180,13 +216,34 @@ class Encoder:
         if missing:
             raise RowError("image", f"image {missing[0]} is not in the workspace")
         pictures = [open_image(self.images[name], name) for name in images]
-        content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]
-        chat = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        chat = self._chat([("user", text)], len(pictures))
+        if not self.sees:
+            plain: Mapping[str, Tensor] = self.tokenizer(chat, add_special_tokens=False, return_tensors="pt")
+            return plain
         made: Mapping[str, Tensor] = self.processor(
-            text=[chat], images=pictures or None, return_tensors="pt", return_mm_token_type_ids=True
+            text=[chat],
+            images=pictures or None,
+            return_tensors="pt",
+            return_mm_token_type_ids=True,
+            # The chat template has them already.
+            add_special_tokens=False,
         )
         return made
+
+    def _chat(self, turns: Sequence[tuple[str, str]], images: int = 0) -> str:
+        """These (role, text) turns and the header of the next assistant turn; the images are in the first one."""
+        messages: list[dict[str, Any]] = []
+        for role, text in turns:
+            parts = [*({"type": "image"} for _ in range(0 if messages else images)), {"type": "text", "text": text}]
+            messages.append({"role": role, "content": parts if self.sees else text})
+        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _closing(self) -> str:
+        """What the chat template writes from the end of an assistant's text to the start of the next."""
+        _, found, after = self._chat([("user", "?"), ("assistant", _ANSWER)]).partition(_ANSWER)
+        if not found or not after:
+            raise UserError("The model's chat template does not close a turn after its text; set `train.suffix`.")
+        return after
 
     def _refuse_special(self, text: str) -> None:
         # Written out in a text they would become control tokens: another turn, another image.
@@ -198,15 +255,23 @@ class Encoder:
         """The whole example; RowError when it is too long, shows no step, or cannot be put in tokens."""
         prompt = self.prompt(example)
         ids: list[int] = prompt.ids.tolist()
-        reads: list[int | None] = []
+        ends: list[int | None] = []
         for piece in pieces(example.steps):
             self._refuse_special(piece)
             ids += self.tokens(piece)
-            reads.append(len(ids) - 1 if piece else None)
-        if all(read is None for read in reads):
+            ends.append(len(ids) if piece else None)
+        shown = tuple(end for end in ends if end is not None)
+        if not shown:
             raise RowError("no-step", "the rollout has no step with text")
+        branches, at = None, [end - 1 for end in shown]
+        if self._suffix_ids:
+            branches = Branches(len(ids), shown, len(self._suffix_ids))
+            ids += self._suffix_ids * len(shown)
+            at = list(branches.reads)
         if len(ids) > self.max_length:
             raise RowError("too-long", f"{len(ids)} tokens, max_length is {self.max_length}")
         kinds = torch.zeros(len(ids), dtype=prompt.kinds.dtype)
         kinds[: len(prompt.kinds)] = prompt.kinds
-        return Encoded(example, torch.tensor(ids), kinds, tuple(reads))
+        places = iter(at)
+        reads = tuple(None if end is None else next(places) for end in ends)
+        return Encoded(example, torch.tensor(ids), kinds, reads, branches)

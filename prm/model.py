@@ -1,4 +1,4 @@
-"""The PRM: a vision-language model's last hidden state and a bias-free linear head. score = sigmoid(head(h)).
+"""The PRM: a causal model's last hidden state and a bias-free linear head. score = sigmoid(head(h)).
 
 The language-model head is never run. One linear row without bias is also what vLLM can serve. Both kinds of head are
 this row; they differ in how it starts: `label-token` takes the difference of two rows of the language-model head, so
@@ -17,23 +17,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from curate.engines.torch_companions import mend
-from curate.errors import UserError
+from prm.backbones import Backbone, load
+from prm.branches import sight
 from prm.encode import Encoded, Kept, Prompt
 from prm.losses import to_device
 
 mend()
 
-from transformers import AttentionInterface, AutoModelForImageTextToText  # noqa: E402 - after the mending
+from transformers import AttentionInterface  # noqa: E402 - after the mending
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
-from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
-# Architectures whose forward takes ready embeddings with image features put in, and 3-row position ids.
-_MERGED_INPUT = ("qwen2_vl", "qwen2_5_vl")
-VISION = ("visual", "vision_tower", "vision_model")
-# Prompts whose rotary positions are kept: 24 bytes a token.
-_PLACES = 4096
 
 
 def _attend_in_float32(
@@ -47,20 +42,6 @@ def _attend_in_float32(
 AttentionInterface.register("sdpa_float32", _attend_in_float32)
 
 
-def _load(folder: str, revision: str | None) -> Any:
-    disable_progress_bar()
-    try:
-        return AutoModelForImageTextToText.from_pretrained(
-            folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"The model {folder} cannot be loaded ({reason}); `train.model` must be a folder or hub id of a "
-            "vision-language model with safetensors weights."
-        ) from None
-
-
 class Prm(torch.nn.Module):  # type: ignore[misc]
     """Scores every step of a batch of encoded examples in one forward."""
 
@@ -68,25 +49,23 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         super().__init__()
         # The language-model head is kept for saving only, outside of this module's parameters.
         self._causal = (causal,)
-        self.base = causal.model
+        self.backbone = Backbone(causal)
+        self.base = self.backbone.base
         hidden = causal.config.get_text_config().hidden_size
         self.score = torch.nn.Linear(hidden, 1, bias=False)
-        self.merged = causal.config.model_type in _MERGED_INPUT
         self.precision = torch.float32
         self._features = Kept(cache_megabytes)
-        self._places: dict[tuple[Any, ...], Tensor] = {}
         self.vision_frozen = freeze_vision
         if freeze_vision:
-            for name in VISION:
-                if hasattr(self.base, name):
-                    getattr(self.base, name).requires_grad_(False)
+            for _, part in self.backbone.seeing():
+                part.requires_grad_(False)
 
     @classmethod
     def load(
         cls, model: str, revision: str | None = None, freeze_vision: bool = True, cache_megabytes: int = 256
     ) -> Prm:
         """Backbone from a folder or the hub, float32; the head as saved there, else zeros."""
-        prm = cls(_load(model, revision), freeze_vision, cache_megabytes)
+        prm = cls(load(model, revision), freeze_vision, cache_megabytes)
         head = Path(model) / HEAD_FILE
         with torch.no_grad():
             prm.score.weight.zero_()
@@ -137,77 +116,59 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
     def layers(self) -> list[torch.nn.Module]:
         """The language model's layers: parts that every forward runs as a whole, one after the other."""
         kinds = set(self._causal[0]._no_split_modules or ())
-        seeing = {part for name in VISION if hasattr(self.base, name) for part in getattr(self.base, name).modules()}
+        seeing = {part for _, whole in self.backbone.seeing() for part in whole.modules()}
         return [part for part in self.base.modules() if type(part).__name__ in kinds and part not in seeing]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.score.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16)  # type: ignore[no-any-return]
 
-    def _image_features(self, pixels: Mapping[str, Tensor]) -> Tensor:
-        device = self.score.weight.device
-        values, grids = to_device(pixels["pixel_values"], device), to_device(pixels["image_grid_thw"], device)
-        found = self.base.get_image_features(values, grids, return_dict=True)
-        return torch.cat(list(found.pooler_output))
-
-    def _frozen_features(self, prompt: Prompt) -> Tensor:
-        """Image tokens of a prompt under the frozen vision tower, [tokens, hidden]; kept while there is room."""
-        return self._features.get(prompt.images, partial(self._look, prompt))["features"]
+    def _placed(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: to_device(value, self.score.weight.device) for name, value in pixels.items()}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def _look(self, prompt: Prompt) -> dict[str, Tensor]:
-        return {"features": self._image_features(prompt.pixels()).to(self.precision)}
+        found = self.backbone.look(self._placed(prompt.pixels()))
+        half = self.precision == torch.bfloat16
+        return {name: value.to(self.precision) if half else value for name, value in found.items()}
 
-    def _positions(self, encoded: Encoded, prompt: Prompt) -> Tensor:
-        """Multimodal rotary positions [3, 1, T] of one unpadded example.
-
-        Those of the prompt are worked out once: what follows it is text, whose positions count on from the largest.
-        """
-        if not prompt.images:
-            return torch.arange(len(encoded.ids)).expand(3, 1, -1)
-        known = self._places.get(prompt.key)
-        if known is None:
-            known, _ = self.base.get_rope_index(
-                prompt.ids[None], prompt.kinds[None], image_grid_thw=prompt.shapes["image_grid_thw"]
-            )
-            if len(self._places) >= _PLACES:
-                del self._places[next(iter(self._places))]
-            self._places[prompt.key] = known
-        after = known.max() + 1 + torch.arange(len(encoded.ids) - known.shape[-1])
-        return torch.cat([known, after.expand(3, 1, -1)], dim=-1)
+    def _seen(self, shown: Sequence[Prompt]) -> dict[str, Tensor]:
+        """What the images of these prompts become; kept by image while there is room, where the tower is frozen."""
+        if not shown:
+            return {}
+        if not self.vision_frozen:
+            return self.backbone.look(self._placed(_joined(shown)))
+        each = [self._features.get(prompt.images, partial(self._look, prompt)) for prompt in shown]
+        return {name: torch.cat([one[name] for one in each]) for name in each[0]}
 
     def hidden(self, batch: Sequence[Encoded], prompts: Sequence[Prompt]) -> Tensor:
         """Last hidden states [rows, longest, hidden] of a batch, padded on the right."""
         width, device = max(len(row.ids) for row in batch), self.score.weight.device
         # The padding token does not matter: no read position sees what comes after it.
         ids = to_device(torch.stack([_pad(row.ids, width) for row in batch]), device)
-        if self.merged:
-            positions = torch.cat(
-                [_pad(self._positions(r, p), width) for r, p in zip(batch, prompts, strict=True)], dim=1
-            )
-            return self._merged_hidden(ids, to_device(positions, device), prompts)
-        mask = torch.stack([_pad(torch.ones_like(row.ids), width) for row in batch]).to(device)
-        pixels = _joined(prompts)
-        if any(row.kinds.any() for row in batch):
-            pixels["mm_token_type_ids"] = torch.stack([_pad(row.kinds, width) for row in batch])
-        inputs = {name: value.to(device) for name, value in pixels.items()}
-        return self.base(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state
-
-    def _merged_hidden(self, ids: Tensor, positions: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        embeds = self.base.get_input_embeddings()(ids)
-        shown = [prompt for prompt in prompts if prompt.images]
-        if shown and self.vision_frozen:
-            features = torch.cat([self._frozen_features(prompt) for prompt in shown])
-        elif shown:
-            features = self._image_features(_joined(shown))
-        if shown:
-            at = (ids == self.base.config.image_token_id)[..., None].expand_as(embeds)
-            embeds = embeds.masked_scatter(at, features.to(embeds.dtype))
+        if not self.backbone.known:
+            return self._own_forward(batch, prompts, ids)
+        laid = [row.branches for row in batch if row.branches is not None]
+        positions = None
+        # Without branches or images' own positions, tokens count from 0, which the model does by itself.
+        if laid or self.backbone.rotary:
+            each = [self.backbone.positions(p, row.order()) for row, p in zip(batch, prompts, strict=True)]
+            positions = to_device(torch.cat([_pad(one, width) for one in each], dim=-2), device)
+        embeds, more = self.backbone.embed(ids, self._seen([prompt for prompt in prompts if prompt.images]))
         if self.precision == torch.bfloat16:
             # The sum over the layers is then kept in bf16 too, as the model was trained: half the memory traffic.
             embeds = embeds.to(torch.bfloat16)
-        # Right padding under a causal mask needs no mask of its own, and attention without one is faster.
-        return self.base(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
+        return self.backbone.run(embeds, positions, sight(laid, width, device) if laid else None, more)
+
+    def _own_forward(self, batch: Sequence[Encoded], prompts: Sequence[Prompt], ids: Tensor) -> Tensor:
+        if any(row.branches for row in batch):
+            self.backbone.check_branches()
+        mask = torch.stack([_pad(torch.ones_like(row.ids), ids.shape[1]) for row in batch]).to(ids.device)
+        pixels = _joined(prompts)
+        if any(row.kinds.any() for row in batch):
+            pixels["mm_token_type_ids"] = torch.stack([_pad(row.kinds, ids.shape[1]) for row in batch])
+        inputs = {name: value.to(ids.device) for name, value in pixels.items()}
+        return self.base(input_ids=ids, attention_mask=mask, use_cache=False, **inputs).last_hidden_state
 
     def forward(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> list[Tensor]:
         """Step logits of each example, [read steps]; float32, or float64 when the parameters are."""

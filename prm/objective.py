@@ -13,7 +13,7 @@ from prm.encode import Encoded, Encoder, Prompt
 from prm.ghost import Ghost, Layout
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import Item
-from prm.model import VISION, Prm
+from prm.model import Prm
 
 Tensor = Any
 
@@ -102,7 +102,7 @@ class PrmObjective:
             merge = getattr(getattr(self.prm.base.config, "vision_config", None), "spatial_merge_size", 1)
             rows = torch.arange(len(batch))
             index = [rows.repeat_interleave(patches), rows.repeat_interleave(patches // merge**2)]
-            packed |= {f"base.{name}": index for name in VISION}
+            packed |= {f"base.{name}": index for name, _ in self.prm.backbone.seeing()}
         return Layout(len(batch), packed)
 
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:

@@ -1,4 +1,5 @@
-"""A trained PRM in its folder: the backbone with its processor as transformers reads them, the head, and a card.
+"""A trained PRM in its folder: the backbone with its processor (or tokenizer) as transformers reads them, the head,
+and a card.
 
 <workspace>/models/<run>/  model.safetensors config.json ... prm_head.safetensors prm.json
 """
@@ -31,10 +32,12 @@ class Card:
     head: str
     precision: str
     config: dict[str, Any]
+    # The text after each step at whose end it is read; null where that is the step's own end.
+    suffix: str | None = None
 
     @classmethod
-    def of(cls, run: str, config: TrainConfig) -> Card:
-        """The card of a run."""
+    def of(cls, run: str, config: TrainConfig, suffix: str | None) -> Card:
+        """The card of a run whose encoder reads after this suffix."""
         return cls(
             run,
             config.instruction,
@@ -43,6 +46,7 @@ class Card:
             config.head,
             config.precision,
             config.model_dump(mode="json"),
+            suffix,
         )
 
 

@@ -125,7 +125,8 @@ def load_prm(folder: Path, images: dict[str, bytes]) -> tuple[Prm, Encoder]:
     prm = Prm.load(str(folder))
     prm.to("cuda" if torch.cuda.is_available() else "cpu")
     prm.use_precision(card.precision)
-    return prm, Encoder(load_processor(str(folder), None), images, card.instruction, card.max_length)
+    processor, read = load_processor(str(folder), None), "branch" if card.suffix else "step-end"
+    return prm, Encoder(processor, images, card.instruction, card.max_length, read=read, suffix=card.suffix)
 
 
 def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int) -> list[Row]:

@@ -183,7 +183,7 @@ def do(
     with team.gate():
         if team.leads:
             if not plan.null_control:
-                save_model(whole, folder, data.encoder, Card.of(plan.name, config))
+                save_model(whole, folder, data.encoder, Card.of(plan.name, config, data.encoder.suffix))
             # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
             for path in partition.files():
                 path.with_suffix(".done").unlink()
@@ -207,6 +207,8 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
     """A fresh PRM and the state of its run."""
     prm = load_model(config)
     prm.share_features(data.features)
+    if config.read == "branch":
+        prm.backbone.check_branches()
     right, wrong = (
         (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
     )

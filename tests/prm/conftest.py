@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from family_testbed import build
 from making import network
 from prm_testbed import example_rows, fill
 from transformers import Qwen2VLForConditionalGeneration
@@ -27,6 +28,20 @@ def tiny_model(tmp_path_factory) -> str:
     model.save_pretrained(folder)
     network.make_processor(tokenizer).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def folders(tiny_model, tmp_path_factory):
+    """Folder of a family's tiny model, built when it is first asked for."""
+    made = {"qwen2_vl": tiny_model}
+
+    def folder(family: str) -> str:
+        if family not in made:
+            made[family] = str(tmp_path_factory.mktemp(family))
+            build(family, made[family])
+        return made[family]
+
+    return folder
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_other_architectures_take_the_general_path(tiny_model, encoder, examples
     batch = [encoder.encode(e) for e in examples[:3]]
     with torch.no_grad():
         merged = torch.cat(prm(batch, encoder.prompt))
-        prm.merged = False
+        prm.backbone.known = False
         torch.testing.assert_close(torch.cat(prm(batch, encoder.prompt)), merged, atol=2e-5, rtol=2e-5)
 
 

@@ -1,0 +1,101 @@
+"""The trainer against plain ones, on a PRM: bit for bit where the additions are the same, else to rounding."""
+
+import random
+
+import pytest
+import torch
+from prm_testbed import example_rows, fill
+from step_bench import WEIGHTS, Bench
+from test_train import settings
+
+from curate.store import Workspace
+from prm import train
+from prm.batches import Stream
+from prm.config import UpperConfig
+from prm.hypergradient import gradients
+from prm.model import Prm
+from prm.saved import model_folder
+
+
+@pytest.fixture
+def two_domains(tmp_path):
+    def make(name: str) -> Workspace:
+        workspace = Workspace.open(tmp_path / name)
+        fill(workspace, "train", *example_rows(8, "train", ("a", "b")))
+        fill(workspace, "meta", *example_rows(6, "meta", ("m",)))
+        return workspace
+
+    return make
+
+
+def trained(workspace: Workspace) -> dict[str, torch.Tensor]:
+    return Prm.load(str(model_folder(workspace, "seed-0"))).state_dict()
+
+
+def test_uniform_mode_is_a_plain_trainer_bit_for_bit(tiny_model, two_domains):
+    workspace = two_domains("w")
+    config = settings(tiny_model, mode="uniform", head="scalar", lr_schedule="constant", lr_warmup=1, clip=0.1)
+    train.run(config, workspace, 0)
+    data, _ = train.prepare(config, workspace)
+    prm = Prm.load(tiny_model)
+    prm.start_head("scalar", 0, 0, 0)
+    matrices, rest = ([p for p in prm.trained() if (p.ndim > 1) == two] for two in (True, False))
+    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": rest, "weight_decay": 0.0}], lr=config.lr)
+    for step in range(config.steps):
+        rows = [data.rows[n] for part in Stream("train", data.train, 2, 0).rows(step).values() for n in part]
+        pairs = zip(prm(rows, data.encoder.prompt), rows, strict=True)
+        losses = [((torch.sigmoid(z) - torch.tensor(row.example.values)) ** 2).sum() for z, row in pairs]
+        (torch.stack(losses).sum() / len(rows)).backward()
+        assert float(torch.nn.utils.clip_grad_norm_(prm.trained(), config.clip)) > config.clip
+        optimiser.step()
+        optimiser.zero_grad()
+    ours, start = trained(workspace), Prm.load(tiny_model).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in prm.state_dict().items())
+    assert not torch.equal(ours["score.weight"], start["score.weight"])
+
+
+def test_domain_mode_that_learns_nothing_is_uniform_mode_bit_for_bit(tiny_model, two_domains):
+    """An upper step goes backward domain by domain, others by forwards; with a rollout of two domains each in a forward
+    of its own these are the same two gradients, whose sum does not depend on their order. More are equal to rounding.
+    """
+    ends = {}
+    for mode, upper in (("domain", {"upper": UpperConfig(unroll=2, warmup=1, lr=0.0, meta_rows=4)}), ("uniform", {})):
+        nulls = {"null_runs": 0} if upper else {}
+        config = settings(tiny_model, mode=mode, rows_per_domain=1, micro_rows=1, **upper, **nulls)
+        workspace = two_domains(mode)
+        train.run(config, workspace, 0)
+        ends[mode] = trained(workspace)
+    assert all(torch.equal(value, ends["uniform"][name]) for name, value in ends["domain"].items())
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_model) -> Bench:
+    return Bench(tiny_model, True, 0.05, warm=3)
+
+
+def step_of(bench: Bench, names: list[str], micro_rows: int, apart: bool = False) -> tuple[list, list]:
+    """Gradient and parameters of the next step, with its rows in this order; `apart`, as an upper step takes them."""
+    bench.restore()
+    bench.run.given, bench.run.objective.micro_rows = WEIGHTS, micro_rows
+    domain_of = {name: domain for domain, part in bench.rows.items() for name in part}
+    parts = [[name for name in names if domain_of[name] == domain] for domain in WEIGHTS] if apart else [names]
+    for part in parts:
+        bench.run._backward(part, bench.rows)
+    found = [g.clone() for g in gradients(bench.run.parameters)]
+    assert float(torch.nn.utils.clip_grad_norm_(bench.run.parameters, 0.05)) > 0.05
+    bench.run.optimiser.step()
+    return found, [p.detach().clone() for p in bench.run.parameters]
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 4, 6])
+@pytest.mark.parametrize("apart", [False, True], ids=["joint", "by-domain"])
+def test_how_a_batch_is_cut_and_ordered_changes_a_step_by_rounding_only(bench, micro_rows, apart):
+    """In float64: gradients to 1e-12 of their norm, parameters to 1e-12."""
+    gradient, parameters = step_of(bench, bench.names, 16)
+    norm = float(torch.cat([g.flatten() for g in gradient]).norm())
+    for seed in range(2):
+        names = list(bench.names)
+        random.Random(seed).shuffle(names)
+        other, moved = step_of(bench, names, micro_rows, apart)
+        assert max(float((a - b).abs().max()) for a, b in zip(gradient, other, strict=True)) < 1e-12 * norm
+        assert max(float((a - b).abs().max()) for a, b in zip(parameters, moved, strict=True)) < 1e-12
