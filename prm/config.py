@@ -38,6 +38,10 @@ class UpperConfig(Config):
     parameters in memory)."""
     meta_rows: int = Field(default=16, ge=1)
     """Rollouts of the meta set per upper step; two make a pair."""
+    direction: Literal["lagged", "exact"] = "lagged"
+    """When the meta gradient is taken, in mode `domain`: `lagged`, before the lower step and in a slightly cheaper
+    metric, so that no gradient need be kept for it (cosine with the truth 0.99 and more); `exact`, after it, with one
+    gradient per domain kept meanwhile, which is little with `lora` (see `prm.exact`)."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
     """When the lower gradient was clipped: `correct` is exact, and keeps one gradient per domain in memory during an
     upper step, or, with weights of rollouts, takes another forward and half a backward of the batch; `skip` leaves that
@@ -60,6 +64,17 @@ class SubsetConfig(Config):
     """Of the training rollouts that can be used."""
     clusters: int | None = Field(default=None, ge=1)
     """For `car`: groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
+
+
+class LoraConfig(Config):
+    """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.lora`)."""
+
+    rank: int = Field(default=16, ge=1)
+    """Of each adapter's change to its layer's weight."""
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's output counts alpha / rank."""
+    targets: Literal["linear", "attention"] = "linear"
+    """Which layers get one: all linear ones, or those of attention only."""
 
 
 class TrainConfig(Config):
@@ -101,6 +116,9 @@ class TrainConfig(Config):
     """Longer examples are left out and counted; a step is never cut off."""
     freeze_vision: bool = True
     """Leave the vision tower as it is; its output is then computed once per image."""
+    lora: LoraConfig | None = None
+    """Train adapters and the head, with all else frozen; null trains the whole model. What is saved is the whole model
+    in either case, adapters merged into it. A learning rate of some 1e-4 is usual."""
     lr: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate."""
     lr_schedule: Literal["constant", "cosine"] = "cosine"
@@ -116,7 +134,11 @@ class TrainConfig(Config):
     """Largest norm of the whole gradient; no clipping when null."""
     upper: UpperConfig = UpperConfig()
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward pass; parameters, moments and the head are always float32."""
+    """Of the forward and backward pass; what is trained, its moments and the head are always float32. With `lora` and
+    bfloat16 the frozen matrices are kept in bfloat16, too."""
+    checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass and compute the rest again there: far less memory, about
+    a third more time, the same gradients."""
     compile: bool = False
     """Compile the language model's layers (`torch.compile`): a minute at the start, fewer and larger kernels after."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -155,6 +177,16 @@ class TrainConfig(Config):
             raise ValueError(f"subset.{chosen[0]} does nothing in mode {self.mode}; it is for {' and '.join(SELECTED)}")
         if self.mode == "s1" and "clusters" in chosen and self.subset.clusters is not None:
             raise ValueError("subset.clusters does nothing in mode s1; it is for car")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.mode in PER_ROLLOUT and self.upper.direction == "exact":
+            raise ValueError(f"upper.direction exact is for mode domain, and mode is {self.mode}; leave it lagged")
+        if self.lora is not None and not self.freeze_vision:
+            raise ValueError("lora leaves all but its adapters and the head frozen; leave freeze_vision true")
+        if self.lora is not None and self.sharding == "full":
+            raise ValueError("sharding full splits what is trained, which is little with lora; leave it none")
         return self
 
     @model_serializer(mode="wrap")

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
 from prm.encode import Encoded, Kept, Prompt
+from prm.lora import fold
 from prm.losses import to_device
 
 mend()
@@ -96,7 +98,8 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         return prm
 
     def save(self, folder: Path) -> None:
-        """Backbone and head as safetensors; what `load` and transformers read."""
+        """Backbone and head as safetensors; what `load` and transformers read. Adapters are merged, here and there."""
+        fold(self.base)
         self._causal[0].save_pretrained(folder)
         save_file({"score.weight": self.score.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
 
@@ -122,6 +125,21 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         for layer in self.layers():
             layer.compile(dynamic=True)
 
+    def use_checkpointing(self) -> None:
+        """Layers that are trained keep their input only and compute the rest again in the backward.
+
+        transformers' own switch is for modules in training mode, where there is dropout; this one leaves them as they
+        are. Within the layer, so that what wraps it later (compiling, sharding) wraps this, too.
+        """
+        parts = [*self.layers(), *(() if self.vision_frozen else self._blocks(seeing=True))]
+        if not parts:
+            raise UserError(
+                f"The layers of a {type(self.base).__name__} are not known; set train.checkpointing to false."
+            )
+        for part in parts:
+            # Nothing is drawn at random in a forward, so there is no state of it to keep.
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False, preserve_rng_state=False)
+
     def trained(self) -> list[Tensor]:
         """Parameters that training moves, in a fixed order."""
         return [p for _, p in self.trained_names()]
@@ -132,9 +150,14 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
 
     def layers(self) -> list[torch.nn.Module]:
         """The language model's layers: parts that every forward runs as a whole, one after the other."""
+        return self._blocks(seeing=False)
+
+    def _blocks(self, seeing: bool) -> list[torch.nn.Module]:
+        """Layers of the vision tower, or of the rest."""
         kinds = set(self._causal[0]._no_split_modules or ())
-        seeing = {part for name in VISION if hasattr(self.base, name) for part in getattr(self.base, name).modules()}
-        return [part for part in self.base.modules() if type(part).__name__ in kinds and part not in seeing]
+        tower = {part for name in VISION if hasattr(self.base, name) for part in getattr(self.base, name).modules()}
+        found = (part for part in self.base.modules() if type(part).__name__ in kinds)
+        return [part for part in found if (part in tower) == seeing]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.score.weight.device.type

@@ -40,6 +40,7 @@ from prm.examples import (
     read_images,
     write_rejects,
 )
+from prm.lora import adapt, halve
 from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.model import Prm
 from prm.objective import PrmObjective
@@ -50,7 +51,7 @@ from prm.team import ALONE, Team
 STAGE = "train"
 REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
-_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding"}
+_FREE = {"model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding", "checkpointing"}
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
 
@@ -283,6 +284,12 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
         (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
     )
     prm.start_head(config.head, right, wrong, seed)
+    if config.lora is not None:
+        adapt(prm.base, prm.layers(), config.lora, seed)
+    if config.lora is not None and config.precision == "bfloat16":
+        halve(prm.base)
+    if config.checkpointing:
+        prm.use_checkpointing()
     team.place(prm, team.device(_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
     if config.compile:
