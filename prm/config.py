@@ -48,7 +48,7 @@ class UpperConfig(Config):
     update out and counts it; `ignore` leaves the clip's derivative out (which can turn the direction round)."""
     floor: float = Field(default=0.01, ge=0, lt=1)
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
-    there, so that a few rarely touched ones do not own the whole inner product."""
+    there, so that a few rarely touched ones do not own the whole inner product. `exact` needs none."""
 
     @model_validator(mode="after")
     def _pairs_are_whole(self) -> Self:

@@ -121,15 +121,19 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
             self.base.set_attn_implementation("sdpa_float32")
 
     def use_compile(self) -> None:
-        """Compile each layer of the language model; all have one shape, so that it is done once."""
+        """Compile each layer of the language model; all have one shape, so that it is done once.
+
+        Before `use_checkpointing`: a compiled layer can be computed again, but one that is computed again is run as it
+        is and never compiled.
+        """
         for layer in self.layers():
-            layer.compile(dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=True)
 
     def use_checkpointing(self) -> None:
         """Layers that are trained keep their input only and compute the rest again in the backward.
 
         transformers' own switch is for modules in training mode, where there is dropout; this one leaves them as they
-        are. Within the layer, so that what wraps it later (compiling, sharding) wraps this, too.
+        are. It is within the layer's call, whose hooks (sharding's, for one) are outside of it.
         """
         parts = [*self.layers(), *(() if self.vision_frozen else self._blocks(seeing=True))]
         if not parts:

@@ -288,12 +288,12 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
         adapt(prm.base, prm.layers(), config.lora, seed)
     if config.lora is not None and config.precision == "bfloat16":
         halve(prm.base)
-    if config.checkpointing:
-        prm.use_checkpointing()
     team.place(prm, team.device(_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
     if config.compile:
         prm.use_compile()
+    if config.checkpointing:
+        prm.use_checkpointing()
     outcomes, meta = meta_set(data, config, seed, null_control) if config.learns else ({}, None)
     objective = PrmObjective(
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
