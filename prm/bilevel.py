@@ -2,8 +2,9 @@
 
 An ordinary lower step is one joint backward. On an upper step the meta gradient comes first, then the domains go
 backward one after the other, and the inner products with the meta direction are read off in between: the lower work is
-the same, the meta forward and backward are all that is added. Where every rollout has a weight of its own, the
-backward stays joint and ghost probes read the inner products (`prm.rollout_level`).
+the same, the meta forward and backward are all that is added. With `upper.direction: exact` the domains' gradients are
+kept and the meta gradient comes after the step (`prm.exact`). Where every rollout has a weight of its own, the backward
+stays joint and ghost probes read the inner products (`prm.rollout_level`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from curate.schema import Row
 from prm.batches import Stream
 from prm.config import TrainConfig
-from prm.hypergradient import GradientAverage, RunningDots, Turn, direction, gradients
+from prm.exact import KeptGradients, step_direction, through_clip
+from prm.hypergradient import GradientAverage, RunningDots, Turn, derivative_of_clip, direction, gradients
 from prm.instances import RolloutWeights, rollout_weights
 from prm.losses import to_device
 from prm.meta import Item, MetaSet
@@ -191,9 +193,12 @@ class Bilevel:
         rows = self.train.rows(self.done)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.done)
-        reading = None
+        reading = kept = None
         if self.rollouts is not None:
             reading = self._rollout_backward(rows, upper)
+        elif upper and self.config.learns and self.config.upper.direction == "exact":
+            kept = KeptGradients(self.parameters, self.team)
+            self._by_domain(rows, kept)
         elif upper and self.config.learns:
             reading = self._upper_backward(rows)
         else:
@@ -203,6 +208,8 @@ class Bilevel:
         if self.config.clip is not None:
             norm = self.team.clip(self.parameters, self.config.clip)
         self.optimiser.step()
+        if kept is not None:
+            reading = self._exact_reading(kept, float(norm) if self.config.clip is not None else 0.0)
         self.optimiser.zero_grad(set_to_none=True)
         self._count()
         if self.config.clip is not None:
@@ -277,19 +284,37 @@ class Bilevel:
         )
         return towards, meta_loss, self.turn.cosine(towards, self.team)
 
+    def _by_domain(self, rows: Mapping[str, Sequence[str]], reader: RunningDots | KeptGradients) -> None:
+        """The lower gradient, domain by domain, and `reader` looks at it after each."""
+        weights, shares = self.weights(), self.team.shares(rows, self._cost)
+        for domain in self.domains:
+            self._shared_backward(shares[domain], rows)
+            reader.read(weights[domain])
+        self.team.reduce(self.parameters)
+
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> Reading:
         """The lower gradient, domain by domain, and what that says about them."""
         towards, meta_loss, cosine = self._towards()
-        how, weights = self.config.upper.clipped, self.weights()
+        how = self.config.upper.clipped
         kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
         running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.team)
-        shares = self.team.shares(rows, self._cost)
-        for domain in self.domains:
-            self._shared_backward(shares[domain], rows)
-            running.read(weights[domain])
-        self.team.reduce(self.parameters)
+        self._by_domain(rows, running)
         dots = running.plain() if how == "ignore" else running.settle(self.config.clip)
         return Reading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
+
+    def _exact_reading(self, kept: KeptGradients, norm: float) -> Reading:
+        """What the step that was just taken says about the domains; `norm` is its gradient's, before clipping."""
+        config, clipped = self.config, gradients(self.parameters)
+        self.optimiser.zero_grad(set_to_none=True)
+        if config.upper.clipped == "skip" and derivative_of_clip(norm, config.clip) is not None:
+            return Reading(None, 0.0, None)
+        found, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
+        v = self.meta_average.add(found)
+        towards = step_direction(self.parameters, v, clipped, self.optimiser, config.upper.floor, self.team)
+        cosine = self.turn.cosine(towards, self.team)
+        if config.upper.clipped == "correct":
+            towards = through_clip(towards, clipped, norm, config.clip, self.team)
+        return Reading(dict(zip(self.domains, kept.along(towards), strict=True)), meta_loss, cosine)
 
     def _rollout_backward(self, rows: Mapping[str, Sequence[str]], upper: bool) -> Reading | None:
         """The lower gradient with a weight for every rollout; on an upper step these learn, too."""

@@ -44,13 +44,17 @@ class UpperConfig(Config):
     parameters in memory)."""
     meta_rows: int = Field(default=16, ge=1)
     """Rollouts of the meta set per upper step; two make a pair."""
+    direction: Literal["lagged", "exact"] = "lagged"
+    """When the meta gradient is taken, in mode `domain`: `lagged`, before the lower step and in a slightly cheaper
+    metric, so that no gradient need be kept for it (cosine with the truth 0.99 and more); `exact`, after it, with one
+    gradient per domain kept meanwhile, which is little with `lora` (see `prm.exact`)."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
     """When the lower gradient was clipped: `correct` is exact, and keeps one gradient per domain in memory during an
     upper step, or, with weights of rollouts, takes another forward and half a backward of the batch; `skip` leaves that
     update out and counts it; `ignore` leaves the clip's derivative out (which can turn the direction round)."""
     floor: float = Field(default=0.01, ge=0, lt=1)
     """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
-    there, so that a few rarely touched ones do not own the whole inner product."""
+    there, so that a few rarely touched ones do not own the whole inner product. `exact` needs none."""
 
     @property
     def rate(self) -> float:
@@ -119,6 +123,17 @@ class ValidationConfig(Config):
         return dumped
 
 
+class LoraConfig(Config):
+    """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.lora`)."""
+
+    rank: int = Field(default=16, ge=1)
+    """Of each adapter's change to its layer's weight."""
+    alpha: float = Field(default=32.0, gt=0)
+    """An adapter's output counts alpha / rank."""
+    targets: Literal["linear", "attention"] = "linear"
+    """Which layers get one: all linear ones, or those of attention only."""
+
+
 class TrainConfig(Config):
     """`prm train`: examples to trained PRMs and weights per update."""
 
@@ -167,6 +182,9 @@ class TrainConfig(Config):
     freeze_vision: bool = True
     """Leave the vision tower as it is, and what brings its output to the language model; image tokens are then computed
     once per image."""
+    lora: LoraConfig | None = None
+    """Train adapters and the head, with all else frozen; null trains the whole model. What is saved is the whole model
+    in either case, adapters merged into it. A learning rate of some 1e-4 is usual."""
     lr: float = Field(default=1e-5, gt=0)
     """AdamW's learning rate."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
@@ -185,7 +203,11 @@ class TrainConfig(Config):
     validation: ValidationConfig | None = None
     """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward pass; parameters, moments and the head are always float32."""
+    """Of the forward and backward pass; what is trained, its moments and the head are always float32. With `lora` and
+    bfloat16 the frozen matrices are kept in bfloat16, too."""
+    checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass and compute the rest again there: far less memory, about
+    a third more time, the same gradients."""
     compile: bool = False
     """Compile the language model's layers (`torch.compile`): a minute at the start, fewer and larger kernels after."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -246,6 +268,16 @@ class TrainConfig(Config):
                 f"validation.patience {self.validation.patience} does nothing in {evaluations} evaluation(s) "
                 f"({self.steps} steps, every {self.validation.every}); lower validation.every or patience"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.mode in PER_ROLLOUT and self.upper.direction == "exact":
+            raise ValueError(f"upper.direction exact is for mode domain, and mode is {self.mode}; leave it lagged")
+        if self.lora is not None and not self.freeze_vision:
+            raise ValueError("lora leaves all but its adapters and the head frozen; leave freeze_vision true")
+        if self.lora is not None and self.sharding == "full":
+            raise ValueError("sharding full splits what is trained, which is little with lora; leave it none")
         return self
 
     @model_serializer(mode="wrap")

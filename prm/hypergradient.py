@@ -5,7 +5,8 @@ dL/dw_k = -<D, g_k>, D = C^T (lr J grad L(phi')), where J is the elementwise der
 the clipping. Here D is taken one step early (at phi instead of phi', cosine 0.9999 measured) with the cheap scale
 lr (1 - b1) / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + e), which leaves out a part of size (1 - b2) / (1 - b1). As <D, G> is
 linear in the gradient G that accumulates while the domains go backward one after the other, its increments are the
-inner products: no second pass, no stored gradient. Only the derivative of the clipping needs <g, g_k>.
+inner products: no second pass, no stored gradient. Only the derivative of the clipping needs <g, g_k>. Without lag and
+with all of J: `prm.exact`.
 
 Products are summed by rows, those sums in float64, one tensor at a time.
 """
@@ -28,19 +29,42 @@ def _total(values: Tensor) -> Tensor:
     return (values.sum(-1) if values.ndim > 1 else values).sum(dtype=torch.float64)
 
 
-def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+def inner(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """Inner product over all tensors, a float64 scalar where they are; one tensor's products in memory at a time."""
     return torch.stack([_total(a * b) for a, b in zip(left, right, strict=True)]).sum()
 
 
 def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> float:
     """Inner product over all tensors, summed in float64."""
-    return float(_dot(left, right))
+    return float(inner(left, right))
 
 
 def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
     """The parameters' gradients as they stand, or the parts of them that are here; zeros where there is none."""
     return [local(p.grad) if p.grad is not None else torch.zeros_like(local(p)) for p in parameters]
+
+
+def grouped(
+    parameters: Sequence[Tensor], optimiser: Optimiser
+) -> tuple[dict[Tensor, Mapping[str, Any]], dict[Tensor, float]]:
+    """The optimiser's group of each parameter, and the steps done by those that it has moments of."""
+    groups = {parameter: group for group in optimiser.param_groups for parameter in group["params"]}
+    moved = [p for p in parameters if "exp_avg_sq" in optimiser.state[p]]
+    # Read together: a GPU is waited for once, and not for each parameter.
+    counts = torch.stack([optimiser.state[p]["step"] for p in moved]).tolist() if moved else []
+    return groups, dict(zip(moved, counts, strict=True))
+
+
+def typical_root(squares: Tensor, team: Team) -> Tensor:
+    """Root mean square of the entries that are not 0, given their squares; a scalar."""
+    total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
+    return (total / count.clamp(min=1)).sqrt()
+
+
+def increments(sums: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """What each domain added to a running sum, divided by its weight."""
+    totals = [0.0, *sums]
+    return [(now - before) / w for before, now, w in zip(totals, totals[1:], weights, strict=False)]
 
 
 def _scaled(
@@ -49,11 +73,9 @@ def _scaled(
     # Adam's bias correction of the second moment goes to the scalars: one pass over the memory less.
     first, second = group["betas"]
     correction = (1 - second**done) ** 0.5
-    total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
-    typical = (total / count.clamp(min=1)).sqrt()
     root = squares.sqrt()
     untouched = root == 0
-    root.clamp_(min=(floor * typical).to(root.dtype)).add_(group["eps"] * correction)
+    root.clamp_(min=(floor * typical_root(squares, team)).to(root.dtype)).add_(group["eps"] * correction)
     rate = group["lr"] * (1 - first) / (1 - first ** (done + 1)) * correction
     return (gradient * rate).div_(root).masked_fill_(untouched, 0.0)
 
@@ -71,13 +93,10 @@ def direction(
     far. Entries that no gradient ever touched (second moment 0) get 0: their scale would be 1 / epsilon. Others are
     treated as if their root second moment were at least `floor` times the root mean square of their tensor's.
     """
-    group_of = {parameter: group for group in optimiser.param_groups for parameter in group["params"]}
-    states = {p: optimiser.state[p] for p in parameters if "exp_avg_sq" in optimiser.state[p]}
-    # Read together: a GPU is waited for once, and not for each parameter.
-    done = dict(zip(states, torch.stack([s["step"] for s in states.values()]).tolist(), strict=True)) if states else {}
+    groups, done = grouped(parameters, optimiser)
     return [
-        _scaled(gradient, local(states[p]["exp_avg_sq"]), done[p], group_of[p], floor, team)
-        if p in states
+        _scaled(gradient, local(optimiser.state[p]["exp_avg_sq"]), done[p], groups[p], floor, team)
+        if p in done
         else torch.zeros_like(gradient)
         for p, gradient in zip(parameters, meta_gradients, strict=True)
     ]
@@ -169,7 +188,7 @@ class RunningDots:
         now = gradients(self.parameters)
         self.weights.append(weight)
         # Not read yet: a GPU goes on with the next domain.
-        self._sums.append(_dot(self.towards, now))
+        self._sums.append(inner(self.towards, now))
         if self.keep is not None:
             self._kept.append([g.to(self.keep, copy=True) for g in now])
 
@@ -177,13 +196,9 @@ class RunningDots:
         """Sums over the team of inner products."""
         return self.team.total(torch.stack(list(parts)).tolist())
 
-    def _increments(self, sums: Sequence[float]) -> list[float]:
-        totals = [0.0, *sums]
-        return [(now - before) / w for before, now, w in zip(totals, totals[1:], self.weights, strict=False)]
-
     def plain(self) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads; the clipping is left out."""
-        return self._increments(self._whole(self._sums))
+        return increments(self._whole(self._sums), self.weights)
 
     def settle(self, clip: float | None) -> list[float] | None:
         """<D, C g_k> for each domain, C the derivative of clipping the whole gradient to norm `clip`.
@@ -193,12 +208,12 @@ class RunningDots:
         """
         total, sums = gradients(self.parameters), self._whole(self._sums)
         norm = float(self.team.across(torch.tensor(dot(total, total), dtype=torch.float64))) ** 0.5
-        plain, bent = self._increments(sums), derivative_of_clip(norm, clip)
+        plain, bent = increments(sums, self.weights), derivative_of_clip(norm, clip)
         if bent is None:
             return plain
         if self.keep is None:
             return None
         # <g, g_k> with the whole g; what was kept is this process's part of g_k, so these are parts of it, too.
-        along = self._increments(self._whole([_dot(total, kept) for kept in self._kept]))
+        along = increments(self._whole([inner(total, kept) for kept in self._kept]), self.weights)
         shrink, bend = bent
         return [shrink * q - bend * sums[-1] * a for q, a in zip(plain, along, strict=True)]

@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.checkpoint import checkpoint
 
 from curate.engines.torch_companions import mend
+from curate.errors import UserError
 from prm.backbones import Backbone, load
 from prm.branches import sight
 from prm.encode import Encoded, Kept, Prompt
+from prm.lora import fold
 from prm.losses import to_device
 
 mend()
@@ -75,7 +78,8 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         return prm
 
     def save(self, folder: Path) -> None:
-        """Backbone and head as safetensors; what `load` and transformers read."""
+        """Backbone and head as safetensors; what `load` and transformers read. Adapters are merged, here and there."""
+        fold(self.base)
         self._causal[0].save_pretrained(folder)
         save_file({"score.weight": self.score.weight.detach().cpu().contiguous()}, folder / HEAD_FILE)
 
@@ -101,9 +105,28 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
             self.base.set_attn_implementation("sdpa_float32")
 
     def use_compile(self) -> None:
-        """Compile each layer of the language model; all have one shape, so that it is done once."""
+        """Compile each layer of the language model; all have one shape, so that it is done once.
+
+        Before `use_checkpointing`: a compiled layer can be computed again, but one that is computed again is run as it
+        is and never compiled.
+        """
         for layer in self.layers():
-            layer.compile(dynamic=True)
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+
+    def use_checkpointing(self) -> None:
+        """Layers that are trained keep their input only and compute the rest again in the backward.
+
+        transformers' own switch is for modules in training mode, where there is dropout; this one leaves them as they
+        are. It is within the layer's call, whose hooks (sharding's, for one) are outside of it.
+        """
+        parts = [*self.layers(), *(() if self.vision_frozen else self._blocks(seeing=True))]
+        if not parts:
+            raise UserError(
+                f"The layers of a {type(self.base).__name__} are not known; set train.checkpointing to false."
+            )
+        for part in parts:
+            # Nothing is drawn at random in a forward, so there is no state of it to keep.
+            part.forward = partial(checkpoint, part.forward, use_reentrant=False, preserve_rng_state=False)
 
     def trained(self) -> list[Tensor]:
         """Parameters that training moves, in a fixed order."""
@@ -115,9 +138,14 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
 
     def layers(self) -> list[torch.nn.Module]:
         """The language model's layers: parts that every forward runs as a whole, one after the other."""
+        return self._blocks(seeing=False)
+
+    def _blocks(self, seeing: bool) -> list[torch.nn.Module]:
+        """Layers of the vision tower, or of the rest."""
         kinds = set(self._causal[0]._no_split_modules or ())
-        seeing = {part for _, whole in self.backbone.seeing() for part in whole.modules()}
-        return [part for part in self.base.modules() if type(part).__name__ in kinds and part not in seeing]
+        tower = {part for _, whole in self.backbone.seeing() for part in whole.modules()}
+        found = (part for part in self.base.modules() if type(part).__name__ in kinds)
+        return [part for part in found if (part in tower) == seeing]
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = self.score.weight.device.type

@@ -28,6 +28,7 @@ from prm.batches import Pooled, Stream
 from prm.bilevel import Bilevel
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import STAGE, Data, meta_set, pair_notes, prepare
+from prm.lora import adapt, halve
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.records import last_weights, progress, update_rows
@@ -39,7 +40,7 @@ REPLACE = "prm train --replace"
 # Of the configuration, what does not change a run.
 _FREE = {
     *("model", "revision", "seeds", "null_runs", "checkpoint_every", "cache_megabytes", "sharding", "parallel"),
-    "tensorboard",
+    *("checkpointing", "tensorboard"),
 }
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
@@ -213,10 +214,16 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
         (data.encoder.token(token) for token in config.label_tokens) if config.head == "label-token" else (0, 0)
     )
     prm.start_head(config.head, right, wrong, seed)
+    if config.lora is not None:
+        adapt(prm.base, prm.layers(), config.lora, seed)
+    if config.lora is not None and config.precision == "bfloat16":
+        halve(prm.base)
     team.place(prm, team.device(usable_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
     if config.compile:
         prm.use_compile()
+    if config.checkpointing:
+        prm.use_checkpointing()
     outcomes, meta = meta_set(data, config, seed, null_control) if config.learns else ({}, None)
     objective = PrmObjective(
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows

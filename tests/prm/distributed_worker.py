@@ -32,6 +32,8 @@ CASES: dict[str, dict] = {
     "clip ignored": {"clip": 0.05, "upper": {"clipped": "ignore"}},
     "clip skipped": {"clip": 0.6, "upper": {"clipped": "skip"}},
     "averaged": {"clip": 0.05, "upper": {"ema": 0.5, "meta_ema": 0.8}},
+    "exact": {"clip": 0.05, "upper": {"direction": "exact", "meta_ema": 0.8}},
+    "exact skipped": {"clip": 0.6, "upper": {"direction": "exact", "clipped": "skip"}},
     "uniform": {"mode": "uniform"},
 }
 

@@ -10,10 +10,11 @@ from prm_testbed import example_rows, to_examples
 from prm.aggregate import aggregation
 from prm.batches import Stream
 from prm.bilevel import Bilevel
-from prm.config import TrainConfig, UpperConfig
+from prm.config import LoraConfig, TrainConfig, UpperConfig
 from prm.encode import Encoder, load_processor
 from prm.examples import Example
 from prm.hypergradient import RunningDots, direction, gradients
+from prm.lora import adapt
 from prm.meta import Pairs, Singles
 from prm.model import Prm
 from prm.objective import PrmObjective
@@ -49,6 +50,11 @@ class Bench:
         vision: bool = False,
         double: bool = True,
         warm: int = 20,
+        lora: LoraConfig | None = None,
+        checkpointing: bool = False,
+        floor: float = 0,
+        direction: str = "lagged",
+        lr: float = 1e-3,
     ) -> None:
         train, images = example_rows(9, "train", tuple(WEIGHTS))
         meta, more = example_rows(8, "meta", ("m",))
@@ -60,23 +66,27 @@ class Bench:
         encoded = {row.rollout_id: encoder.encode(row) for row in rows}
         prm = Prm.load(model, freeze_vision=not vision)
         prm.start_head("scalar", 0, 0, 2)
+        if lora is not None:
+            adapt(prm.base, prm.layers(), lora, 4)
         if double:
             prm.double()
         for module in prm.modules():
             if type(module).__name__.endswith("RMSNorm"):
                 module.forward = types.MethodType(exact_norm, module)
+        if checkpointing:
+            prm.use_checkpointing()
         outcomes = {row.rollout_id: bool(row.outcome) for row in rows if row.role == "meta"}
         groups = {d: [r["rollout_id"] for r in train if r["domain"] == d] for d in WEIGHTS}
         config = TrainConfig(
-            model=model, lr=1e-3, lr_schedule="constant", lr_warmup=1, clip=clip,
-            upper=UpperConfig(floor=0),
+            model=model, lr=lr, lr_schedule="constant", lr_warmup=1, clip=clip,
+            upper=UpperConfig(floor=floor, direction=direction, warmup=warm, unroll=1),
         )  # fmt: skip
         objective = PrmObjective(prm, encoder, encoded, outcomes, "mse", aggregation("mean-log-odds"), 16)
         names = list(outcomes)
         meta_set = Pairs({"m": names[:4], "n": names[4:]}, outcomes, 4, 0) if pairs else Singles(names, 8, 0)
         self.run = Weighted(config, objective, prm.trained(), Stream("train", groups, 2, 0), meta_set)
         self.prm = prm
-        for _ in range(warm):  # too few for an upper step, whose warm-up is 100
+        for _ in range(warm):  # the next step is the first upper one
             self.run.step()
         self.rows = self.run.train.rows(self.run.done)
         self.phi = [p.detach().clone() for p in self.run.parameters]

@@ -205,13 +205,16 @@ def assert_same_models(ours, alone, lr: float) -> None:
 
 @pytest.mark.parametrize(("sharding", "freeze"), [("none", True), ("full", False)])
 def test_torchrun_trains_what_one_process_trains(tiny_model, make_workspace, tmp_path, sharding, freeze):
-    """Here with rows without pictures among the others: a process may meet none when its neighbour does."""
+    """Here with rows without pictures among the others: a process may meet none when its neighbour does. Layers that
+    are computed again are so as shards, too.
+    """
     config = train_settings(
         tiny_model,
         rows_per_domain=3,
         micro_rows=2,
         sharding=sharding,
         freeze_vision=freeze,
+        checkpointing=not freeze,
         validation={"every": 1, "share": 0.3, "patience": 2},
     )
     alone, ours = make_workspace("alone"), make_workspace("ours")
