@@ -11,10 +11,11 @@ export MALLOC_TRIM_THRESHOLD_ = 20000000000
 
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint check-kill fuzz clean
+.PHONY: help setup demo planted test lint check-kill fuzz clean
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
+	@echo "make planted     verdicts on the demo's planted domains over ten seeds and ten null runs (40 minutes)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make check-kill  the long kill-and-resume campaign"
@@ -26,6 +27,10 @@ setup:
 
 demo: setup
 	@$(BIN)/curate run recipes/runs/demo.yaml --workspace $(WORKSPACE)
+
+planted: setup
+	@$(BIN)/curate run recipes/runs/planted.yaml --workspace workspace/planted
+	@$(BIN)/python benchmarks/planted.py workspace/planted
 
 test: setup
 	@$(BIN)/pytest -n 2 --dist loadfile

@@ -269,6 +269,8 @@ UPDATES = _table(
         "weight": _real,
         "raw": _real,
         "dot": _real,
+        # Mean / standard deviation x sqrt(n) of the run's dots so far; null below two or where they do not vary.
+        "t": _real,
         "rows": _count,
         "train_loss": _real,
         "meta_loss": _real,
@@ -277,8 +279,8 @@ UPDATES = _table(
     key=("run", "update", "domain"),
     shard_by="run",
     # No raw weight of a domain where rollouts have the weights.
-    optional=("raw", "dot", "train_loss", "meta_loss", "cosine"),
-    version=2,
+    optional=("raw", "dot", "t", "train_loss", "meta_loss", "cosine"),
+    version=3,
 )
 
 # Where every rollout has a weight of its own: the weights at the end of a run.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from curate.schema import Row
 from curate.store import Partition
 from prm.bilevel import Bilevel, Update, learning_rate
@@ -32,6 +35,7 @@ def update_rows(run: str, seed: int, null_control: bool, update: Update) -> list
             "weight": weight,
             "raw": update.raw[domain],
             "dot": update.dots[domain],
+            "t": None,
             "rows": update.tally.rows.get(domain, 0),
             "train_loss": update.tally.mean(domain),
             "meta_loss": update.meta_loss,
@@ -39,6 +43,25 @@ def update_rows(run: str, seed: int, null_control: bool, update: Update) -> list
         }
         for domain, weight in update.weights.items()
     ]
+
+
+def with_t(rows: Sequence[Row]) -> list[Row]:
+    """All update rows of a run, in order, each with the t-statistic of its domain's dots so far: mean / standard
+    deviation x sqrt(n), null below two dots or where they do not vary. A left-out update counts for nothing.
+    """
+    seen: dict[str, tuple[int, float, float]] = {}
+    found = []
+    for row in rows:
+        count, mean, squares = seen.get(row["domain"], (0, 0.0, 0.0))
+        if row["dot"] is not None:
+            # Welford's sums: dots may be far smaller than their squares' rounding.
+            count, away = count + 1, row["dot"] - mean
+            mean += away / count
+            squares += away * (row["dot"] - mean)
+            seen[row["domain"]] = count, mean, squares
+        spread = math.sqrt(squares / (count - 1)) if count > 1 else 0.0
+        found.append(row | {"t": mean / spread * math.sqrt(count) if spread else None})
+    return found
 
 
 def last_weights(partition: Partition) -> dict[str, float]:

@@ -31,7 +31,7 @@ from prm.data import STAGE, Data, meta_set, pair_notes, prepare
 from prm.lora import adapt, halve
 from prm.model import Prm
 from prm.objective import PrmObjective
-from prm.records import last_weights, progress, update_rows
+from prm.records import last_weights, progress, update_rows, with_t
 from prm.saved import Card, model_folder, save_model
 from prm.stop import Stop, stopping
 from prm.team import ALONE, Team, usable_device
@@ -190,7 +190,7 @@ def do(
                 path.with_suffix(".done").unlink()
             account.write(workspace, plan.name, plan.null_control, state.rollouts, data.rows, settings)
             along.write(settings)
-            partition.commit_all(rows)
+            partition.commit_all(with_t(rows))
             extra = {"device": str(state.parameters[0].device), "skipped_updates": str(state.skipped)}
             extra |= ({"processes": str(team.size)} if team.size > 1 else {}) | along.record()
             lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)

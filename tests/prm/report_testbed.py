@@ -243,6 +243,7 @@ def add_run(
                     "weight": value,
                     "raw": value - 1,
                     "dot": 0.1 * (weight - 1) + 0.05 * (-1) ** update if update else None,
+                    "t": None,
                     "rows": 6,
                     "train_loss": None if not update else 0.25 - 0.12 * share * weight + rng.gauss(0, 0.006),
                     "meta_loss": None if not update else 0.28 - 0.1 * share + rng.gauss(0, 0.01),

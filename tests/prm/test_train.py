@@ -2,6 +2,7 @@
 
 import math
 import signal
+import statistics
 import threading
 
 import pytest
@@ -51,6 +52,11 @@ def test_train_then_score(tiny_model, make_workspace):
     assert all(r["weight"] == 1 and r["dot"] is None and r["meta_loss"] is None for r in rows if r["update"] == 0)
     assert all(r["weight"] != 1 and math.isfinite(r["dot"]) for r in rows if r["update"] == 2)
     assert {r["seed"] for r in rows} == {5}
+    for run, domain in {(r["run"], r["domain"]) for r in rows}:
+        path = [r for r in rows if (r["run"], r["domain"]) == (run, domain)]
+        dots = [r["dot"] for r in path[1:]]
+        assert [r["t"] for r in path[:2]] == [None, None]
+        assert path[2]["t"] == pytest.approx(statistics.mean(dots) / statistics.stdev(dots) * 2**0.5)
     assert not model_folder(workspace, "null-0").exists()
     assert read_card(model_folder(workspace, "seed-0")).aggregation == "mean-log-odds"
 
