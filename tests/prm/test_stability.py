@@ -7,6 +7,7 @@ from test_bilevel import CLEAN, DOMAINS, Toy, build, config, finish
 from prm import metrics, verdict
 from prm.batches import Stream
 from prm.bilevel import Bilevel
+from prm.config import UpperConfig
 from prm.meta import Singles
 from prm.weights import upper_rule
 
@@ -44,11 +45,11 @@ def test_the_order_does_not_depend_on_how_often_the_upper_level_moves(unroll):
     assert order.right == order.total == 6
 
 
-def noise_band(rule: dict, updates: list) -> tuple[float, float]:
+def noise_band(settings: UpperConfig, updates: list) -> tuple[float, float]:
     """Lowest and highest weight of 200 runs whose domains do not differ: at each update of this run it is dealt anew
     which domain has which hypergradient. A further such run has all weights inside in 99 of 100 cases.
     """
-    settings, generator, ends = config(upper=rule).upper, torch.Generator().manual_seed(0), []
+    generator, ends = torch.Generator().manual_seed(0), []
     dots = torch.tensor([list(update.dots.values()) for update in updates], dtype=torch.float64)
     for _ in range(200):
         upper = upper_rule(settings, len(DOMAINS))
@@ -68,6 +69,6 @@ def test_domains_that_do_not_differ_stay_where_noise_would_leave_them(rule):
         meta = Singles(toy.groups["meta"], settings.upper.meta_rows, seed)
         groups = {domain: toy.groups[domain] for domain in DOMAINS}
         run = Bilevel(settings, toy, list(toy.net.parameters()), Stream("train", groups, 4, seed), meta)
-        low, high = noise_band(rule, finish(run))
+        low, high = noise_band(settings.upper, finish(run))
         inside += all(low <= weight <= high for weight in run.weights().values())
     assert inside >= 9

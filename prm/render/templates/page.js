@@ -40,7 +40,7 @@
     const layout = looks(figure, element.clientWidth);
     element.style.minHeight = `${layout.height}px`;
     for (const trace of figure.data) {
-      if (trace.type === "bar") trace.error_y.color = colour("--text");
+      if (trace.type === "bar" && trace.error_y) trace.error_y.color = colour("--text");
     }
     Plotly.react(element, figure.data, layout, {
       displayModeBar: false, responsive: true, showTips: false, showSendToCloud: false, plotlyServerURL: "",
