@@ -5,8 +5,8 @@ python benchmarks/rollout.py [--problems 600] [--rounds 6] [--requests 1000000]
 `wall_vs_vllm`: seconds of the stage, from the table of problems to the committed table of rollouts, over those of
 vLLM's own `LLM.generate` with the same prompts, pictures, seeds and settings in one batch; engines are started and warm
 in both, each in a process of its own, in turn; the mean of all rounds counts, with the ratio of each round beside it.
-`requests_per_s` and memory: the simulated
-engine, one sample a problem, a tenth of the requests and all of them. The last line is one JSON object.
+`requests_per_s` and memory: the simulated engine, one sample a problem, a tenth of the requests and all of them. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
