@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from curate.schema import REJECTS, STEP_SCORES, TABLES
 from curate.seeds import shard_of
-from curate.store import Files, Journal, Workspace, Writer
+from curate.store import VERSION, Files, Journal, Workspace, Writer
 
 
 def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
@@ -201,6 +201,6 @@ def test_clear_leaves_nothing(workspace):
 def test_a_workspace_of_another_version_is_refused(tmp_path):
     Workspace.open(tmp_path)
     manifest = tmp_path / "workspace.json"
-    manifest.write_text(manifest.read_text().replace('"version": 4', '"version": 1'))
+    manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', '"version": 1'))
     with pytest.raises(UserError, match="tables of version 1"):
         Workspace.open(tmp_path)
