@@ -1,22 +1,25 @@
 """Runs side by side: so many processes, each with a GPU or a share of the cores, each doing one run after another.
 
 Every run has partitions of its own, so processes that do different runs never write to the same place. What all runs
-need (encoded examples, features of a frozen vision tower) is made once in each process.
+need (encoded examples, features of a frozen vision tower) is made once in each process. Each has a pipe of its own to
+the process that hands out the runs, and nothing is shared, so that none can be left waiting for a lock of one that was
+killed.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from prm.train import OnStep, Plan, RunResult
 
 _LOOK_SECONDS = 0.2
+# What a worker says: a step was done, a run ended in its result, stopped with its state saved, or failed.
+_STEP, _DONE, _STOPPED, _FAILED = "step", "done", "stopped", "failed"
 
 
 def processes(config: TrainConfig, runs: int) -> int:
@@ -40,44 +45,82 @@ def processes(config: TrainConfig, runs: int) -> int:
     return max(1, min(wanted, runs))
 
 
-class _Asked(Stop):
-    """Stops when the process that handed out the work asks for it."""
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is told at its start."""
 
-    def __init__(self, event: Any) -> None:
-        self._event = event
+    config: TrainConfig
+    root: Path
+    run_seed: int
+    place: int
+    threads: int
+    owner: int
+
+
+class _Asked(Stop):
+    """Stops when anything comes through the pipe while a run is under way."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
     @property
     def asked(self) -> bool:  # type: ignore[override]
-        """Whether it asked."""
-        return bool(self._event.is_set())
+        """Whether it came."""
+        return self._pipe.poll()
 
 
-class _Worker:
-    """What a process keeps between its runs; made once in each, before the first."""
+def _work(task: _Task, pipe: Connection) -> None:
+    """A worker: prepare, then do the runs that come through the pipe until it is closed."""
+    from prm import train
 
-    current: _Worker | None = None
-
-    def __init__(self, config: TrainConfig, root: Path, run_seed: int, told: Any, event: Any, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.config, self.workspace = config, Workspace.open(root, create=False)
-        self.told, self.stop = told, _Asked(event)
-        self.data, self.ledger = prepare(config, self.workspace, run_seed, rejects=False)
-
-    def on_step(self, run: str, step: int, total: int, info: dict[str, float]) -> None:
-        """Tell the process that handed out the work."""
-        self.told.put((run, step, total, info))
-
-
-def _begin(
-    config: TrainConfig, root: Path, run_seed: int, told: Any, event: Any, places: Any, threads: int, owner: int
-) -> None:
     # A Ctrl+C at a terminal reaches all processes; the one that handed out the work says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(owner,), daemon=True).start()
-    place = places.get()
-    if config.device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(place % torch.cuda.device_count())
-    _Worker.current = _Worker(config, root, run_seed, told, event, threads)
+    threading.Thread(target=_end_with, args=(task.owner,), daemon=True).start()
+    torch.set_num_threads(task.threads)
+    if task.config.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(task.place % torch.cuda.device_count())
+    workspace, stop = Workspace.open(task.root, create=False), _Asked(pipe)
+    data, ledger = prepare(task.config, workspace, task.run_seed, rejects=False)
+
+    def tell(run: str, step: int, total: int, info: dict[str, float]) -> None:
+        _say(pipe, _STEP, (run, step, total, info))
+
+    while (plan := _next(pipe)) is not None:
+        try:
+            _say(pipe, _DONE, train.do(plan, task.config, workspace, data, ledger, tell, stop))
+        except Interrupted:
+            _say(pipe, _STOPPED, None)
+            return
+        except BaseException as error:
+            _say(pipe, _FAILED, _sendable(error))
+            return
+
+
+def _say(pipe: Connection, kind: str, what: Any) -> None:
+    try:
+        pipe.send((kind, what))
+    except ConnectionError:
+        # Its owner is gone.
+        os._exit(1)
+
+
+def _next(pipe: Connection) -> Plan | None:
+    try:
+        plan: Plan | None = pipe.recv()
+    except EOFError:
+        return None
+    return plan
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, with where it came from as a note; one that cannot be sent as a RuntimeError that says the same."""
+    if not isinstance(error, UserError):
+        error.add_note("In a process that trained:\n" + traceback.format_exc())
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was dumped just here
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def _end_with(owner: int) -> None:
@@ -85,14 +128,6 @@ def _end_with(owner: int) -> None:
     while os.getppid() == owner:
         time.sleep(_LOOK_SECONDS)
     os._exit(1)
-
-
-def _do(plan: Plan) -> RunResult:
-    from prm import train
-
-    worker = _Worker.current
-    assert worker is not None  # noqa: S101
-    return train.do(plan, worker.config, worker.workspace, worker.data, worker.ledger, worker.on_step, worker.stop)
 
 
 def run_all(
@@ -106,51 +141,90 @@ def run_all(
 ) -> dict[Plan, RunResult]:
     """Do these runs in `count` processes.
 
-    The first failure of a run ends all, with their states as of their last checkpoints; so does a process that dies
-    (UserError). Interrupted after a Ctrl+C, with all states saved.
+    The first failure of a run ends all: its error is raised when the others have saved their states. A process that
+    dies ends all at once (UserError). Interrupted after a Ctrl+C, with all states saved; a second one ends all at once.
     """
     # Not forked: threads of torch and a device in use do not survive that.
     context = multiprocessing.get_context("spawn")
-    told, event, places = context.Queue(), context.Event(), context.SimpleQueue()
-    for place in range(count):
-        places.put(place)
     threads = max(1, len(os.sched_getaffinity(0)) // count)
-    given = (config, workspace.root, run_seed, told, event, places, threads, os.getpid())
-    pool = ProcessPoolExecutor(count, context, _begin, given)
+    workers: dict[Connection, Any] = {}
     try:
-        futures = [pool.submit(_do, plan) for plan in plans]
-        _follow(futures, told, on_step, stop, event)
-        return {plan: future.result() for plan, future in zip(plans, futures, strict=True)}
-    except CancelledError:
-        raise Interrupted from None
-    except BrokenProcessPool:
+        for place in range(count):
+            ours, theirs = context.Pipe()
+            task = _Task(config, workspace.root, run_seed, place, threads, os.getpid())
+            workers[ours] = context.Process(target=_work, args=(task, theirs))
+            workers[ours].start()
+            theirs.close()
+        return _Hand(plans, workers, on_step, stop).all()
+    finally:
+        for process in workers.values():
+            process.kill()
+            process.join()
+
+
+class _Hand:
+    """Hands out runs and listens until all are done."""
+
+    def __init__(self, plans: Sequence[Plan], workers: dict[Connection, Any], on_step: OnStep, stop: Stop) -> None:
+        self.owed, self.on_step, self.stop = list(plans), on_step, stop
+        self.workers, self.open = workers, set(workers)
+        self.doing: dict[Connection, Plan] = {}
+        self.found: dict[Plan, RunResult] = {}
+        self.error: BaseException | None = None
+        self.stopping = False
+
+    def all(self) -> dict[Plan, RunResult]:
+        """Results of all runs."""
+        for pipe in self.workers:
+            self._give(pipe)
+        while self.open:
+            heard = wait(list(self.open), _LOOK_SECONDS)
+            for pipe in [pipe for pipe in self.open if pipe in heard]:
+                self._hear(pipe)
+            if (self.stop.asked or self.error is not None) and not self.stopping:
+                self.stopping = True
+                for pipe in self.doing:
+                    self._send(pipe, None)
+        if self.error is not None:
+            raise self.error
+        if self.stop.asked:
+            raise Interrupted
+        return self.found
+
+    def _give(self, pipe: Connection) -> None:
+        """The next run; where there is none the pipe is closed, and the worker ends."""
+        self.doing.pop(pipe, None)
+        if self.owed and not self.stopping:
+            self.doing[pipe] = self.owed.pop(0)
+            self._send(pipe, self.doing[pipe])
+        else:
+            pipe.close()
+            self.open.discard(pipe)
+
+    def _send(self, pipe: Connection, plan: Plan | None) -> None:
+        try:
+            pipe.send(plan)
+        except ConnectionError:
+            self._lost()
+
+    def _hear(self, pipe: Connection) -> None:
+        try:
+            kind, said = pipe.recv()
+        except (EOFError, ConnectionError):
+            self._lost()
+        if kind == _STEP:
+            self.on_step(*said)
+            return
+        if kind == _DONE:
+            self.found[self.doing[pipe]] = said
+        elif kind == _FAILED:
+            self.error = self.error or said
+        if kind != _DONE:
+            self.owed.clear()
+        self._give(pipe)
+
+    def _lost(self) -> NoReturn:
         raise UserError(
             "A process that trained was ended from outside (most often for want of memory); set train.parallel lower "
             "and run again: finished runs are kept, the others go on from their last checkpoints."
-        ) from None
-    finally:
-        event.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def _follow(futures: Sequence[Future[RunResult]], told: Any, on_step: OnStep, stop: Stop, event: Any) -> None:
-    """Pass on what is told until all runs are done, one of them failed, or a Ctrl+C had them stop."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, _LOOK_SECONDS)
-        _pass_on(told, on_step)
-        if stop.asked and not event.is_set():
-            event.set()
-            for future in pending:
-                future.cancel()
-        if any(not future.cancelled() and future.exception() for future in done) and not event.is_set():
-            return
-    _pass_on(told, on_step)
-
-
-def _pass_on(told: Any, on_step: Callable[..., None]) -> None:
-    while True:
-        try:
-            on_step(*told.get_nowait())
-        except Empty:
-            return
+        )

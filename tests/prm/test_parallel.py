@@ -73,8 +73,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("victim", ["owner", "worker"])
-def test_no_process_is_left_when_one_is_killed(tiny_model, make_workspace, tmp_path, victim):
+@pytest.mark.parametrize("victim", ["owner", "worker", "impatient"])
+def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
+    tiny_model, make_workspace, tmp_path, victim
+):
     config = settings(tiny_model, seeds=2, null_runs=0, steps=2000, parallel=2)
     script = tmp_path / "trains.py"
     script.write_text(TRAINS)
@@ -87,13 +89,22 @@ def test_no_process_is_left_when_one_is_killed(tiny_model, make_workspace, tmp_p
     assert process.stdout.readline().startswith("seed-")
     workers = children(process.pid)
     assert len(workers) == 2
-    os.kill(process.pid if victim == "owner" else workers[0], signal.SIGKILL)
+    if victim == "impatient":
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+    else:
+        os.kill(process.pid if victim == "owner" else workers[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     deadline = time.monotonic() + 10
     while any(map(alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, workers))
-    assert ("set train.parallel lower" in said) == (victim == "worker")
+    assert {
+        "owner": "Traceback" not in said,
+        "worker": "set train.parallel lower" in said,
+        "impatient": "Interrupt" in said,
+    }[victim]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fails where there is no GPU")
