@@ -4,7 +4,7 @@ python benchmarks/planted.py WORKSPACE     after: curate run recipes/runs/plante
 
 Each real run by itself is judged against the bands of all null runs, and each null run against those of the others.
 A real run counts when every domain with a planted defect comes out down and no clean one does; a null run when every
-domain is indistinguishable. Domains that are too hard are neither clean nor bad. The last line is one JSON object.
+domain is indistinguishable. Clean domains that are too hard do not count. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     facts, _ = stats.domain_facts(workspace)
     trained = stats.training(workspace)
     hard = {domain for domain, one in facts.items() if verdict.too_hard(one.accuracy)}
-    bad = sorted(domain for domain, one in facts.items() if one.planted and domain not in hard)
+    bad = sorted(domain for domain, one in facts.items() if one.planted)
     clean = sorted(domain for domain in facts if domain not in (*bad, *hard))
     found = right = same = down = wrong = 0
     for name, weights in trained.final.items():
