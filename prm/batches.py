@@ -23,10 +23,13 @@ class Stream:
     def _order(self, group: str, epoch: int) -> list[str]:
         known = self._orders.get(group)
         if known is None or known[0] != epoch:
-            rows = list(self.groups[group])
-            rng(self.seed, self.name, group, epoch).shuffle(rows)
-            known = self._orders[group] = (epoch, rows)
+            known = self._orders[group] = (epoch, self._fresh(group, epoch))
         return known[1]
+
+    def _fresh(self, group: str, epoch: int) -> list[str]:
+        rows = list(self.groups[group])
+        rng(self.seed, self.name, group, epoch).shuffle(rows)
+        return rows
 
     def rows(self, step: int) -> dict[str, list[str]]:
         """Rows of a step, group by group in sorted order."""
@@ -35,6 +38,27 @@ class Stream:
             places = range(step * self.rows_per_group, (step + 1) * self.rows_per_group)
             taken[group] = [self._order(group, place // len(rows))[place % len(rows)] for place in places]
         return taken
+
+
+class Even(Stream):
+    """One group of all `strata` together, in an order that spreads each of them evenly over the epoch.
+
+    So any stretch of it has of every stratum its share, to about one row: what a step sees differs from the next by the
+    rows, not by the mixture.
+    """
+
+    def __init__(self, name: str, strata: Mapping[str, Sequence[str]], rows: int, seed: int) -> None:
+        super().__init__(name, {name: [row for part in strata.values() for row in part]}, rows, seed)
+        self.strata = {stratum: sorted(part) for stratum, part in sorted(strata.items())}
+
+    def _fresh(self, group: str, epoch: int) -> list[str]:
+        placed = []
+        for stratum, part in self.strata.items():
+            rows, draw = list(part), rng(self.seed, self.name, stratum, epoch)
+            draw.shuffle(rows)
+            start = draw.random()
+            placed += [((place + start) / len(rows), row) for place, row in enumerate(rows)]
+        return [row for _, row in sorted(placed)]
 
 
 class Pooled(Stream):

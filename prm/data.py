@@ -122,8 +122,10 @@ def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> 
     if null_control:
         outcomes = shuffled_outcomes(list(problems.values()) if pairs else [list(outcomes)], outcomes, seed)
     if pairs:
-        return outcomes, Pairs(problems, outcomes, config.upper.meta_rows // 2, seed)
-    return outcomes, Singles(list(outcomes), config.upper.meta_rows, seed)
+        domains = {problem: data.rows[names[0]].example.domain for problem, names in problems.items()}
+        return outcomes, Pairs(problems, outcomes, config.upper.meta_rows // 2, seed, domains)
+    domains = {name: data.rows[name].example.domain for name in outcomes}
+    return outcomes, Singles(list(outcomes), config.upper.meta_rows, seed, domains)
 
 
 def pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:

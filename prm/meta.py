@@ -19,7 +19,7 @@ from typing import Protocol
 
 from curate.errors import UserError
 from curate.seeds import rng
-from prm.batches import Stream
+from prm.batches import Even
 
 Item = tuple[str, ...]
 
@@ -30,11 +30,22 @@ class MetaSet(Protocol):
     def items(self, step: int) -> list[Item]: ...
 
 
-class Singles:
-    """Each rollout by itself, `count` a step, walked through in a fresh order each epoch."""
+def _stream(names: Sequence[str], domain_of: Mapping[str, str], count: int, seed: int) -> Even:
+    """`count` of these a step, each step with every domain of the meta set in proportion."""
+    strata: dict[str, list[str]] = {}
+    for name in names:
+        strata.setdefault(domain_of.get(name, ""), []).append(name)
+    return Even("meta", strata, count, seed)
 
-    def __init__(self, names: Sequence[str], count: int, seed: int) -> None:
-        self._stream = Stream("meta", {"meta": names}, count, seed)
+
+class Singles:
+    """Each rollout by itself, `count` a step, walked through in a fresh order each epoch.
+
+    `domain_of` maps rollouts to domains of the meta set; each step has of every one its share.
+    """
+
+    def __init__(self, names: Sequence[str], count: int, seed: int, domain_of: Mapping[str, str] | None = None) -> None:
+        self._stream = _stream(names, domain_of or {}, count, seed)
 
     def items(self, step: int) -> list[Item]:
         """Items (rollout,) of a step."""
@@ -45,9 +56,16 @@ class Pairs:
     """A (right, wrong) pair from each of `count` problems a step; every problem that has one comes once an epoch."""
 
     def __init__(
-        self, groups: Mapping[str, Sequence[str]], outcomes: Mapping[str, bool], count: int, seed: int
+        self,
+        groups: Mapping[str, Sequence[str]],
+        outcomes: Mapping[str, bool],
+        count: int,
+        seed: int,
+        domain_of: Mapping[str, str] | None = None,
     ) -> None:
-        """`groups` maps a problem to its rollouts. UserError when no problem has both a right and a wrong one."""
+        """`groups` maps a problem to its rollouts, `domain_of` to its domain in the meta set, of which each step has
+        its share. UserError when no problem has both a right and a wrong rollout.
+        """
         self.seed = seed
         self.sides = {
             problem: tuple([name for name in sorted(names) if outcomes[name] is side] for side in (True, False))
@@ -59,7 +77,7 @@ class Pairs:
                 "No meta problem has both a right and a wrong rollout, so there are no pairs; sample more rollouts of "
                 "each (`rollout.samples`), or set `train.upper.loss` to outcome."
             )
-        self._stream = Stream("meta", {"meta": list(self.sides)}, count, seed)
+        self._stream = _stream(list(self.sides), domain_of or {}, count, seed)
 
     def items(self, step: int) -> list[Item]:
         """Items (right rollout, wrong rollout) of a step."""

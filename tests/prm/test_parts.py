@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from curate.errors import UserError
 from prm.aggregate import AGGREGATIONS, aggregation
-from prm.batches import Stream
+from prm.batches import Even, Stream
 from prm.hypergradient import GradientAverage
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import Pairs, Singles, shuffled_outcomes
@@ -126,6 +126,21 @@ def test_a_pair_feels_no_common_shift_and_its_mirror_image_undoes_it(right, wron
     # So a control whose pairs are turned round by a coin has no expected gradient, unlike single outcomes.
     both = torch.autograd.grad(loss + pair_loss(wrong, right), (right, wrong))
     assert all(abs(float(part)) < 1e-12 for part in both)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 9), st.integers(0, 3))
+def test_a_stretch_of_an_even_walk_has_of_every_stratum_its_share(sizes, size, seed):
+    strata = {f"s{place}": [f"{place}-{row}" for row in range(count)] for place, count in enumerate(sizes)}
+    total = sum(sizes)
+    epoch = [row for step in range(total) for row in Even("meta", strata, 1, seed).rows(step)["meta"]]
+    assert sorted(epoch) == sorted(row for part in strata.values() for row in part)
+    for start in range(0, total, size):
+        stretch = epoch[start : start + size]
+        for place, count in enumerate(sizes):
+            here = sum(row.startswith(f"{place}-") for row in stretch)
+            assert abs(here - len(stretch) * count / total) <= 1 + len(sizes) * count / total + 1e-9
+    walked = Even("meta", strata, size, seed)
+    assert [row for step in range(5) for row in walked.rows(step)["meta"]][:total] == epoch[: 5 * size]
 
 
 def test_single_outcomes_without_signal_still_pull_towards_their_rate():
