@@ -52,6 +52,8 @@ class Even(Stream):
         self.strata = {stratum: sorted(part) for stratum, part in sorted(strata.items())}
 
     def _fresh(self, group: str, epoch: int) -> list[str]:
+        if len(self.strata) == 1:
+            return super()._fresh(group, epoch)
         placed = []
         for stratum, part in self.strata.items():
             rows, draw = list(part), rng(self.seed, self.name, stratum, epoch)
