@@ -16,6 +16,9 @@ from prm.config import UpperConfig
 Tensor = Any
 State = dict[str, Tensor]
 Count = int | Tensor
+# A mirrored weight stays above exp(-this) of the heaviest. The running dot divides by it: at 1e-4 float32's rounding of
+# the sum is still small beside a domain's part in it, and a domain can come back.
+_DEEPEST = 9.2
 # Hypergradients carry the lower learning rate, so Adam's usual 1e-8 would drown them; this only keeps 0 / 0 away.
 _NOTHING = 1e-100
 
@@ -118,6 +121,11 @@ class UpperMirror(Upper):
 
     def _change(self, gradient: Tensor) -> Tensor:
         return self.lr * self.unroll * gradient
+
+    def update(self, gradient: Tensor) -> None:
+        """One step against `gradient`; no weight falls below 1e-4 of the heaviest."""
+        super().update(gradient)
+        self.state["raw"] = self.raw.clamp(min=float(self.raw.max()) - _DEEPEST)
 
 
 def upper_rule(config: UpperConfig, count: int) -> Upper:

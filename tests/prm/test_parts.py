@@ -192,6 +192,16 @@ def test_a_mirrored_weight_is_the_meta_loss_that_a_domain_took_off():
     torch.testing.assert_close(weights[0], weights[1])
 
 
+def test_a_mirrored_weight_never_vanishes_and_can_come_back():
+    """The running dot divides by it."""
+    mirror, push = UpperMirror(2, 50.0, 0.0, 1), torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for _ in range(1000):
+        mirror.update(push)
+    assert mirror.weights[0] / mirror.weights[1] == pytest.approx(1e-4, rel=0.02)
+    mirror.update(-push)
+    assert mirror.weights[0] > mirror.weights[1]
+
+
 def test_upper_adam_is_torchs_adam():
     ours, raw = UpperAdam(4, 0.05, (0.9, 0.99), 0.0), torch.zeros(4, dtype=torch.float64, requires_grad=True)
     theirs = torch.optim.Adam([raw], lr=0.05, betas=(0.9, 0.99), eps=1e-300)
