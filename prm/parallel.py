@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -91,7 +90,8 @@ def _work(task: _Task, pipe: Connection) -> None:
         except Interrupted:
             _say(pipe, _STOPPED, None)
             return
-        except BaseException as error:
+        except Exception as error:
+            # Whatever it is, it is raised again where the runs are handed out.
             _say(pipe, _FAILED, _sendable(error))
             return
 
@@ -112,15 +112,11 @@ def _next(pipe: Connection) -> Plan | None:
     return plan
 
 
-def _sendable(error: BaseException) -> BaseException:
-    """The error, with where it came from as a note; one that cannot be sent as a RuntimeError that says the same."""
-    if not isinstance(error, UserError):
-        error.add_note("In a process that trained:\n" + traceback.format_exc())
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - what was dumped just here
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
+def _sendable(error: Exception) -> Exception:
+    """What a command explains, as it is; a bug as a RuntimeError that says where it came from."""
+    if isinstance(error, UserError | OSError):
+        return error
+    return RuntimeError("In a process that trained:\n" + traceback.format_exc())
 
 
 def _end_with(owner: int) -> None:
@@ -170,7 +166,7 @@ class _Hand:
         self.workers, self.open = workers, set(workers)
         self.doing: dict[Connection, Plan] = {}
         self.found: dict[Plan, RunResult] = {}
-        self.error: BaseException | None = None
+        self.error: Exception | None = None
         self.stopping = False
 
     def all(self) -> dict[Plan, RunResult]:
