@@ -20,9 +20,10 @@ _RATES = {"adam": 0.01, "mirror": 50.0}
 class UpperConfig(Config):
     """The upper level: weights of domains or rollouts on the meta loss."""
 
-    loss: Literal["outcome", "pairs"] = "outcome"
+    loss: Literal["outcome", "pairs", "auroc"] = "outcome"
     """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
-    a problem the right one's score above the wrong one's, whatever the level of both (see `prm.meta`)."""
+    a problem the right one's score above the wrong one's, whatever the level of both; `auroc`, the same of two rollouts
+    of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.meta`)."""
     unroll: int = Field(default=5, ge=1)
     """Lower steps between two upper steps."""
     warmup: int = Field(default=100, ge=0)
@@ -61,10 +62,15 @@ class UpperConfig(Config):
         """`lr`, or the rule's own when that is null."""
         return self.lr if self.lr is not None else _RATES[self.rule]
 
+    @property
+    def paired(self) -> bool:
+        """Whether a term of the meta loss is about two rollouts."""
+        return self.loss != "outcome"
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.loss == "pairs" and self.meta_rows % 2:
-            raise ValueError(f"meta_rows is {self.meta_rows}, and pairs take two each; make it even")
+        if self.paired and self.meta_rows % 2:
+            raise ValueError(f"meta_rows is {self.meta_rows}, and {self.loss} takes two each time; make it even")
         if self.rule == "mirror" and "betas" in self.model_fields_set:
             raise ValueError("upper.betas are Adam's and do nothing with rule mirror; leave them out")
         return self
@@ -229,8 +235,8 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _a_pair_fits(self) -> Self:
-        if self.upper.loss == "pairs" and self.micro_rows < 2:
-            raise ValueError("micro_rows is 1, and a pair of upper.loss pairs needs 2 rollouts in one forward")
+        if self.upper.paired and self.micro_rows < 2:
+            raise ValueError(f"micro_rows is 1, and upper.loss {self.upper.loss} needs 2 rollouts in one forward")
         return self
 
     @property

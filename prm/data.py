@@ -22,7 +22,7 @@ from prm.examples import (
     read_images,
     write_rejects,
 )
-from prm.meta import MetaSet, Pairs, Singles, shuffled_outcomes
+from prm.meta import AnyPairs, MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.validation import Held
 
 STAGE = "train"
@@ -118,14 +118,16 @@ def _check_targets(row: Encoded) -> None:
 
 def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
     """Outcomes of the meta rollouts, as they are or without signal, and what an upper step draws of them."""
-    problems, pairs, outcomes = data.meta_problems(), config.upper.loss == "pairs", data.outcomes
+    problems, loss, outcomes, rows = data.meta_problems(), config.upper.loss, data.outcomes, config.upper.meta_rows
     if null_control:
-        outcomes = shuffled_outcomes(list(problems.values()) if pairs else [list(outcomes)], outcomes, seed)
-    if pairs:
+        outcomes = shuffled_outcomes(list(problems.values()) if loss == "pairs" else [list(outcomes)], outcomes, seed)
+    if loss == "pairs":
         domains = {problem: data.rows[names[0]].example.domain for problem, names in problems.items()}
-        return outcomes, Pairs(problems, outcomes, config.upper.meta_rows // 2, seed, domains)
+        return outcomes, Pairs(problems, outcomes, rows // 2, seed, domains)
     domains = {name: data.rows[name].example.domain for name in outcomes}
-    return outcomes, Singles(list(outcomes), config.upper.meta_rows, seed, domains)
+    if loss == "auroc":
+        return outcomes, AnyPairs(outcomes, rows // 2, seed, domains)
+    return outcomes, Singles(list(outcomes), rows, seed, domains)
 
 
 def pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:

@@ -12,7 +12,7 @@ from prm.aggregate import AGGREGATIONS, aggregation
 from prm.batches import Even, Stream
 from prm.hypergradient import GradientAverage
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
-from prm.meta import Pairs, Singles, shuffled_outcomes
+from prm.meta import AnyPairs, Pairs, Singles, shuffled_outcomes
 from prm.weights import UpperAdam, UpperMirror, domain_weights, pull_back
 
 names = st.lists(st.text("xyz", min_size=1, max_size=4), min_size=1, max_size=7, unique=True)
@@ -109,6 +109,36 @@ def test_every_pair_of_a_problem_comes_up():
     pairs = Pairs(groups, outcomes, 2, 0)
     found = {item for step in range(40) for item in pairs.items(step)}
     assert found == {("p-0", "p-1"), ("p-0", "p-3"), ("p-2", "p-1"), ("p-2", "p-3")}
+
+
+@settings(deadline=None)
+@given(problems, st.integers(1, 4), st.integers(0, 3))
+def test_any_pairs_are_right_and_wrong_of_the_whole_set_and_no_side_waits_longer_than_its_epoch(rights, count, seed):
+    _, outcomes = meta_rollouts(rights)
+    if len(set(outcomes.values())) < 2:
+        return
+    domains = {name: name.rsplit("-", 1)[0] for name in outcomes}
+    pairs, seen = AnyPairs(outcomes, count, seed, domains), ([], [])
+    for step in range(len(outcomes)):
+        items = pairs.items(step)
+        assert items == AnyPairs(outcomes, count, seed, domains).items(step)
+        assert len(items) == count
+        for side, names in enumerate(zip(*items, strict=True)):
+            seen[side].extend(names)
+    for side, wanted in enumerate((True, False)):
+        names = {name for name, outcome in outcomes.items() if outcome is wanted}
+        assert set(seen[side]) <= names
+        # Within a step the order is another one, so that an epoch's edge may be off by less than a step.
+        assert set(seen[side][: len(names) + count]) == names
+
+
+def test_any_pairs_bring_domains_together():
+    outcomes = {f"{domain}-{i}": i % 2 == 0 for domain in "abcd" for i in range(20)}
+    pairs = AnyPairs(outcomes, 8, 0, {name: name[0] for name in outcomes})
+    found = [(right[0], wrong[0]) for step in range(100) for right, wrong in pairs.items(step)]
+    for domain in "abcd":
+        assert found.count((domain, domain)) < len(found) / 10
+    assert {*found} == {(one, other) for one in "abcd" for other in "abcd"}
 
 
 def test_singles_walk_through_all_rollouts():
