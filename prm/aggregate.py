@@ -37,6 +37,7 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "sum-log-odds": lambda logits: logits.sum(),
     "mean": _mean,
     "min": lambda logits: logits.min(),
+    "max": lambda logits: logits.max(),
     "last": lambda logits: logits[-1],
     "product": lambda logits: log_odds_of(logsigmoid(logits).sum()),
 }

@@ -33,6 +33,10 @@ class Band:
     centre: float
     runs: int
 
+    def scaled(self, factor: float) -> Band:
+        """The same for weights that are all this much larger."""
+        return Band(self.low * factor, self.high * factor, self.centre * factor, self.runs)
+
 
 def null_bands(null: Mapping[str, Mapping[str, float]]) -> dict[str, Band]:
     """Domain -> its band, from final weights run -> domain -> weight of null runs; empty without any.
@@ -53,6 +57,21 @@ def null_bands(null: Mapping[str, Mapping[str, float]]) -> dict[str, Band]:
         half = reach * math.sqrt(variances[name] * (1 + 1 / count))
         bands[name] = Band(math.exp(centre - half), math.exp(centre + half), math.exp(centre), count)
     return bands
+
+
+def bands_for(
+    final: Mapping[str, Mapping[str, float]], null: Mapping[str, Mapping[str, float]], neutral: Mapping[str, float]
+) -> dict[str, Band]:
+    """Domain -> the band of its weight in these real runs (`final`), from null runs.
+
+    `neutral` is by run the weight of a domain that moved the meta loss neither way, where the rule has such (mirror);
+    runs that it lacks have 1. Weights have a mean of 1, so what one domain gains is taken from all others, and most of
+    them would end outside a band of plain weights without any fault of theirs: bands are of weights relative to the
+    neutral one, and shown about that of the real runs.
+    """
+    relative = {run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()} for run, weights in null.items()}
+    here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
+    return {name: band.scaled(here) for name, band in null_bands(relative).items()}
 
 
 def _moderated(logs: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -20,7 +20,7 @@ _RATES = {"adam": 0.01, "mirror": 50.0}
 class UpperConfig(Config):
     """The upper level: weights of domains or rollouts on the meta loss."""
 
-    loss: Literal["outcome", "pairs", "auroc"] = "outcome"
+    loss: Literal["outcome", "pairs", "auroc", "ranking"] = "outcome"
     """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
     a problem the right one's score above the wrong one's, whatever the level of both; `auroc`, the same of two rollouts
     of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.meta`)."""
@@ -167,6 +167,9 @@ class TrainConfig(Config):
     """Rollouts of each domain in a batch."""
     instruction: str = "Check each step."
     """First line of the user turn, before the question."""
+    target: Literal["steps", "outcome"] = "steps"
+    """What is learned: the label of every step, or, for an outcome reward model (ORM) to compare with, only at the last
+    step whether the rollout is right."""
     read: Literal["step-end", "branch"] = "step-end"
     """Where a step is scored: at its own last token, or, with `branch`, at the end of a suffix that follows it and that
     later steps do not see. `branch` gives what a model that reads after such a suffix gives prefix by prefix; it takes
@@ -276,6 +279,15 @@ class TrainConfig(Config):
             )
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _an_outcome_is_read_at_the_last_step(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("target") == "outcome":
+            if given.get("aggregation", "last") != "last":
+                raise ValueError("target outcome scores the last step alone, so aggregation does nothing; leave it out")
+            return given | {"aggregation": "last"}
+        return given
+
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
         if self.mode in PER_ROLLOUT and self.upper.direction == "exact":
@@ -293,7 +305,7 @@ class TrainConfig(Config):
         used = {"upper": self.learns, "null_runs": self.learns, "subset": self.mode in SELECTED}
         used |= {"validation": self.validation is not None}
         # What was trained before there was a choice was read at step ends, and stays as it is.
-        used |= dict.fromkeys(("read", "suffix"), self.read == "branch")
+        used |= dict.fromkeys(("read", "suffix"), self.read == "branch") | {"target": self.target != "steps"}
         return {name: value for name, value in dumped.items() if used.get(name, True)}
 
     @model_validator(mode="after")

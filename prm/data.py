@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
@@ -22,7 +22,7 @@ from prm.examples import (
     read_images,
     write_rejects,
 )
-from prm.meta import AnyPairs, MetaSet, Pairs, Singles, shuffled_outcomes
+from prm.meta import AnyPairs, MetaSet, Pairs, Ranking, Singles, shuffled_outcomes
 from prm.validation import Held
 
 STAGE = "train"
@@ -63,7 +63,7 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
         raise UserError("The workspace has no examples; run `curate shard` first.")
     examples = read_examples(workspace, ("train", "meta", "test"))
     check_disjoint(examples)
-    used = [example for example in examples if example.role != "test"]
+    used = [targeted(example, config.target) for example in examples if example.role != "test"]
     processor = load_processor(config.model, config.revision)
     images = read_images(workspace, used)
     encoder = Encoder(
@@ -90,6 +90,14 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
     ledger = Ledger("examples", taken=len(used), out=len(rows), rejected=dict(rejected))
     ledger.check(STAGE)
     return Data(encoder, rows, groups, outcomes, fingerprint(used), Kept(config.cache_megabytes), pooled, held), ledger
+
+
+def targeted(example: Example, target: str) -> Example:
+    """The same with the labels of `train.target`: of an outcome, only that at the last step, null where undecided."""
+    if target == "steps" or example.role != "train":
+        return example
+    before, value = len(example.steps) - 1, None if example.outcome is None else float(example.outcome)
+    return replace(example, values=(*(None,) * before, value), weights=(*(0.0,) * before, 1.0))
 
 
 def _encode(examples: Sequence[Example], encoder: Encoder) -> tuple[dict[str, Encoded], list[tuple[Example, RowError]]]:
@@ -125,6 +133,8 @@ def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> 
         domains = {problem: data.rows[names[0]].example.domain for problem, names in problems.items()}
         return outcomes, Pairs(problems, outcomes, rows // 2, seed, domains)
     domains = {name: data.rows[name].example.domain for name in outcomes}
+    if loss == "ranking":
+        return outcomes, Ranking(problems, outcomes, rows // 2, seed, domains)
     if loss == "auroc":
         return outcomes, AnyPairs(outcomes, rows // 2, seed, domains)
     return outcomes, Singles(list(outcomes), rows, seed, domains)

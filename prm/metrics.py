@@ -89,6 +89,11 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     return Interval(centre - half, centre + half, "t")
 
 
+def within(found: Interval | None, low: float, high: float) -> Interval | None:
+    """The same, cut to [low, high]."""
+    return found and Interval(max(low, found.low), min(high, found.high), found.method)
+
+
 def ranks(values: Mapping[str, float]) -> dict[str, int]:
     """Rank of each name, 1 for the largest value; equal values share the best rank."""
     return {name: 1 + sum(other > value for other in values.values()) for name, value in values.items()}

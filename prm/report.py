@@ -19,7 +19,7 @@ from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
 from prm import metrics, select, showcase, stats, verdict
-from prm.chance import Band, null_bands
+from prm.chance import Band, bands_for
 from prm.config import LEARNED, PER_ROLLOUT
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
@@ -183,7 +183,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
 
 
 def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) -> tuple[DomainRow, ...]:
-    bands, runs = null_bands(trained.null), len(trained.final)
+    bands, runs = bands_for(trained.final, trained.null, trained.neutral), len(trained.final)
     weighings = verdict.weigh(trained.final, bands, learned)
     rows = []
     for domain in facts.keys() | weighings.keys():

@@ -35,6 +35,11 @@ class Card:
     # The text after each step at whose end it is read; null where that is the step's own end.
     suffix: str | None = None
 
+    @property
+    def of_outcomes(self) -> bool:
+        """Whether it is an outcome reward model, which has a score at the last step alone."""
+        return bool(self.config.get("target") == "outcome")
+
     @classmethod
     def of(cls, run: str, config: TrainConfig, suffix: str | None) -> Card:
         """The card of a run whose encoder reads after this suffix."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import pyarrow.compute as pc
 import torch
 
 from curate import lineage
+from curate.engines.models import fingerprint
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
 from curate.schema import STEP_SCORES, UPDATES, Row
@@ -51,20 +53,26 @@ def run(
     batch_rows: int = 32,
     on_rows: OnRows = _nobody,
     replace: bool = False,
+    models: Mapping[str, Path] = MappingProxyType({}),
 ) -> Ledger:
-    """Score the examples of these roles with the PRMs of these runs (all, when empty); the ledger counts examples.
+    """Score the examples of these roles with the PRMs of these runs (all, when empty), and with saved PRMs from
+    elsewhere by their folders, under the names that `models` gives them; the ledger counts examples.
 
     What was scored before is skipped and counted. UserError when there is no PRM, or nothing to score.
     """
-    names = list(runs) or trained_runs(workspace)
+    trained = trained_runs(workspace)
+    for name in models:
+        if name in trained:
+            raise UserError(f'"{name}" of `score.models` is a run of this workspace; call the model something else.')
+    names = dict.fromkeys(list(runs) or trained) | dict(models)
     if not names:
         raise UserError("There is no trained PRM in the workspace; run `prm train` first.")
     examples = read_examples(workspace, roles)
     if not examples:
         raise UserError(f"There is no example with role {' or '.join(roles)}; run `curate shard` first.")
     images, total, rejected = read_images(workspace, examples), Ledger("examples"), Counter[str]()
-    for name in names:
-        ledger = _score_run(workspace, name, examples, images, batch_rows, on_rows, replace)
+    for name, given in names.items():
+        ledger = _score_run(workspace, name, given, examples, images, batch_rows, on_rows, replace)
         total.taken, total.out, total.skipped = (
             total.taken + ledger.taken,
             total.out + ledger.out,
@@ -79,18 +87,23 @@ def run(
 def _score_run(
     workspace: Workspace,
     name: str,
+    given: Path | None,
     examples: Sequence[Example],
     images: dict[str, bytes],
     batch_rows: int,
     on_rows: OnRows,
     replace: bool,
 ) -> Ledger:
-    partition, folder = workspace.partition(STEP_SCORES, name), model_folder(workspace, name)
+    partition, folder = workspace.partition(STEP_SCORES, name), given or model_folder(workspace, name)
     if replace:
         partition.clear()
     card = read_card(folder)
-    trained = lineage.read(workspace.partition(UPDATES, name)) or {}
+    trained = lineage.read(workspace.partition(UPDATES, name)) or {} if given is None else {}
     settings = {"run": name, "training": trained.get("digest"), "instruction": card.instruction}
+    if given is not None:
+        settings["training"] = fingerprint(str(given), None)
+    if card.of_outcomes:
+        settings["target"] = "outcome"
     lineage.guard(partition, settings, REPLACE)
     scored = partition.keys()
     there = {rollout for _, rollout, _ in scored}
@@ -100,7 +113,8 @@ def _score_run(
         lineage.write(partition, STAGE, settings, {"examples": len(examples)})
         prm, encoder = load_prm(folder, images)
         for block in _batched(owed, _BLOCK):
-            partition.commit_all(score_examples(prm, encoder, block, name, batch_rows))
+            rows = score_examples(prm, encoder, block, name, batch_rows)
+            partition.commit_all(_last_only(rows) if card.of_outcomes else rows)
             on_rows(name, len(block), len(owed))
     left = _unscored(partition, examples)
     write_rejects(workspace, STAGE, f"{STAGE}-{name}", left)
@@ -142,6 +156,14 @@ def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run:
         scores = iter(safe_scores(logits).tolist())
         rows.extend(_rows(run, row.example, [None if read is None else next(scores) for read in row.reads]))
     return rows
+
+
+def _last_only(rows: Sequence[Row]) -> list[Row]:
+    """Of an outcome reward model: what it says before a rollout's last step was never trained, and is no score."""
+    last: dict[str, int] = {}
+    for row in rows:
+        last[row["rollout_id"]] = max(row["step_index"], last.get(row["rollout_id"], 0))
+    return [row | {"score": row["score"] if row["step_index"] == last[row["rollout_id"]] else None} for row in rows]
 
 
 def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[Row]:

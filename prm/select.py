@@ -1,42 +1,46 @@
 """Best-of-N on the test set: how good is the rollout that a PRM picks, beside the picks that need no PRM.
 
 For every problem with at least N rollouts the accuracy of a pick is its expectation over all subsets of N of them, so a
-smaller N is not a lucky or unlucky draw. The methods: `prm` (best aggregated step score), `first` (lowest sample
-index), `majority` (most frequent answer), `random`, `oracle` (right if any is). A rollout with an undecided outcome
-counts as not right, whoever picks it.
+smaller N is not a lucky or unlucky draw, and never of the best subset. The methods: `prm` (best aggregated step score),
+`weighted` (answer with the largest sum of scores), `orm` (best score of an outcome reward model), `majority` (most
+frequent answer), `first` (lowest sample index), `random`, `oracle` (right if any is). A rollout with an undecided
+outcome counts as not right, whoever picks it.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from curate import lineage
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.seeds import seed
 from curate.store import Workspace, write_atomic
 from prm import metrics
-from prm.candidates import Candidate, best, expected, first, majority, ranking
-from prm.metrics import Bin
+from prm.candidates import Candidate, best, expected, first, majority, probability, ranking, weighted
+from prm.metrics import Bin, Interval
 
 if TYPE_CHECKING:
     from prm.stages import SelectConfig
 
-METHODS = ("prm", "majority", "first", "random", "oracle")
+METHODS = ("prm", "weighted", "orm", "majority", "first", "random", "oracle")
+# Those that go by scores, of each run.
+BY_RUN = ("prm", "weighted", "orm")
 
 
 @dataclass(frozen=True)
 class Score:
     """Accuracy of one method with N candidates; `domain` and `run` are None for all of them together.
 
-    `standard_error` is over problems; `gain` is the paired difference to `random` with its own standard error.
+    `standard_error` and the 95 % `interval` of the accuracy, cut to [0, 1], are over problems; `gain` is the paired
+    difference to `random` with its own standard error.
     """
 
     domain: str | None
@@ -46,6 +50,7 @@ class Score:
     problems: int
     accuracy: float
     standard_error: float | None
+    interval: Interval | None
     gain: float
     gain_error: float | None
 
@@ -79,11 +84,12 @@ class Pick:
 
 @dataclass(frozen=True)
 class Selection:
-    """Best-of-N of every trained run. `missing` counts rollouts without a whole score, by run: they rank last."""
+    """Best-of-N of every PRM (`runs`) and ORM. `missing` counts rollouts without a whole score: they rank last."""
 
     aggregation: str
     sizes: tuple[int, ...]
     runs: tuple[str, ...]
+    orms: tuple[str, ...]
     problems: int
     rollouts: int
     undecided: int
@@ -91,6 +97,11 @@ class Selection:
     scores: tuple[Score, ...]
     calibrations: tuple[Calibration, ...]
     picks: tuple[Pick, ...]
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those that have scores."""
+        return tuple(method for method in METHODS if self.find(method, self.sizes[-1]) is not None)
 
     def find(self, method: str, size: int, domain: str | None = None, run: str | None = None) -> Score | None:
         """The score of these; None where there is none."""
@@ -104,11 +115,12 @@ class Selection:
             "aggregation": self.aggregation,
             "sizes": list(self.sizes),
             "runs": list(self.runs),
+            "orms": list(self.orms),
             "problems": self.problems,
             "rollouts": self.rollouts,
             "undecided": self.undecided,
             "missing": dict(self.missing),
-            "scores": [vars(score) for score in self.scores],
+            "scores": [asdict(score) for score in self.scores],
             "calibration": [vars(one) | {"bins": [vars(part) for part in one.bins]} for one in self.calibrations],
         }
 
@@ -129,10 +141,12 @@ def run(workspace: Workspace, config: SelectConfig) -> Selection:
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
     if not rollouts:
         raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
-    logits = rollout_logits(workspace, rollouts, aggregation)
+    orms = _outcome_models(workspace)
+    logits = rollout_logits(workspace, rollouts, aggregation, orms)
     if not logits:
         raise UserError("There are no step scores of test rollouts; run `prm score` first.")
     runs = tuple(sorted(logits))
+    prms = tuple(name for name in runs if name not in orms)
     problems = _problems(rollouts, logits)
     largest = max(len(candidates) for candidates in problems.values())
     usable = tuple(sorted({size for size in sizes if size <= largest}))
@@ -143,14 +157,15 @@ def run(workspace: Workspace, config: SelectConfig) -> Selection:
     return Selection(
         aggregation,
         usable,
-        runs,
+        prms,
+        tuple(name for name in runs if name in orms),
         len(problems),
         len(rollouts),
         sum(row["outcome"] is None for row in rollouts),
         missing,
-        tuple(compare(problems, domains, runs, usable)),
+        tuple(compare(problems, domains, _runs_of(runs, orms), usable)),
         tuple(_calibration(name, rollouts, logits[name]) for name in runs),
-        tuple(_picks(runs, rollouts, problems, logits)),
+        tuple(_picks(prms, rollouts, problems, logits)),
     )
 
 
@@ -167,10 +182,24 @@ def write(selection: Selection, workspace: Workspace) -> Path:
     return path
 
 
+def _outcome_models(workspace: Workspace) -> set[str]:
+    """Names of those whose scores are of outcomes, as `prm score` recorded."""
+    records = {one.folder.name: lineage.read(one) for one in workspace.partitions(STEP_SCORES)}
+    return {name for name, record in records.items() if record and record["config"].get("target") == "outcome"}
+
+
+def _runs_of(runs: Sequence[str], orms: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Method -> the runs that it goes by; those without any are left out."""
+    prms, others = tuple(name for name in runs if name not in orms), tuple(name for name in runs if name in orms)
+    return {method: part for method, part in (("prm", prms), ("weighted", prms), ("orm", others)) if part}
+
+
 def rollout_logits(
-    workspace: Workspace, rollouts: Sequence[Mapping[str, Any]], name: str
+    workspace: Workspace, rollouts: Sequence[Mapping[str, Any]], name: str, orms: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Aggregated logit of every wholly scored rollout: run -> rollout -> logit. One null or absent step is a gap."""
+    """Aggregated logit of every wholly scored rollout: run -> rollout -> logit. One null or absent step is a gap; of
+    outcome models (`orms`) the logit at the last step.
+    """
     # torch, which a command's help must not import
     import torch
 
@@ -185,6 +214,8 @@ def rollout_logits(
             kept[row["run"], row["rollout_id"]][row["step_index"]] = row["score"]
     logits: dict[str, dict[str, float]] = defaultdict(dict)
     for (trained, rollout), scores in kept.items():
+        if trained in orms and steps[rollout] - 1 in scores:
+            scores = dict.fromkeys(range(steps[rollout]), scores[steps[rollout] - 1])
         if sorted(scores) == list(range(steps[rollout])):
             values = torch.tensor([scores[step] for step in range(steps[rollout])], dtype=torch.float64)
             tiny = torch.finfo(torch.float64).eps
@@ -204,31 +235,37 @@ def _problems(
 
 
 def compare(
-    problems: Mapping[str, Sequence[Candidate]], domains: Mapping[str, str], runs: Sequence[str], sizes: Sequence[int]
+    problems: Mapping[str, Sequence[Candidate]],
+    domains: Mapping[str, str],
+    runs: Mapping[str, Sequence[str]],
+    sizes: Sequence[int],
 ) -> list[Score]:
-    """Scores of every method and size, overall first, then per domain; `prm` for each run and for their mean."""
-    scores = []
+    """Scores of every method and size, overall first, then per domain. `runs` names those of each method that goes by
+    scores: each has its own, and so has their mean; a method that is not named there is left out.
+    """
+    scores, every = [], tuple(sorted({name for part in runs.values() for name in part}))
     for size in sizes:
         accuracy = {
-            name: expected(candidates, runs, size, seed("select", name, size))
+            name: expected(candidates, every, size, seed("select", name, size))
             for name, candidates in problems.items()
             if len(candidates) >= size
         }
         for domain in (None, *sorted({domains[name] for name in accuracy})):
             names = [name for name in accuracy if domain in (None, domains[name])]
-            for method in METHODS:
-                for trained in (None, *runs) if method == "prm" else (None,):
-                    values = [_value(accuracy[name], method, trained, runs) for name in names]
+            for method in (one for one in METHODS if one not in BY_RUN or one in runs):
+                of_method = runs.get(method, ())
+                for trained in (None, *of_method):
+                    values = [_value(accuracy[name], method, trained, of_method) for name in names]
                     gains = [value - accuracy[name]["random"] for value, name in zip(values, names, strict=True)]
                     scores.append(_score(domain, size, method, trained, values, gains))
     return scores
 
 
 def _value(accuracy: Mapping[str, float], method: str, trained: str | None, runs: Sequence[str]) -> float:
-    if method != "prm":
+    if method not in BY_RUN:
         return accuracy[method]
-    chosen = runs if trained is None else (trained,)
-    return sum(accuracy[f"prm {name}"] for name in chosen) / len(chosen)
+    chosen, kind = runs if trained is None else (trained,), "weighted" if method == "weighted" else "prm"
+    return sum(accuracy[f"{kind} {name}"] for name in chosen) / len(chosen)
 
 
 def _score(
@@ -242,6 +279,7 @@ def _score(
         len(values),
         sum(values) / len(values),
         metrics.standard_error(values),
+        metrics.within(metrics.interval(values), 0.0, 1.0),
         sum(gains) / len(gains),
         metrics.standard_error(gains),
     )
@@ -257,11 +295,6 @@ def _calibration(name: str, rollouts: Sequence[Mapping[str, Any]], logits: Mappi
     )
 
 
-def probability(logit: float) -> float:
-    """sigmoid(logit) without overflow."""
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-
-
 def _picks(
     runs: Sequence[str],
     rollouts: Sequence[Mapping[str, Any]],
@@ -272,7 +305,8 @@ def _picks(
     picks = []
     for name in runs:
         for problem, candidates in problems.items():
-            chosen = {"prm": best(candidates, name), "majority": majority(candidates), "first": first(candidates)}
+            chosen = {"prm": best(candidates, name), "weighted": weighted(candidates, name)}
+            chosen |= {"majority": majority(candidates), "first": first(candidates)}
             places = {place: rank for rank, place in enumerate(ranking(candidates, name), 1)}
             for place, candidate in enumerate(candidates):
                 row = rows[problem, candidate.sample_index]

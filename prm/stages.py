@@ -26,6 +26,9 @@ class ScoreConfig(Config):
     """Whose examples are scored."""
     batch_rows: int = Field(default=32, ge=1)
     """Rollouts in one forward."""
+    models: dict[str, str] = Field(default={})
+    """Saved PRMs from elsewhere that score, too: a name for the tables, and a folder as `prm train` saves it (relative
+    to the recipe)."""
 
 
 class SelectConfig(Config):
@@ -33,7 +36,7 @@ class SelectConfig(Config):
 
     aggregation: str = "mean-log-odds"
     """How step scores become one rollout score, see `prm.aggregate`."""
-    sizes: tuple[int, ...] = (1, 2, 4, 8)
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of candidates; those above what a problem has are left out."""
 
 
@@ -106,6 +109,7 @@ def _score(context: Context, config: ScoreConfig) -> Ledger:
         batch_rows=config.batch_rows,
         on_rows=on_rows,
         replace="score" in context.replace,
+        models={name: Path(locate(folder, context.recipe.base)) for name, folder in config.models.items()},
     )
 
 

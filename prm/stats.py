@@ -56,12 +56,15 @@ class Curve:
 class Training:
     """The runs of `prm train`: final weights run -> domain -> weight, and their paths.
 
-    `signal` is each domain's t-statistic, see `_signal`; `cosine` the mean one between successive meta directions.
+    `neutral` is by run the final weight of a domain that moved the meta loss neither way, for runs whose rule has such
+    (`prm.chance.bands_for`); `signal` is each domain's t-statistic, see `_signal`; `cosine` the mean one between
+    successive meta directions.
     """
 
     mode: str | None = None
     final: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     null: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    neutral: Mapping[str, float] = field(default_factory=dict)
     updates: int = 0
     weights: tuple[Curve, ...] = ()
     null_curve: Curve | None = None
@@ -165,7 +168,10 @@ def training(workspace: Workspace) -> Training:
     frame = _frame(
         workspace,
         UPDATES,
-        ["run", "null_control", "update", "step", "domain", "weight", "dot", "train_loss", "meta_loss", "cosine"],
+        [
+            *("run", "null_control", "update", "step", "domain", "weight", "raw"),
+            *("dot", "train_loss", "meta_loss", "cosine"),
+        ],
     )
     if frame.is_empty():
         return Training()
@@ -177,6 +183,7 @@ def training(workspace: Workspace) -> Training:
         mode=modes[0] if len(modes) == 1 else None,
         final=_final(real),
         null=_final(null),
+        neutral=_neutral(workspace, frame),
         updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
         weights=_weight_curves(real),
         null_curve=_null_curve(null),
@@ -214,6 +221,17 @@ def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     for row in last.sort("run", "domain").to_dicts():
         final[row["run"]][row["domain"]] = row["weight"]
     return dict(final)
+
+
+def _neutral(workspace: Workspace, frame: pl.DataFrame) -> dict[str, float]:
+    """By mirrored run, whose raw weights are log weights before they are scaled: the scale that all have."""
+    found = {}
+    last = frame.filter(pl.col("update") == pl.col("update").max().over("run")).drop_nulls("raw")
+    for row in last.group_by("run").agg(scale=(pl.col("weight").log() - pl.col("raw")).mean().exp()).to_dicts():
+        record = lineage.read(workspace.partition(UPDATES, row["run"])) or {"config": {}}
+        if record["config"].get("upper", {}).get("rule") == "mirror":
+            found[row["run"]] = row["scale"]
+    return found
 
 
 def _thinned(steps: Sequence[int]) -> set[int]:

@@ -22,8 +22,33 @@ from prm.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
 COLOURS = {UP: "#3a83c5", DOWN: "#d1702a", SAME: "#858d99", UNKNOWN: "#858d99"}
 SYMBOLS = {UP: "triangle-up", DOWN: "triangle-down", SAME: "circle", UNKNOWN: "circle-open"}
 _BAND = "rgba(133, 141, 153, 0.2)"
-_METHODS = {"prm": "#3a83c5", "majority": "#d1702a", "first": "#b59a3c", "random": "#858d99", "oracle": "#4d9b86"}
-_PATTERNS = {"prm": "", "majority": "/", "first": ".", "random": "", "oracle": "x"}
+_METHODS = {
+    "prm": "#3a83c5",
+    "weighted": "#8b6cc4",
+    "orm": "#c05a8e",
+    "majority": "#d1702a",
+    "first": "#b59a3c",
+    "random": "#858d99",
+    "oracle": "#4d9b86",
+}
+_DASHES = {
+    "prm": "solid",
+    "weighted": "dash",
+    "orm": "longdashdot",
+    "majority": "dashdot",
+    "first": "longdash",
+    "random": "dot",
+    "oracle": "solid",
+}
+_SYMBOLS = {
+    "prm": "circle",
+    "weighted": "diamond",
+    "orm": "pentagon",
+    "majority": "square",
+    "first": "triangle-up",
+    "random": "x",
+    "oracle": "star",
+}
 _NAME = 22
 
 
@@ -240,20 +265,26 @@ def losses(report: Report) -> go.Figure | None:
 
 
 def best_of_n(selection: Selection | None) -> go.Figure | None:
-    """Accuracy of every method for each N, with two standard errors."""
+    """Accuracy of every method over N, with 95 % intervals over problems."""
     if selection is None:
         return None
     figure = go.Figure()
-    for method, label in figures.METHOD_NAMES.items():
+    for place, (method, label) in enumerate(figures.METHOD_NAMES.items()):
         scores = [score for size in selection.sizes if (score := selection.find(method, size)) is not None]
-        errors = [2 * (score.standard_error or 0) for score in scores]
-        above = [min(error, 1 - score.accuracy) for error, score in zip(errors, scores, strict=True)]
-        below = [min(error, score.accuracy) for error, score in zip(errors, scores, strict=True)]
-        figure.add_bar(x=[f"N = {score.size}" for score in scores], y=[score.accuracy for score in scores],
-            name=label, marker={"color": _METHODS[method], "pattern": {"shape": _PATTERNS[method], "solidity": 0.25}},
-            error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1.5, "width": 3},
-            hovertemplate="%{fullData.name}: %{y:.1%}<extra></extra>")  # fmt: skip
-    _layout(figure, 420, barmode="group", bargap=0.25, bargroupgap=0.06)
+        if not scores:
+            continue
+        ends = [(one.interval.low, one.interval.high) if one.interval else (one.accuracy,) * 2 for one in scores]
+        above = [high - score.accuracy for (_, high), score in zip(ends, scores, strict=True)]
+        below = [score.accuracy - low for (low, _), score in zip(ends, scores, strict=True)]
+        # Side by side, or their bars would hide one another.
+        figure.add_scatter(x=[score.size * 1.03 ** (place - 2.5) for score in scores],
+            y=[score.accuracy for score in scores], name=label, mode="lines+markers",
+            line={"color": _METHODS[method], "dash": _DASHES[method]},
+            marker={"symbol": _SYMBOLS[method], "size": 8}, customdata=[score.size for score in scores],
+            error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1, "width": 3},
+            hovertemplate="%{fullData.name}, N = %{customdata}: %{y:.1%}<extra></extra>")  # fmt: skip
+    _layout(figure, 420)
     figure.update_yaxes(title_text="problems answered right", tickformat=".0%", range=[0, 1.02])
-    figure.update_xaxes(showgrid=False)
+    figure.update_xaxes(title_text="candidates N", type="log", tickvals=list(selection.sizes),
+        ticktext=[str(size) for size in selection.sizes])  # fmt: skip
     return figure

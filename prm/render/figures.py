@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from prm.chance import Band
 from prm.metrics import Interval, PairOrder
 from prm.report import DomainRow, Report
-from prm.select import METHODS, Score, Selection
+from prm.select import BY_RUN, METHODS, Score, Selection
 
 MISSING = "–"
 METHOD_NAMES = {
     "prm": "PRM",
+    "weighted": "weighted vote",
+    "orm": "ORM",
     "majority": "majority vote",
     "first": "first",
     "random": "random pick",
@@ -87,13 +89,15 @@ def overall(selection: Selection) -> list[tuple[str, list[Score]]]:
     """(method, its overall scores by size), with one line for each run below the mean over runs."""
     lines = []
     for method in METHODS:
-        runs = (None, *selection.runs) if method == "prm" and len(selection.runs) > 1 else (None,)
-        for run in runs:
+        runs = selection.orms if method == "orm" else selection.runs
+        several = method in BY_RUN and len(runs) > 1
+        # Single runs of the PRM alone: what they spread is much the same for all methods.
+        for run in (None, *selection.runs) if several and method == "prm" else (None,):
             found = [selection.find(method, size, None, run) for size in selection.sizes]
             name = METHOD_NAMES[method] if run is None else f"PRM {plain(run)}"
-            mean = " (mean of runs)" if method == "prm" and run is None and len(runs) > 1 else ""
+            mean = " (mean of runs)" if several and run is None else ""
             lines.append((name + mean, [score for score in found if score is not None]))
-    return lines
+    return [(name, scores) for name, scores in lines if scores]
 
 
 def by_domain(selection: Selection) -> list[tuple[str, dict[str, Score]]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from prm.render import figures
 from prm.render.figures import MISSING, plain
 from prm.report import Report
-from prm.select import METHODS, Selection
+from prm.select import Selection
 
 _HEAD = (
     *("domain", "verdict", "planted", "licence", "weight", "interval", "chance", "rank", "problems", "rollouts"),
@@ -86,11 +86,14 @@ def _selection(selection: Selection) -> list[str]:
             for name, scores in figures.overall(selection)
         ],
     )
-    head = [f"domain, N = {selection.sizes[-1]}", *(figures.METHOD_NAMES[method] for method in METHODS)]
+    head = [f"domain, N = {selection.sizes[-1]}", *(figures.METHOD_NAMES[method] for method in selection.methods)]
     return lines + _table(
         head,
         [
-            [escape(domain), *(figures.percent(found[m].accuracy, 1) if m in found else MISSING for m in METHODS)]
+            [
+                escape(domain),
+                *(figures.percent(found[m].accuracy, 1) if m in found else MISSING for m in selection.methods),
+            ]
             for domain, found in figures.by_domain(selection)
         ],
     )

@@ -144,7 +144,7 @@ def render(report: Report, theme: str = "auto") -> str:
             best={method: selection and selection.find(method, selection.sizes[-1]) for method in METHODS},
             overall=figures.overall(selection) if selection else [],
             by_domain=figures.by_domain(selection) if selection else [],
-            methods=[(method, figures.METHOD_NAMES[method]) for method in METHODS],
+            methods=[(method, figures.METHOD_NAMES[method]) for method in (selection.methods if selection else ())],
             chain_domains=sorted({chain.domain for chain in report.chains}),
             missing=figures.MISSING,
         )

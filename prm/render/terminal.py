@@ -13,7 +13,7 @@ from rich.text import Text
 from prm.render import figures
 from prm.render.figures import MISSING, plain, shortened
 from prm.report import DomainRow, Report
-from prm.select import METHODS, Selection
+from prm.select import Selection
 from prm.verdict import DOWN, UP
 
 Justify = Literal["left", "right"]
@@ -28,6 +28,9 @@ _COLUMNS: tuple[tuple[str, Justify], ...] = (
     ("known", "left"),
 )
 _STYLES = {UP: "bold blue", DOWN: "bold yellow"}
+
+# Numbers of candidates that fit beside one another.
+_SIZES = 4
 
 
 def _table(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
@@ -85,16 +88,19 @@ def render(report: Report) -> Group:
 
 def render_selection(selection: Selection) -> Group:
     """Accuracy of every method and size, then every domain with the most candidates."""
-    numbers: list[tuple[str, Justify]] = [(f"N = {size}", "right") for size in selection.sizes]
+    sizes = selection.sizes if len(selection.sizes) <= _SIZES else (selection.sizes[0], *selection.sizes[1 - _SIZES :])
+    numbers: list[tuple[str, Justify]] = [(f"N = {size}", "right") for size in sizes]
     table = _table("Best of N, % right ± standard error", [("pick", "left"), *numbers, ("gain over random", "right")])
     for name, scores in figures.overall(selection):
-        cells = [name, *(figures.accuracy(score) for score in scores), figures.gain(scores[-1])]
+        shown = [score for score in scores if score.size in sizes]
+        cells = [name, *(figures.accuracy(score) for score in shown), figures.gain(scores[-1])]
         _fill(table, [[Text(cell) for cell in cells]])
     size = selection.sizes[-1]
-    methods: list[tuple[str, Justify]] = [(figures.METHOD_NAMES[method], "right") for method in METHODS]
+    methods: list[tuple[str, Justify]] = [(figures.METHOD_NAMES[method], "right") for method in selection.methods]
     domains = _table(f"By domain, N = {size}", [("domain", "left"), *methods, ("problems", "right")])
     for domain, found in figures.by_domain(selection):
-        cells = [figures.percent(found[method].accuracy, 1) if method in found else MISSING for method in METHODS]
+        values = (found[method].accuracy if method in found else None for method in selection.methods)
+        cells = [figures.percent(value, 1) for value in values]
         _fill(domains, [[Text(cell) for cell in (plain(domain), *cells, str(found["random"].problems))]])
     missing = sum(selection.missing.values())
     lines = [Text(figures.selection_sentence(selection))]

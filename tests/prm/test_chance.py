@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from prm.chance import LEVEL, common_variance, null_bands
+from prm.chance import LEVEL, bands_for, common_variance, null_bands
+from prm.verdict import DOWN, SAME, UP, weigh
 
 
 def run(rng: random.Random, spreads: dict[str, float]) -> dict[str, float]:
@@ -70,3 +71,46 @@ def test_nothing_to_judge_by():
     # A domain that came later has fewer runs.
     late = null_bands({"null-0": {"a": 0.9, "b": 1.1}, "null-1": {"a": 1.1, "b": 0.9, "c": 1.2}})
     assert [late[name].runs for name in "abc"] == [2, 2, 1]
+
+
+def mirrored(pulls: dict[str, float]) -> tuple[dict[str, float], float]:
+    """Weights of mean 1 from log weights, and the weight of one without pull."""
+    neutral = len(pulls) / sum(math.exp(pull) for pull in pulls.values())
+    return {name: math.exp(pull) * neutral for name, pull in pulls.items()}, neutral
+
+
+def test_what_one_domain_gains_makes_no_other_one_bad():
+    """Twelve domains, one that helps much and one that harms; ten without effect have only chance in them."""
+    rng, null, neutral = random.Random(4), {}, {}
+    names = [f"plain-{k}" for k in range(10)]
+    for i in range(10):
+        pulls = {name: rng.gauss(0, 0.02) for name in ("gains", "harms", *names)}
+        null[f"null-{i}"], neutral[f"null-{i}"] = mirrored(pulls)
+    wrong, told = 0, []
+    for seed in range(100):
+        pulls = {"gains": 2.0, "harms": -0.3} | {name: rng.gauss(0, 0.02) for name in names}
+        weights, scale = mirrored(pulls)
+        real = {"seed-0": weights}
+        found = {
+            name: one.verdict for name, one in weigh(real, bands_for(real, null, neutral | {"seed-0": scale})).items()
+        }
+        wrong += any(found[name] != SAME for name in names)
+        told.append((found["gains"], found["harms"]))
+        # By plain weights all of them are below what null runs have.
+        plain = weigh(real, bands_for(real, null, {}))
+        assert all(plain[name].verdict == DOWN for name in names), seed
+    assert set(told) == {(UP, DOWN)}
+    assert wrong <= 10
+
+
+def test_bands_of_several_runs_are_about_the_mean_of_their_neutral_weights():
+    null, neutral = {}, {}
+    for i, pull in enumerate((-0.1, 0.1, 0.05)):
+        null[f"null-{i}"], neutral[f"null-{i}"] = mirrored({"a": pull, "b": -pull, "c": 0.0})
+    plain = null_bands({run: {d: w / neutral[run] for d, w in one.items()} for run, one in null.items()})
+    found = bands_for({"seed-0": {}, "seed-1": {}}, null, neutral | {"seed-0": 0.5, "seed-1": 0.9})
+    for name, band in found.items():
+        assert (band.low, band.high) == pytest.approx((0.7 * plain[name].low, 0.7 * plain[name].high))
+        assert (band.centre, band.runs) == (pytest.approx(0.7 * plain[name].centre), 3)
+    # Without a rule that has neutral weights they are those of null_bands.
+    assert bands_for({"seed-0": {}}, null, {}) == null_bands(null)

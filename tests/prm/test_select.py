@@ -18,7 +18,7 @@ from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.seeds import digest
 from curate.store import Workspace
 from prm import select
-from prm.candidates import Candidate, best, by_vote, expected, first, majority
+from prm.candidates import Candidate, Votes, best, expected, first, majority, weighted
 from prm.render import terminal
 from prm.stages import SelectConfig
 
@@ -53,7 +53,8 @@ def test_expectations_are_those_of_counting_every_subset(found):
     for size in range(1, len(found) + 1):
         subsets = [list(chosen) for chosen in combinations(found, size)]
         accuracy = expected(found, ["r"], size, 0)
-        picks = {"prm r": lambda part: best(part, "r"), "first": first, "majority": majority}
+        picks = {"prm r": lambda part: best(part, "r"), "weighted r": lambda part: weighted(part, "r")}
+        picks |= {"first": first, "majority": majority}
         for method, pick in picks.items():
             hits = sum(part[pick(part)].outcome is True for part in subsets)
             assert accuracy[method] == pytest.approx(hits / len(subsets)), method
@@ -118,10 +119,30 @@ def test_missing_scores_rank_last():
     assert best([found[0], found[2]], "r") == 0
 
 
+def test_one_sure_chain_outweighs_two_doubtful_ones_and_without_scores_the_majority_decides():
+    found = [candidate(0, "2", False, -3.0), candidate(1, "2", False, -3.0), candidate(2, "1", True, 2.0)]
+    assert (majority(found), weighted(found, "r")) == (0, 2)
+    assert weighted(found, "other") == majority(found)
+    # 0.5 + 0.5 for one answer are as much as 1.0 for the other would be; equal sums go by votes, then by index.
+    level = [candidate(0, "1", True, 0.0), candidate(1, "2", False, 0.0), candidate(2, "2", False, None)]
+    assert weighted(level, "r") == 1
+    assert weighted([candidate(0, None, None, 5.0), candidate(1, "1", True, None)], "r") == 1
+    assert weighted([candidate(1, None, None, 5.0), candidate(0, None, None, None)], "r") == 1
+
+
+@given(problems())
+def test_equal_scores_make_the_weighted_vote_the_majority(found):
+    level = [Candidate(one.sample_index, one.answer, one.outcome, {"r": 1.0}) for one in found]
+    assert weighted(level, "r") == majority(level)
+    for size in range(1, len(found) + 1):
+        accuracy = expected(level, ["r"], size, 0)
+        assert accuracy["weighted r"] == pytest.approx(accuracy["majority"])
+
+
 def test_votes_over_many_candidates_are_drawn_and_repeatable():
     found = [candidate(index, "1" if index % 3 else "2", bool(index % 3)) for index in range(24)]
-    share = by_vote(found, 5, 7)
-    assert share == by_vote(found, 5, 7)
+    share = Votes(found, 5, 7).majority()
+    assert share == Votes(found, 5, 7).majority() == Votes(found[::-1], 5, 7).majority()
     # Majority of 5 of 16 right and 8 wrong, hypergeometric: about 0.80.
     assert share == pytest.approx(0.80, abs=0.05)
 
@@ -152,7 +173,7 @@ def workspace(tmp_path):
 def test_selection_by_hand(workspace):
     found = select.run(workspace, SelectConfig())
     assert (found.problems, found.rollouts, found.undecided, found.sizes) == (3, 12, 1, (1, 2, 4))
-    four = {method: found.find(method, 4).accuracy for method in select.METHODS}
+    four = {method: found.find(method, 4).accuracy for method in found.methods}
     assert four["random"] == pytest.approx((1 / 4 + 2 / 4 + 0) / 3)
     assert four["first"] == pytest.approx(1 / 3)
     # p0: four different answers, the first wins and is wrong; p1: two votes for the right one.
@@ -192,7 +213,7 @@ def test_picks_and_json(workspace):
     found = select.run(workspace, SelectConfig(sizes=(4,)))
     rows = [row for row in found.pick_rows() if row["run"] == "seed-0" and row["problem_id"] == digest("p1")]
     assert [(row["sample_index"], row["rank"], row["picked_by"]) for row in rows] == [
-        (0, 4, ["majority", "first"]),
+        (0, 4, ["weighted", "majority", "first"]),
         (1, 1, ["prm"]),
         (2, 2, []),
         (3, 3, []),
@@ -200,7 +221,8 @@ def test_picks_and_json(workspace):
     assert rows[1]["score"] == pytest.approx(0.5 + 0.3 * 0.9)
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["schema"] == "curate-prm/selection/1"
-    assert len(plain["scores"]) == 3 * (4 + 3)
+    # Overall and two domains; four methods without scores, two of either run and of their mean.
+    assert len(plain["scores"]) == 3 * (4 + 2 * 3)
     assert plain["calibration"][0]["rollouts"] == 11
 
 
@@ -242,7 +264,7 @@ def test_the_table_shows_figures_within_100_columns(workspace):
     assert any("oracle" in line and "66.7" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["mean-log-odds", "sum-log-odds", "mean", "min", "last", "product"])
+@pytest.mark.parametrize("name", ["mean-log-odds", "sum-log-odds", "mean", "min", "max", "last", "product"])
 def test_every_aggregation_ranks_equal_steps_alike(workspace, name):
     found = select.run(workspace, SelectConfig(aggregation=name, sizes=(4,)))
     assert found.find("prm", 4, run="seed-0").accuracy == pytest.approx(2 / 3)
