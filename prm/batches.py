@@ -1,6 +1,8 @@
 """Which rows a step sees: a pure function of the seed and the step, so that a resumed run needs no stored state.
 
-Every group (domain) gives equally many rows to each step. A group is walked through in a fresh order each epoch.
+Every group (domain) gives equally many rows to each step. A group is walked through in a fresh order each epoch; where
+its rows are of several strata, in one that spreads each stratum evenly over the epoch, so that steps differ by the rows
+and not by the mixture.
 """
 
 from __future__ import annotations
@@ -41,26 +43,41 @@ class Stream:
 
 
 class Even(Stream):
-    """One group of all `strata` together, in an order that spreads each of them evenly over the epoch.
-
-    So any stretch of it has of every stratum its share, to about one row: what a step sees differs from the next by the
-    rows, not by the mixture.
+    """The same with `strata` (group -> strata -> rows): a stretch of an epoch has of every stratum its share, to about
+    one row.
     """
 
-    def __init__(self, name: str, strata: Mapping[str, Sequence[str]], rows: int, seed: int) -> None:
-        super().__init__(name, {name: [row for part in strata.values() for row in part]}, rows, seed)
-        self.strata = {stratum: sorted(part) for stratum, part in sorted(strata.items())}
+    def __init__(
+        self, name: str, strata: Mapping[str, Mapping[str, Sequence[str]]], rows_per_group: int, seed: int
+    ) -> None:
+        groups = {group: [row for part in parts.values() for row in part] for group, parts in strata.items()}
+        super().__init__(name, groups, rows_per_group, seed)
+        self.strata = {
+            group: {stratum: sorted(part) for stratum, part in sorted(parts.items())} for group, parts in strata.items()
+        }
 
     def _fresh(self, group: str, epoch: int) -> list[str]:
-        if len(self.strata) == 1:
+        strata = self.strata[group]
+        if len(strata) == 1:
             return super()._fresh(group, epoch)
         placed = []
-        for stratum, part in self.strata.items():
-            rows, draw = list(part), rng(self.seed, self.name, stratum, epoch)
+        for stratum, part in strata.items():
+            rows, draw = list(part), rng(self.seed, self.name, group, stratum, epoch)
             draw.shuffle(rows)
             start = draw.random()
             placed += [((place + start) / len(rows), row) for place, row in enumerate(rows)]
         return [row for _, row in sorted(placed)]
+
+
+def by_value(values: Mapping[str, float], count: int) -> dict[str, list[str]]:
+    """`count` strata of nearly equal size (fewer where there are fewer rows), from low to high values; equal values go
+    by name.
+    """
+    ordered = sorted(values, key=lambda row: (values[row], row))
+    count = min(count, len(ordered))
+    edges = [place * len(ordered) // count for place in range(count + 1)]
+    width = len(str(count))
+    return {f"{place:0{width}d}": ordered[edges[place] : edges[place + 1]] for place in range(count)}
 
 
 class Pooled(Stream):

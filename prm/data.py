@@ -11,6 +11,7 @@ from curate.lineage import Ledger
 from curate.schema import EXAMPLES
 from curate.store import Workspace
 from prm import subset, validation
+from prm.batches import by_value
 from prm.config import SELECTED, TrainConfig
 from prm.encode import Encoded, Encoder, Kept, load_processor
 from prm.examples import (
@@ -45,6 +46,21 @@ class Data:
     features: Kept
     pooled: int | None = None
     held: Held = field(default_factory=Held)
+
+    def strata(self, count: int) -> dict[str, dict[str, list[str]]]:
+        """Domain -> strata of its train rows by their mean label, so that every batch has low and high ones: most of
+        the variance of a domain's gradient along a meta direction is how many of either it happens to hold.
+        """
+        return {
+            domain: by_value({name: self._mean_label(name) for name in names}, count)
+            for domain, names in self.train.items()
+        }
+
+    def _mean_label(self, name: str) -> float:
+        """Mean of the defined labels, each by its weight; of those that train."""
+        example = self.rows[name].example
+        pairs = [(v, w) for v, w in zip(example.values, example.weights, strict=True) if v is not None and w]
+        return sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else 0.0
 
     def meta_problems(self) -> dict[str, list[str]]:
         """Problem -> its rollouts, of the meta set."""

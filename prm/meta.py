@@ -38,7 +38,7 @@ def _stream(names: Sequence[str], domain_of: Mapping[str, str], count: int, seed
     strata: dict[str, list[str]] = {}
     for name in names:
         strata.setdefault(domain_of.get(name, ""), []).append(name)
-    return Even(called, strata, count, seed)
+    return Even(called, {called: strata}, count, seed)
 
 
 class Singles:

@@ -24,7 +24,7 @@ from curate.seeds import digest
 from curate.store import Partition, Workspace
 from prm import account, board, checkpoint, parallel, subset, validation, watch
 from prm.aggregate import aggregation
-from prm.batches import Pooled, Stream
+from prm.batches import Even, Pooled
 from prm.bilevel import Bilevel
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import STAGE, Data, meta_set, pair_notes, prepare
@@ -229,7 +229,7 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
     )
     train = (
-        Stream("train", data.train, config.rows_per_domain, seed)
+        Even("train", data.strata(config.rows_per_domain), config.rows_per_domain, seed)
         if data.pooled is None
         else Pooled("train", data.train, data.pooled, seed)
     )

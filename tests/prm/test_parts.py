@@ -1,6 +1,7 @@
 """Batches, weights, losses, aggregations: invariants and known values."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from curate.errors import UserError
 from prm.aggregate import AGGREGATIONS, aggregation
-from prm.batches import Even, Stream
+from prm.batches import Even, Stream, by_value
 from prm.hypergradient import GradientAverage
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.meta import AnyPairs, Pairs, Singles, shuffled_outcomes
@@ -162,15 +163,39 @@ def test_a_pair_feels_no_common_shift_and_its_mirror_image_undoes_it(right, wron
 def test_a_stretch_of_an_even_walk_has_of_every_stratum_its_share(sizes, size, seed):
     strata = {f"s{place}": [f"{place}-{row}" for row in range(count)] for place, count in enumerate(sizes)}
     total = sum(sizes)
-    epoch = [row for step in range(total) for row in Even("meta", strata, 1, seed).rows(step)["meta"]]
+    epoch = [row for step in range(total) for row in Even("m", {"g": strata}, 1, seed).rows(step)["g"]]
     assert sorted(epoch) == sorted(row for part in strata.values() for row in part)
     for start in range(0, total, size):
         stretch = epoch[start : start + size]
         for place, count in enumerate(sizes):
             here = sum(row.startswith(f"{place}-") for row in stretch)
             assert abs(here - len(stretch) * count / total) <= 1 + len(sizes) * count / total + 1e-9
-    walked = Even("meta", strata, size, seed)
-    assert [row for step in range(5) for row in walked.rows(step)["meta"]][:total] == epoch[: 5 * size]
+    walked = Even("m", {"g": strata}, size, seed)
+    assert [row for step in range(5) for row in walked.rows(step)["g"]][:total] == epoch[: 5 * size]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(1, 9))
+def test_strata_are_of_equal_size_and_in_the_order_of_their_values(values, count):
+    rows = {f"r{place}": value / 4 for place, value in enumerate(values)}
+    strata = by_value(rows, count)
+    assert sorted(row for part in strata.values() for row in part) == sorted(rows)
+    sizes = {len(part) for part in strata.values()}
+    assert len(strata) == min(count, len(rows))
+    assert max(sizes) - min(sizes) <= 1
+    edges = [rows[row] for _, part in sorted(strata.items()) for row in (part[0], part[-1])]
+    assert edges == sorted(edges)
+
+
+def test_every_batch_of_a_domain_has_low_and_high_labels():
+    """Of 40 rows whose labels are their numbers, eight a step: means differ by less than a stratum is wide."""
+    rows = {f"r{number:02d}": float(number) for number in range(40)}
+    walked = Even("train", {"a": by_value(rows, 8)}, 8, 3)
+    plain = Stream("train", {"a": list(rows)}, 8, 3)
+    means = [statistics.mean(rows[name] for name in walked.rows(step)["a"]) for step in range(50)]
+    apart = [statistics.mean(rows[name] for name in plain.rows(step)["a"]) for step in range(50)]
+    assert max(abs(mean - 19.5) for mean in means) < 5
+    assert statistics.stdev(means) < statistics.stdev(apart) / 3
 
 
 def test_single_outcomes_without_signal_still_pull_towards_their_rate():

@@ -10,7 +10,7 @@ from test_train import settings
 
 from curate.store import Workspace
 from prm import train
-from prm.batches import Stream
+from prm.batches import Even
 from prm.config import UpperConfig
 from prm.hypergradient import gradients
 from prm.model import Prm
@@ -41,8 +41,9 @@ def test_uniform_mode_is_a_plain_trainer_bit_for_bit(tiny_model, two_domains):
     prm.start_head("scalar", 0, 0, 0)
     matrices, rest = ([p for p in prm.trained() if (p.ndim > 1) == two] for two in (True, False))
     optimiser = torch.optim.AdamW([{"params": matrices}, {"params": rest, "weight_decay": 0.0}], lr=config.lr)
+    walked = Even("train", data.strata(2), 2, 0)
     for step in range(config.steps):
-        rows = [data.rows[n] for part in Stream("train", data.train, 2, 0).rows(step).values() for n in part]
+        rows = [data.rows[n] for part in walked.rows(step).values() for n in part]
         pairs = zip(prm(rows, data.encoder.prompt), rows, strict=True)
         losses = [((torch.sigmoid(z) - torch.tensor(row.example.values)) ** 2).sum() for z, row in pairs]
         (torch.stack(losses).sum() / len(rows)).backward()
