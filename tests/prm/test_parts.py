@@ -281,6 +281,7 @@ def test_aggregations_agree_with_the_plain_formula(name, logits):
         "sum-log-odds": torch.sigmoid(odds.sum()),
         "mean": scores.mean(),
         "min": scores.min(),
+        "max": scores.max(),
         "last": scores[-1],
         "product": scores.prod(),
     }[name]
