@@ -20,7 +20,7 @@ _RATES = {"adam": 0.01, "mirror": 50.0}
 class UpperConfig(Config):
     """The upper level: weights of domains or rollouts on the meta loss."""
 
-    loss: Literal["outcome", "pairs", "auroc", "ranking"] = "outcome"
+    loss: Literal["outcome", "pairs", "auroc"] = "outcome"
     """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
     a problem the right one's score above the wrong one's, whatever the level of both; `auroc`, the same of two rollouts
     of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.meta`)."""

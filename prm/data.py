@@ -23,7 +23,7 @@ from prm.examples import (
     read_images,
     write_rejects,
 )
-from prm.meta import AnyPairs, MetaSet, Pairs, Ranking, Singles, shuffled_outcomes
+from prm.meta import AnyPairs, MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.validation import Held
 
 STAGE = "train"
@@ -149,8 +149,6 @@ def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> 
         domains = {problem: data.rows[names[0]].example.domain for problem, names in problems.items()}
         return outcomes, Pairs(problems, outcomes, rows // 2, seed, domains)
     domains = {name: data.rows[name].example.domain for name in outcomes}
-    if loss == "ranking":
-        return outcomes, Ranking(problems, outcomes, rows // 2, seed, domains)
     if loss == "auroc":
         return outcomes, AnyPairs(outcomes, rows // 2, seed, domains)
     return outcomes, Singles(list(outcomes), rows, seed, domains)

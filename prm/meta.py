@@ -91,30 +91,6 @@ class Pairs:
         return found
 
 
-class Ranking:
-    """`count` (right, wrong) pairs a step, every other one from within a problem (`Pairs`), the rest from any two
-    (`AnyPairs`); of an odd number the larger half are of the second kind.
-    """
-
-    def __init__(
-        self,
-        groups: Mapping[str, Sequence[str]],
-        outcomes: Mapping[str, bool],
-        count: int,
-        seed: int,
-        domain_of: Mapping[str, str] | None = None,
-    ) -> None:
-        domains = domain_of or {}
-        of_problems = {problem: domains[names[0]] for problem, names in groups.items() if names[0] in domains}
-        self._parts: list[MetaSet] = [AnyPairs(outcomes, count - count // 2, seed, domains)]
-        if count > 1:
-            self._parts.append(Pairs(groups, outcomes, count // 2, seed, of_problems))
-
-    def items(self, step: int) -> list[Item]:
-        """Items (right rollout, wrong rollout) of a step."""
-        return [item for part in self._parts for item in part.items(step)]
-
-
 class AnyPairs:
     """`count` (right, wrong) pairs a step from all rollouts; each side is walked through in a fresh order each epoch.
 

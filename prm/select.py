@@ -141,13 +141,13 @@ def run(workspace: Workspace, config: SelectConfig) -> Selection:
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
     if not rollouts:
         raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
-    orms = _outcome_models(workspace)
+    orms = outcome_models(workspace)
     logits = rollout_logits(workspace, rollouts, aggregation, orms)
     if not logits:
         raise UserError("There are no step scores of test rollouts; run `prm score` first.")
     runs = tuple(sorted(logits))
     prms = tuple(name for name in runs if name not in orms)
-    problems = _problems(rollouts, logits)
+    problems = candidates_of(rollouts, logits)
     largest = max(len(candidates) for candidates in problems.values())
     usable = tuple(sorted({size for size in sizes if size <= largest}))
     if not usable:
@@ -182,7 +182,7 @@ def write(selection: Selection, workspace: Workspace) -> Path:
     return path
 
 
-def _outcome_models(workspace: Workspace) -> set[str]:
+def outcome_models(workspace: Workspace) -> set[str]:
     """Names of those whose scores are of outcomes, as `prm score` recorded."""
     records = {one.folder.name: lineage.read(one) for one in workspace.partitions(STEP_SCORES)}
     return {name for name, record in records.items() if record and record["config"].get("target") == "outcome"}
@@ -223,7 +223,7 @@ def rollout_logits(
     return dict(logits)
 
 
-def _problems(
+def candidates_of(
     rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, list[Candidate]]:
     """Candidates of each problem, by sample index."""
