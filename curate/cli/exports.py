@@ -38,7 +38,7 @@ def export(
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: for everybody.")] = False,
     any_licence: Annotated[
-        bool, typer.Option("--any-licence", help="With --push: also where a licence is unknown or forbids it.")
+        bool, typer.Option("--any-licence", help="With --push: also where a licence is not known or forbids it.")
     ] = False,
 ) -> None:
     """Write rollouts and step labels in another tool's format.

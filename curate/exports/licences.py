@@ -31,7 +31,7 @@ def concern(licence: str | None, made_here: bool = False) -> str | None:
         return None if made_here else "the licence is unknown"
     if _FORBIDS.search(name):
         return "the licence forbids handing it on, or handing on what was made from it"
-    return None
+    return None if name in _HUB else "the licence is none of the common ones, and its terms are not known here"
 
 
 def on_the_hub(licences: set[str | None]) -> str | list[str]:

@@ -29,8 +29,10 @@ from curate.sources.roots import Root, open_root
 from curate.sources.values import text_of, writable
 
 Record = Mapping[str, Any]
-_META = re.compile(
-    r"Question: (?P<question>.*?)(?:\nOptions: (?P<options>[^\n]*))?(?:\n\n(?P<response>.*))?", re.DOTALL
+# A question with options may have empty lines of its own; without options, the first one ends it.
+_META = (
+    re.compile(r"Question: (?P<question>.*?)\nOptions: (?P<options>[^\n]*)(?:\n\n(?P<response>.*))?", re.DOTALL),
+    re.compile(r"Question: (?P<question>.*?)(?P<options>)(?:\n\n(?P<response>.*))?", re.DOTALL),
 )
 # Shares of right and of wrong rows with a response that lie further apart give labels away.
 _LEAK = 0.1
@@ -123,7 +125,7 @@ class DreamPrm:
         right, said = record["true_false"], text_of(record.get("input"))
         if not isinstance(right, bool):
             raise RowError("unusable-label", f"true_false is neither true nor false: {str(right)[:40]!r}")
-        match = _META.fullmatch(said or "")
+        match = _parts(said or "")
         if match is None:
             raise RowError("unknown-form", f'the input does not begin with "Question: ": {str(said)[:80]}')
         response = _texts(_kept(record).get("steps")) or steps.split((match["response"] or "").strip())
@@ -163,7 +165,7 @@ class DreamPrm:
         rows: Counter[bool] = Counter()
         answered: Counter[bool] = Counter()
         for record in records:
-            right, match = record.get("true_false"), _META.fullmatch(str(record.get("input")))
+            right, match = record.get("true_false"), _parts(str(record.get("input")))
             if isinstance(right, bool) and match is not None:
                 rows[right] += 1
                 answered[right] += bool((match["response"] or "").strip())
@@ -174,6 +176,11 @@ class DreamPrm:
             f"marked true {answered[True]} have a response, of {rows[False]} that are marked false {answered[False]}; "
             "rows without one are left out, and what is left is no fair meta set: make one of your own."
         )
+
+
+def _parts(text: str) -> re.Match[str] | None:
+    """Question, options and response of a meta row; null where it has another form."""
+    return next((match for form in _META if (match := form.fullmatch(text)) is not None), None)
 
 
 def _group(record: Record) -> str:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import datasets
 import export_testbed as bed
+import httpx
 import huggingface_hub
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from curate.exports import columns, facts, licences, parquet, records, target, w
 from curate.exports import run as exports
 from curate.exports.base import Options
 from curate.exports.formats import FORMATS
+from curate.exports.push import hub as real_hub
 from curate.exports.push import push
 from curate.exports.run import Wanted
 from curate.prompts import problem_text
@@ -287,7 +289,8 @@ def test_webdataset_shards_load_and_are_the_same_twice(export, monkeypatch):
 
 
 def test_licences_by_their_names():
-    assert licences.concern("Apache-2.0") is licences.concern("challenge terms") is None
+    assert licences.concern("Apache-2.0") is licences.concern("CC-BY-NC-SA-4.0") is None
+    assert "not known here" in licences.concern("challenge terms")
     assert licences.concern(None, made_here=True) is None
     for name in (None, " ", "Unknown", "other"):
         assert "unknown" in licences.concern(name)
@@ -370,10 +373,14 @@ def test_a_push_is_private_unless_it_is_told_otherwise(tmp_path, public):
     assert (given["repo_id"], given["folder_path"], given["repo_type"]) == ("me/set", tmp_path, "dataset")
     assert "data/*" in given["delete_patterns"] and "token" not in given
     # One that is there keeps its visibility: nothing goes into the wrong one.
-    for hub in (Recorder(there=public), Recorder(error=OSError("401 Client Error\nmore"))):
+    broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=httpx.ConnectError("401 Client Error")))
+    for hub in (Recorder(there=public), *broken):
         with pytest.raises(UserError, match=r"is there already|401 Client Error; check"):
             push(tmp_path, "me/set", public, hub)
         assert len(hub.calls) == 1
+    # The real library, which is told that there is no network.
+    with pytest.raises(UserError, match="was not pushed to me/set"):
+        push(tmp_path, "me/set", public, real_hub())
     assert all(hasattr(huggingface_hub.HfApi, name) for name in ("create_repo", "repo_info", "upload_folder"))
 
 
