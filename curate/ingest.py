@@ -25,7 +25,6 @@ from curate.rows import AnySource, Picture
 from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import IngestConfig
 from curate.seeds import digest
-from curate.source_sections import MappedSource
 from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.stage import Reporter
@@ -148,7 +147,7 @@ def run(
     total = Ledger("rows")
     reporter.start(STAGE, len(config.sources), "sources")
     for source in config.sources:
-        ledger = _ingest_source(source, config, workspace, base)
+        ledger = _ingest_source(source, config, workspace, base, reporter)
         _add(total, ledger)
         reporter.advance(1, source.name)
     reporter.finish()
@@ -233,7 +232,9 @@ def _settings(source: AnySource, config: IngestConfig) -> dict[str, Any]:
     }
 
 
-def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace, base: Path) -> Ledger:
+def _ingest_source(
+    source: AnySource, config: IngestConfig, workspace: Workspace, base: Path, reporter: Reporter
+) -> Ledger:
     partition = workspace.partition(PROBLEMS, source.name)
     settings = _settings(source, config)
     record = lineage.guard(partition, settings, f"curate ingest --replace {source.name}")
@@ -249,6 +250,8 @@ def _ingest_source(source: AnySource, config: IngestConfig, workspace: Workspace
         for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
             sink.take(chunk, ledger)
     ledger.check(f"{STAGE} {source.name}")
+    for note in getattr(adapter, "notes", ()):
+        reporter.note(note)
     lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
     return ledger
 
@@ -273,10 +276,9 @@ class _Sink:
 
     def __init__(self, source: AnySource, workspace: Workspace) -> None:
         self._source = source
-        brings_chains = isinstance(source, MappedSource) and source.chain is not None
         self._seen = _Seen(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.
-        tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if brings_chains else ()), REJECTS)
+        tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if source.brings_chains else ()), REJECTS)
         self._writers = {table.name: Writer(workspace.partition(table, source.name)) for table in tables}
         self._there = {name: IdMap() for name in self._writers}
         for name, there in self._there.items():

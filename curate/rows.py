@@ -13,10 +13,10 @@ from curate.inspectors import Found, look
 from curate.schema import GIVEN, Row
 from curate.sections import IngestConfig
 from curate.seeds import digest
-from curate.source_sections import FilesSource, HubSource, MappedSource, PackageSource, SyntheticSource
+from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
 from curate.sources.base import GivenChain, SourceRow
 
-AnySource = SyntheticSource | FilesSource | HubSource | PackageSource
+AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def problem_of(row: SourceRow, source: AnySource, looked: Sequence[Picture | Row
 
 def _gold(row: SourceRow, source: AnySource) -> tuple[str | None, str | None]:
     """The gold answer and how it is graded; neither where a source with chains does without."""
-    if isinstance(source, MappedSource) and source.columns.answer is None:
+    if row.answer is None and not source.needs_gold:
         return None, None
     answer = _wanted("answer", row.answer)
     stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
@@ -132,6 +132,8 @@ def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, 
     outcome, rule = chain.outcome, GIVEN
     if outcome is None and problem["answer"] is None:
         rule = "no-gold"
+    elif outcome is None and answer is None and not chain.whole:
+        rule = "cut-short"
     elif outcome is None:
         gold = (problem[column] for column in ("answer", "answer_type", "choices", "accepted", "tolerance"))
         verdict = grade(answer, *gold)

@@ -30,6 +30,16 @@ class _SourceConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """Read only the first so many rows."""
 
+    @property
+    def brings_chains(self) -> bool:
+        """Whether its rows come with chains of thought."""
+        return False
+
+    @property
+    def needs_gold(self) -> bool:
+        """Whether a row without a gold answer is of no use."""
+        return True
+
 
 class SyntheticSource(_SourceConfig):
     """Problems drawn by the program, with exact answers and exact step truth."""
@@ -173,6 +183,16 @@ class MappedSource(_SourceConfig):
     revision: str | None = None
     """Of the data: what the rows are marked with, and for a hub dataset what is loaded."""
 
+    @property
+    def brings_chains(self) -> bool:
+        """As its columns say."""
+        return self.chain is not None
+
+    @property
+    def needs_gold(self) -> bool:
+        """As its columns say."""
+        return self.columns.answer is not None
+
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         columns = self.columns
@@ -228,6 +248,30 @@ class HubSource(MappedSource):
     """Folder or zip archive of the images, where the columns hold paths; of a local folder, the folder itself."""
 
 
+class DreamPrmSource(_SourceConfig):
+    """A train or meta file of DreamPRM: chains with step labels, or with outcomes; see `curate.sources.dreamprm`."""
+
+    kind: Literal["dreamprm"]
+    path: Path
+    """The JSON file; relative paths are relative to the recipe."""
+    root: Path | None = None
+    """Folder or zip archive that image paths are relative to; the file's own folder when null."""
+    answer_type: AnswerType | None = None
+    """How answers are graded; decided row by row from choices and answer when null."""
+    revision: str | None = None
+    """Of the data: what the rows are marked with."""
+
+    @property
+    def brings_chains(self) -> bool:
+        """Every row is one, or a part of one."""
+        return True
+
+    @property
+    def needs_gold(self) -> bool:
+        """Meta rows have outcomes instead."""
+        return False
+
+
 class PackageSource(MappedSource):
     """Whatever an installed package reads: its adapter is an entry point in the group `curate.sources`."""
 
@@ -238,4 +282,6 @@ class PackageSource(MappedSource):
     """What the adapter needs to know."""
 
 
-SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource | PackageSource, Field(discriminator="kind")]
+SourceConfig = Annotated[
+    SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource, Field(discriminator="kind")
+]

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from curate.config import did_you_mean
 from curate.errors import UserError
-from curate.source_sections import FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
 from curate.sources.base import Source
 
 ENTRY_POINTS = "curate.sources"
 
 
-def open_source(config: SyntheticSource | FilesSource | HubSource | PackageSource, base: Path) -> Source:
+def open_source(
+    config: SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource, base: Path
+) -> Source:
     """The adapter for a source's configuration; relative paths are relative to `base`."""
     if isinstance(config, SyntheticSource):
         from curate.sources.synthetic import Synthetic
@@ -31,6 +33,10 @@ def open_source(config: SyntheticSource | FilesSource | HubSource | PackageSourc
         from curate.sources.hub import Hub
 
         return Hub(config, base)
+    if isinstance(config, DreamPrmSource):
+        from curate.sources.dreamprm import DreamPrm
+
+        return DreamPrm(config, base)
     return _outside(config, base)
 
 

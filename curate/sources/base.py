@@ -14,7 +14,8 @@ class GivenChain:
     """A chain of thought that a source brings, in steps, with what it says about each (empty where it says nothing).
 
     `values` are labels in [0, 1], null where a step has none; `counts` are (right, graded) completions that a label
-    came from. `outcome` is whether the final answer is right, `policy` names the model that wrote the chain.
+    came from. `outcome` is whether the final answer is right, `policy` names the model that wrote the chain. A chain
+    that is not known to be `whole` and comes to no answer is no wrong one.
     """
 
     steps: Sequence[str]
@@ -22,6 +23,7 @@ class GivenChain:
     counts: Sequence[tuple[int, int] | None] = ()
     outcome: bool | None = None
     policy: str | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ class Parsed:
 
 Form = Callable[[str, str], Parsed]
 
-_PLACEHOLDER = re.compile(r"^\s*<image\s*\d*>\s*|\s*<image\s*\d*>\s*$")
+# One for each picture.
+_PLACEHOLDER = re.compile(r"^(?:\s*<image\s*\d*>)+\s*|(?:\s*<image\s*\d*>)+\s*$")
 # The one line that the cauldron's script puts behind a question to ask for a short answer.
 _BREVITY = frozenset(
     {

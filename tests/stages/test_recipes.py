@@ -349,8 +349,16 @@ def source_of(name: str):
     return chain.load(recipes.find(recipes.folder() / f"{name}.yaml")).section("ingest").sources[0]
 
 
-# Sources that bring chains have their copies in test_given.py.
-CHAINS = ("math-shepherd", "prm800k", "processbench", "visualprm400k", "visualprm400k-raw", "visualprocessbench")
+# Sources that bring chains have their copies in test_given.py, DreamPRM's in test_export_back.py.
+CHAINS = (
+    "dreamprm",
+    "math-shepherd",
+    "prm800k",
+    "processbench",
+    "visualprm400k",
+    "visualprm400k-raw",
+    "visualprocessbench",
+)
 
 
 def test_every_recipe_has_a_copy_here():

@@ -1,0 +1,184 @@
+"""The card of an export, README.md: where every row comes from, how it was made, and what its fields mean. Pure.
+
+Its head is the metadata that the hub reads (huggingface_hub: `DatasetCardData`); names of its keys are the hub's.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from curate.exports import licences
+from curate.exports.base import Layout
+from curate.exports.facts import Facts
+from curate.exports.report import Report
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
+          (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
+# What a table of the card has of a source's section besides its licence and revision.
+_PLACES = ("dataset", "path", "task", "adapter")
+
+
+def text(name: str, report: Report, layout: Layout, facts: Facts) -> str:
+    """The whole file."""
+    parts = [
+        f"---\n{yaml.safe_dump(head(report, layout), sort_keys=False, allow_unicode=True)}---\n",
+        f"# {cell(name)}\n",
+        "Chains of thought with step labels, for process reward models; made with curate-prm, exported in the format "
+        f"`{report.format}`.\n",
+        f"## Load\n\n{fenced(layout.loading.replace('{folder}', name), 'python')}",
+        _sources(report, facts),
+        _models(facts),
+        _labels(facts),
+        _clean(facts),
+        _accounts(report, facts),
+        "## Fields\n",
+        table(("field", "meaning"), ((f"`{field}`", meaning) for field, meaning in layout.fields.items()), plain=True),
+        "## Notes\n\n" + "\n".join(f"- {note}" for note in layout.notes) + "\n" if layout.notes else "",
+        _again(report, facts),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def head(report: Report, layout: Layout) -> dict[str, Any]:
+    """The metadata for the hub."""
+    names = {use.licence for use in report.sources}
+    found: dict[str, Any] = {"license": licences.on_the_hub(names)}
+    if found["license"] == "other":
+        found["license_name"] = "see-the-table-of-sources"
+    rows = report.rollouts.out
+    found["tags"] = ["process-reward-model", "chain-of-thought", "curate-prm"]
+    found["size_categories"] = [next((size for most, size in _SIZES if rows < most), "1B<n<10B")]
+    if layout.data_files:
+        files = [{"split": split, "path": path} for split, path in layout.data_files.items()]
+        found["configs"] = [{"config_name": "default", "data_files": files}]
+    if layout.features:
+        found["dataset_info"] = {"features": list(layout.features)}
+    return found
+
+
+def cell(value: object) -> str:
+    """A value inside a line of Markdown: no markup of its own, no end of the line or of the cell."""
+    if value is None:
+        return ""
+    plain = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"([\\`*_{}\[\]|#])", r"\\\1", plain)
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[object]], plain: bool = False) -> str:
+    """A table; `plain` cells are our own and may have markup."""
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    lines += [f"| {' | '.join(str(each) if plain else cell(each) for each in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def fenced(block: str, language: str) -> str:
+    """A block of code, whatever stands in it."""
+    longest = max((len(found) for found in re.findall(r"`+", block)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{block.rstrip()}\n{fence}\n"
+
+
+def _sources(report: Report, facts: Facts) -> str:
+    rows = []
+    for use in report.sources:
+        config = facts.sources.get(use.source, {})
+        place = next((config[key] for key in _PLACES if config.get(key)), None)
+        defect = f", with a planted defect: {config['defect']}" if config.get("defect") else ""
+        kind = f"{config.get('kind', 'unknown')}{defect}"
+        rows.append((use.source, kind, place, use.revision, use.licence or "none stated", use.rows))
+    parts = ["## Sources\n", table(("source", "kind", "data", "revision", "licence", "rows"), rows)]
+    if report.concerns:
+        listed = "\n".join(f"- {cell(use.line())}" for use in report.concerns)
+        parts.append(f"**Look at these licences before you hand the data on.**\n\n{listed}\n")
+    return "\n".join(parts)
+
+
+def _models(facts: Facts) -> str:
+    """Who wrote the chains, the completions and the judgements."""
+    rows = []
+    for what, records in (
+        ("chains", facts.rollouts),
+        ("completions", facts.completions),
+        ("judgements", facts.judgements),
+    ):
+        for record in records:
+            config, versions = record["config"], record["versions"]
+            engine = ", ".join(
+                f"{name} {versions[name]}" for name in ("vllm", "server", "transformers") if name in versions
+            )
+            model = config.get("model") or config.get("policy") or "not stated"
+            rows.append((what, record["partition"], model, versions.get("model"), engine, config.get("prompt"),
+                         _flat(config.get("sampling")), config.get("seed")))  # fmt: skip
+    if not rows:
+        return "## Models\n\nThe chains came with their sources.\n"
+    names = ("wrote", "part", "model", "revision", "engine", "prompt", "sampling", "seed")
+    return "## Models\n\n" + table(names, rows) + "\nSources that bring chains of their own are not listed here.\n"
+
+
+def _flat(tree: Any) -> str | None:
+    if not isinstance(tree, Mapping):
+        return None if tree is None else str(tree)
+    return ", ".join(f"{key} {value}" for key, value in tree.items() if value is not None)
+
+
+def _labels(facts: Facts) -> str:
+    if not facts.labels:
+        return "## Labels\n\nStep labels, where there are any, came with their sources (mode `given`).\n"
+    return "## Labels\n\n" + table(
+        ("mode", "settings"), ((record["config"].get("mode"), _flat(record["config"])) for record in facts.labels)
+    )
+
+
+def _clean(facts: Facts) -> str:
+    """Near duplicates, and training problems that the meta or test set shows."""
+    done = {record["stage"]: record for record in facts.drops}
+    lines = []
+    for stage, what in (("dedup", "near duplicates"), ("decontaminate", "training problems shown by meta or test set")):
+        record = done.get(stage)
+        if record is None:
+            lines.append(f"- {stage}, for {what}: not run.")
+            continue
+        ledger = record["ledger"] or {}
+        left = sum((ledger.get("rejected") or {}).values()) + (ledger.get("duplicate") or 0)
+        lines.append(f"- {stage}, for {what}: {left:,} of {ledger.get('taken') or 0:,} problems dropped "
+                     f"({cell(_flat(record['config']))}).")  # fmt: skip
+    return (
+        "## Decontamination\n\nTrain, meta and test set share no problem and no picture, byte for byte.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _accounts(report: Report, facts: Facts) -> str:
+    names = ("stage", "table_name", "partition", "taken", "out", "duplicate", "rejected", "failed", "reasons")
+    rows = [[entry[name] for name in names] for entry in facts.ledger]
+    shares = ", ".join(f"{count:,} {role}" for role, count in report.splits.items())
+    return (
+        f"## Accounts\n\nThis export: {cell(report.rollouts.line())}; {cell(report.steps.line())}. Rows: {shares}.\n\n"
+        "What it was made from (in = out + duplicate + rejected + failed):\n\n"
+        + table(("stage", "table", "partition", "in", *names[4:]), rows)
+    )
+
+
+def _again(report: Report, facts: Facts) -> str:
+    """How to make it again."""
+    chosen = "".join(
+        f" --{name} {each}"
+        for name, value in report.options.items()
+        for each in (value if isinstance(value, list) else ["FILE"] if name == "system" else [value])
+    )
+    command = f"curate export {report.format} FOLDER --workspace WORK{chosen}"
+    versions = ", ".join(f"{package} {' and '.join(found)}" for package, found in facts.versions.items())
+    parts = [f"## Make it again\n\nMade with {cell(versions)}.\n"]
+    if facts.recipe is not None:
+        parts.append(fenced(f"curate run recipe.yaml --workspace WORK\n{command}", "sh"))
+        parts.append(f"The resolved recipe of the last run (`recipe.yaml`):\n\n{fenced(facts.recipe, 'yaml')}")
+        parts.append(f"Commands that made the workspace, in order:\n\n{fenced(chr(10).join(facts.commands), 'sh')}")
+    else:
+        parts.append(fenced(command, "sh"))
+    return "\n".join(parts)

@@ -1,0 +1,67 @@
+"""The folder of an export: written beside its place under another name, and put there when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from curate.errors import UserError
+
+# Written last into every export; a folder without it is none of ours and never deleted.
+MANIFEST = "export.json"
+
+
+@contextlib.contextmanager
+def fresh(folder: Path, replace: bool) -> Iterator[Path]:
+    """An empty folder that becomes `folder` at the end; nothing is left of it when anything is raised inside.
+
+    UserError when there is something at `folder` already, unless it is an export and `replace` is set.
+    """
+    # Without the links on the way: what is renamed must be the folder itself.
+    folder = folder.absolute()
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    if not folder.name:
+        raise UserError(f"{folder} is no place for an export; give a new folder.")
+    if old.is_dir() and not folder.exists():
+        # A run that was killed between the two renames.
+        old.rename(folder)
+    _check(folder, replace)
+    try:
+        for each in (part, old):
+            shutil.rmtree(each, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from None
+    try:
+        yield part
+        _sync(part)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check(folder: Path, replace: bool) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder.name} is a file or a link already; give the export another folder.")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"The folder {folder.name} has files that no export wrote; give the export another one.")
+    if not replace:
+        raise UserError(f"There is an export in {folder.name} already; give --replace, or another folder.")
+
+
+def _sync(folder: Path) -> None:
+    """All files on the disk, before their folder gets its name."""
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

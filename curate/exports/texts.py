@@ -1,0 +1,67 @@
+"""Files of JSON that are written a record at a time, and pictures in a folder beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from curate.errors import UserError
+from curate.exports.base import Picture
+
+
+def encoded(record: Any) -> bytes:
+    """A record as JSON on one line."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+
+
+class Lines:
+    """JSON Lines."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: IO[bytes] = path.open("wb")
+
+    def add(self, record: Any) -> None:
+        """Another line."""
+        self._file.write(encoded(record) + b"\n")
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+class Array(Lines):
+    """One JSON array, a record a line."""
+
+    _count = 0
+
+    def add(self, record: Any) -> None:
+        """Another record."""
+        self._file.write((b",\n" if self._count else b"[\n") + encoded(record))
+        self._count += 1
+
+    def close(self) -> None:
+        """Finish the file; an array without records is one, too."""
+        self._file.write(b"\n]\n" if self._count else b"[]\n")
+        self._file.close()
+
+
+class Pictures:
+    """A folder of pictures, each once, under its content hash."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._there: set[str] = set()
+
+    def name(self, picture: Picture) -> str:
+        """The picture's name in the folder, in which it is from now on."""
+        name = picture.name
+        if name not in self._there:
+            # A hash is hexadecimal: whatever else stood in a table would not be a path of ours.
+            if not name.replace(".", "").isalnum():
+                raise UserError(f"The picture {name} has no name that a file may have; ingest its source again.")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / name).write_bytes(picture.data)
+            self._there.add(name)
+        return name
