@@ -172,9 +172,7 @@ def rollout_logits(
 ) -> dict[str, dict[str, float]]:
     """Aggregated logit of every wholly scored rollout: run -> rollout -> logit. One null or absent step is a gap."""
     # torch, which a command's help must not import
-    import torch
-
-    from prm.aggregate import aggregation
+    from prm.aggregate import aggregation, rollout_logit
 
     aggregate = aggregation(name)
     steps = {row["rollout_id"]: len(row["steps"]) for row in rollouts}
@@ -186,9 +184,9 @@ def rollout_logits(
     logits: dict[str, dict[str, float]] = defaultdict(dict)
     for (trained, rollout), scores in kept.items():
         if sorted(scores) == list(range(steps[rollout])):
-            values = torch.tensor([scores[step] for step in range(steps[rollout])], dtype=torch.float64)
-            tiny = torch.finfo(torch.float64).eps
-            logits[trained][rollout] = float(aggregate(torch.logit(values, eps=tiny)))
+            logit = rollout_logit([scores[step] for step in range(steps[rollout])], aggregate)
+            if logit is not None:
+                logits[trained][rollout] = logit
     return dict(logits)
 
 
