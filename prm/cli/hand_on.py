@@ -1,9 +1,10 @@
-"""Commands that hand a trained PRM on: export."""
+"""Commands that hand a trained PRM on: export, serve."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,4 +40,42 @@ def export(
         typer.echo(f"{run}: {made.architecture} in {made.dtype}, head {made.head}, at {made.folder}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"export": export}
+def serve(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER_OR_RUN", help="An exported folder, or a run of the workspace.", show_default=False
+        ),
+    ],
+    workspace: Place = PLACE,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen where other machines reach it; there is no password.")
+    ] = False,
+    batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, help="Chains in one forward.")] = 16,
+    queue_rows: Annotated[int, typer.Option("--queue-rows", min=1, help="Chains that wait; then 503.")] = 256,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Of an image.")] = 32_000_000,
+    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Of a request.")] = 64,
+) -> None:
+    """Score chains over HTTP, with the numbers of `prm score`.
+
+    POST /score takes {"question", "choices", "images" (base64), "steps"} or a list of such; GET /health, GET /info.
+    """
+    from prm.serving import server
+    from prm.serving.rows import Limits
+
+    folder = server.locate(target, workspace)
+    usual = Limits()
+    # A list that never finds room in the queue is too long.
+    rows = min(usual.rows, queue_rows)
+    limits = replace(usual, body_bytes=max_megabytes * 2**20, pixels=max_pixels, rows=rows)
+    with server.bind(host, port, remote) as bound:
+
+        def on_ready(address: str) -> None:
+            typer.echo(f"Serving {folder.resolve().name} at {address}; Ctrl+C stops.")
+
+        server.run(folder, bound, batch_rows, queue_rows, limits, on_ready)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"export": export, "serve": serve}
