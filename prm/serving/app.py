@@ -1,4 +1,4 @@
-"""The HTTP face: POST /score, GET /health, GET /info. Every answer is JSON; a refusal is {"error": one sentence}."""
+"""The HTTP face: POST /score, GET /health, GET /info. Answers are JSON; a refusal is {"error": one sentence}."""
 
 from __future__ import annotations
 

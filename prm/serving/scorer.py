@@ -7,6 +7,7 @@ batch to fill, and a full queue refuses at once.
 from __future__ import annotations
 
 import asyncio
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,9 +82,12 @@ class Scorer:
             except RowError as error:
                 found[place] = Scored(None, None, str(error))
         for one, logits in step_logits(self._prm, encoder, encoded, self._batch_rows):
-            steps = step_scores(one, logits)
+            place, steps = one.example.sample_index, step_scores(one, logits)
+            if any(score is not None and math.isnan(score) for score in steps):
+                found[place] = Scored(None, None, "the model gives no number for this row", failed=True)
+                continue
             logit = rollout_logit(steps, self._aggregate)
-            found[one.example.sample_index] = Scored(tuple(steps), None if logit is None else probability(logit))
+            found[place] = Scored(tuple(steps), None if logit is None else probability(logit))
         return [scored for scored in found if scored is not None]
 
 

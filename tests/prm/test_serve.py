@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 import serving_bench
+import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -146,6 +147,14 @@ def test_branches_text_only_models_and_steps_without_text(folders, tmp_path):
     assert second == Scored(None, None, "image: this model reads text only; leave images out")
     assert third.steps[1] is None and third.steps[2] is not None and third.score is None
     assert scorer.info()["read"] == "branch" and not scorer.info()["images"]
+
+
+def test_a_model_that_gives_no_number_is_an_error_and_no_score(workspace):
+    scorer = Scorer(model_folder(workspace, "seed-0"), 1)
+    with torch.no_grad():
+        scorer._prm.score.weight.fill_(float("nan"))
+    (scored,) = scorer([Row("How many?", (), (), ("One.",))])
+    assert (scored.steps, scored.score, scored.failed) == (None, None, True)
 
 
 def test_health_and_info(client, workspace):
