@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,15 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "last": lambda logits: logits[-1],
     "product": lambda logits: log_odds_of(logsigmoid(logits).sum()),
 }
+# The same for people, from step scores s.
+FORMULAS = {
+    "mean-log-odds": "sigmoid(mean(log(s / (1 - s))))",
+    "sum-log-odds": "sigmoid(sum(log(s / (1 - s))))",
+    "mean": "mean(s)",
+    "min": "min(s)",
+    "last": "s of the last step",
+    "product": "product(s)",
+}
 
 
 def aggregation(name: str) -> Aggregation:
@@ -49,3 +58,11 @@ def aggregation(name: str) -> Aggregation:
         return AGGREGATIONS[name]
     except KeyError:
         raise UserError(f'There is no aggregation "{name}"{did_you_mean(name, list(AGGREGATIONS))}') from None
+
+
+def rollout_logit(scores: Sequence[float | None], aggregate: Aggregation) -> float | None:
+    """The logit of a rollout's score from its stored step scores; null where one is missing, or all are."""
+    if not scores or None in scores:
+        return None
+    values = torch.tensor(scores, dtype=torch.float64)
+    return float(aggregate(torch.logit(values, eps=torch.finfo(torch.float64).eps)))

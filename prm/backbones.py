@@ -8,6 +8,7 @@ forward with everything it takes: the same scores, images seen anew each time, a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,9 +22,11 @@ mend()
 
 from transformers import (  # noqa: E402 - after the mending
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForTokenClassification,
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
@@ -37,17 +40,24 @@ BRANCHING = ("llama", "qwen2", "qwen3")
 TOWERS = ("visual", "vision_tower", "vision_model")
 # What brings a tower's output to the language model, where it is no part of the tower.
 PROJECTORS = ("multi_modal_projector",)
+# What the name of a class says that has a head for every token and none for the vocabulary.
+CLASSIFIES = "ForTokenClassification"
 # Prompts whose rotary positions are kept: 24 bytes a token.
 _PLACES = 4096
 
 
 def load(folder: str, revision: str | None) -> Any:
-    """A causal model in float32 with its language-model head, by its own class; UserError when there is none."""
+    """A causal model in float32 with its language-model head, by its own class; UserError when there is none.
+
+    A token classifier (`as_classifier`) comes without that head.
+    """
     disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, revision=revision)
         seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
+        reading = AutoModelForTokenClassification if classifies else AutoModelForCausalLM
+        kind = AutoModelForImageTextToText if seeing else reading
         return kind.from_pretrained(
             folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         )
@@ -57,6 +67,29 @@ def load(folder: str, revision: str | None) -> Any:
             f"The model {folder} cannot be loaded ({reason}); `train.model` must be a folder or hub id of a "
             "vision-language model, or a causal language model, with safetensors weights."
         ) from None
+
+
+def as_classifier(causal: Any, head: Any) -> Any:
+    """Transformers' token classifier of a text-only causal model's family, with its body and this bias-free row.
+
+    It has no other parameters; both share theirs. UserError when the family has none whose head can be such a row.
+    """
+    config = copy.deepcopy(causal.config)
+    # As `GenericForTokenClassification` of transformers 5.19 reads them (its modeling_layers.py).
+    config.num_labels, config.token_classification_bias, config.classifier_dropout = 1, False, 0.0
+    whole = None
+    if type(config) in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+        with torch.device("meta"):
+            whole = AutoModelForTokenClassification.from_config(config)
+    row = getattr(whole, "score", None)
+    if whole is None or not isinstance(row, torch.nn.Linear) or row.bias is not None:
+        raise UserError(
+            f"transformers has no token classifier of a {config.model_type} with a bias-free head, so no Auto class "
+            "could load this PRM; serve it with `prm serve`, or train on Qwen2, Qwen3 or Llama."
+        )
+    setattr(whole, whole.base_model_prefix, getattr(causal, causal.base_model_prefix))
+    whole.score = head
+    return whole.eval()
 
 
 class Backbone:

@@ -176,7 +176,14 @@ class Encoder:
         self._pixels = Kept(cache_megabytes)
         # What is read after each step; null where its own last token is.
         self.suffix = None if read == "step-end" else suffix or self._closing()
+        self._read = read
         self._suffix_ids = self.tokens(self.suffix) if self.suffix else []
+
+    def of(self, images: Mapping[str, bytes], cache_megabytes: int) -> Encoder:
+        """The same encoder for other images; it remembers nothing of this one's."""
+        return Encoder(
+            self.processor, images, self.instruction, self.max_length, cache_megabytes, self._read, self.suffix
+        )
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a piece of text, nothing added."""
@@ -220,14 +227,20 @@ class Encoder:
         if not self.sees:
             plain: Mapping[str, Tensor] = self.tokenizer(chat, add_special_tokens=False, return_tensors="pt")
             return plain
-        made: Mapping[str, Tensor] = self.processor(
-            text=[chat],
-            images=pictures or None,
-            return_tensors="pt",
-            return_mm_token_type_ids=True,
-            # The chat template has them already.
-            add_special_tokens=False,
-        )
+        try:
+            made: Mapping[str, Tensor] = self.processor(
+                text=[chat],
+                images=pictures or None,
+                return_tensors="pt",
+                return_mm_token_type_ids=True,
+                # The chat template has them already.
+                add_special_tokens=False,
+            )
+        except ValueError as error:
+            if not pictures:
+                raise
+            # Such as a picture that is far too long and thin.
+            raise RowError("image", f"the model's processor refuses the pictures: {error}") from None
         return made
 
     def _chat(self, turns: Sequence[tuple[str, str]], images: int = 0) -> str:

@@ -29,6 +29,12 @@ def step_logits(
         yield from zip(part, logits, strict=True)
 
 
+def step_scores(row: Encoded, logits: Tensor) -> list[float | None]:
+    """A score for every step of a row from the logits of those that are read; null for a step without text."""
+    scores = iter(safe_scores(logits).tolist())
+    return [None if read is None else next(scores) for read in row.reads]
+
+
 def safe_scores(logits: Tensor) -> Tensor:
     """Sigmoid in float64, strictly inside (0, 1), so that its log-odds can be taken back."""
     tiny = torch.finfo(torch.float64).eps

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
 from curate.engines.torch_companions import mend
@@ -32,6 +33,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward  # n
 
 Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
+# Names of the head's row, in that file or in an exported text-only PRM's own: the second where vLLM looks for it in the
+# language model (`prm.export`).
+HEAD_NAMES = ("score.weight", "language_model.score.weight")
 
 
 def _attend_in_float32(
@@ -69,11 +73,11 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
     ) -> Prm:
         """Backbone from a folder or the hub, float32; the head as saved there, else zeros."""
         prm = cls(load(model, revision), freeze_vision, cache_megabytes)
-        head = Path(model) / HEAD_FILE
+        head = saved_head(Path(model))
         with torch.no_grad():
             prm.score.weight.zero_()
-            if head.exists():
-                prm.score.weight.copy_(load_file(head)["score.weight"])
+            if head is not None:
+                prm.score.weight.copy_(head)
         prm.eval()
         return prm
 
@@ -87,11 +91,21 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         """Start the head: `label-token` from the rows of these two tokens, `scalar` at random (normal, sd 0.02)."""
         with torch.no_grad():
             if kind == "label-token":
-                rows = self._causal[0].get_output_embeddings().weight
+                output = self._causal[0].get_output_embeddings()
+                if output is None:
+                    raise UserError(
+                        "This model has no language-model head for train.head: label-token to start from; use scalar."
+                    )
+                rows = output.weight
                 self.score.weight.copy_((rows[right] - rows[wrong])[None].float())
             else:
                 generator = torch.Generator().manual_seed(seed)
                 self.score.weight.copy_(0.02 * torch.randn(self.score.weight.shape, generator=generator))
+
+    @property
+    def causal(self) -> Any:
+        """The whole model, with its language-model head where it has one."""
+        return self._causal[0]
 
     def share_features(self, kept: Kept) -> None:
         """Keep the frozen vision tower's features there, for the next PRM with the same tower, device and precision."""
@@ -208,6 +222,19 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         flat = [place * width + read for place, at in enumerate(reads) for read in at]
         picked = hidden.flatten(0, 1)[to_device(torch.tensor(flat), hidden.device)]
         return list(torch.split(self.score(picked.to(self.score.weight.dtype))[:, 0], [len(at) for at in reads]))
+
+
+def saved_head(folder: Path) -> Tensor | None:
+    """The head's row [1, hidden] of a PRM in this folder, saved or exported; null where there is none."""
+    own = folder / HEAD_FILE
+    for path in [own] if own.exists() else sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in set(HEAD_NAMES).intersection(file.keys()):
+                row = file.get_tensor(name)
+                # Other rewards' heads, which are none of ours, may have that name and more rows.
+                if len(row) == 1:
+                    return row
+    return None
 
 
 def _pad(values: Tensor, width: int) -> Tensor:

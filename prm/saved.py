@@ -34,6 +34,8 @@ class Card:
     config: dict[str, Any]
     # The text after each step at whose end it is read; null where that is the step's own end.
     suffix: str | None = None
+    # In an exported folder: how any client reads scores, see `prm.export`.
+    reading: dict[str, Any] | None = None
 
     @property
     def of_outcomes(self) -> bool:

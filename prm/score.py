@@ -19,7 +19,7 @@ from curate.schema import STEP_SCORES, UPDATES, Row
 from curate.store import Partition, Workspace
 from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import Example, read_examples, read_images, write_rejects
-from prm.forwards import safe_scores, step_logits
+from prm.forwards import step_logits, step_scores
 from prm.model import Prm
 from prm.saved import model_folder, read_card
 
@@ -153,8 +153,7 @@ def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run:
         except RowError:
             rows.extend(_rows(run, example, [None] * len(example.steps)))
     for row, logits in step_logits(prm, encoder, encoded, batch_rows):
-        scores = iter(safe_scores(logits).tolist())
-        rows.extend(_rows(run, row.example, [None if read is None else next(scores) for read in row.reads]))
+        rows.extend(_rows(run, row.example, step_scores(row, logits)))
     return rows
 
 

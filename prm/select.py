@@ -201,9 +201,7 @@ def rollout_logits(
     outcome models (`orms`) the logit at the last step.
     """
     # torch, which a command's help must not import
-    import torch
-
-    from prm.aggregate import aggregation
+    from prm.aggregate import aggregation, rollout_logit
 
     aggregate = aggregation(name)
     steps = {row["rollout_id"]: len(row["steps"]) for row in rollouts}
@@ -217,9 +215,9 @@ def rollout_logits(
         if trained in orms and steps[rollout] - 1 in scores:
             scores = dict.fromkeys(range(steps[rollout]), scores[steps[rollout] - 1])
         if sorted(scores) == list(range(steps[rollout])):
-            values = torch.tensor([scores[step] for step in range(steps[rollout])], dtype=torch.float64)
-            tiny = torch.finfo(torch.float64).eps
-            logits[trained][rollout] = float(aggregate(torch.logit(values, eps=tiny)))
+            logit = rollout_logit([scores[step] for step in range(steps[rollout])], aggregate)
+            if logit is not None:
+                logits[trained][rollout] = logit
     return dict(logits)
 
 

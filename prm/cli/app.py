@@ -11,6 +11,9 @@ import typer
 
 from curate.errors import UserError, guarded
 from prm import launch
+from prm.cli import hand_on
+from prm.cli.options import PLACE as _PLACE
+from prm.cli.options import Json, Place, Replace, Settings
 
 app = typer.Typer(
     name="prm",
@@ -24,16 +27,6 @@ app = typer.Typer(
 )
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Place = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder that holds all tables and runs.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the recipe; may be repeated."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete what this stage made first and start over.")]
-_PLACE = Path("workspace")
 
 
 def _stage(
@@ -124,6 +117,10 @@ def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
 def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
     """Write the dataset-quality table and its page."""
     _stage("report", recipe, workspace, settings, as_json)
+
+
+for _name, _command in hand_on.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def escape(text: object) -> str:
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[1], f"\\{match[1]}"), plain(text))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """A pipe table; the first `left` columns are aligned left, the others right."""
     marks = ["---" if place < left else "---:" for place in range(len(head))]
     return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)] + [""]
@@ -73,13 +73,13 @@ def _domains(report: Report) -> list[str]:
                 figures.number(row.signal, 1),
             ]
         )
-    return _table(_HEAD, rows, left=4)
+    return table(_HEAD, rows, left=4)
 
 
 def _selection(selection: Selection) -> list[str]:
     lines = ["## Best of N", "", escape(figures.selection_sentence(selection)), ""]
     head = ["pick (% right ± standard error)", *(f"N = {size}" for size in selection.sizes), "gain over random"]
-    lines += _table(
+    lines += table(
         head,
         [
             [escape(name), *(figures.accuracy(score) for score in scores), figures.gain(scores[-1])]
@@ -87,7 +87,7 @@ def _selection(selection: Selection) -> list[str]:
         ],
     )
     head = [f"domain, N = {selection.sizes[-1]}", *(figures.METHOD_NAMES[method] for method in selection.methods)]
-    return lines + _table(
+    return lines + table(
         head,
         [
             [
@@ -108,4 +108,4 @@ def _ledger(report: Report) -> list[str]:
         ]
         for one in report.ledger
     ]
-    return ["## Ledger", "", *_table(head, rows, left=5)] if rows else []
+    return ["## Ledger", "", *table(head, rows, left=5)] if rows else []

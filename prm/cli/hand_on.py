@@ -1,0 +1,81 @@
+"""Commands that hand a trained PRM on: export, serve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prm.cli.options import PLACE, Json, Place
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="A trained run of the workspace, by name.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Where to write it.", show_default=False)],
+    workspace: Place = PLACE,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16; of the weights, not of the head.")] = (
+        "float32"
+    ),
+    licence: Annotated[
+        str, typer.Option("--licence", help="For the model card; the backbone's and the data's bind you.")
+    ] = "other",
+    as_json: Json = False,
+    over: Annotated[bool, typer.Option("--replace", help="Delete an earlier export in that folder.")] = False,
+) -> None:
+    """Write a PRM as a folder that transformers loads and vLLM serves.
+
+    Adapters are merged; a model card and how to read scores (prm.json) come with it.
+    """
+    from curate.store import Workspace
+    from prm import export as exports
+
+    made = exports.run(Workspace.open(workspace, create=False), run, folder, dtype, licence, over)
+    if as_json:
+        typer.echo(json.dumps(vars(made), default=str))
+    else:
+        typer.echo(f"{run}: {made.architecture} in {made.dtype}, head {made.head}, at {made.folder}")
+
+
+def serve(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER_OR_RUN", help="An exported folder, or a run of the workspace.", show_default=False
+        ),
+    ],
+    workspace: Place = PLACE,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Listen where other machines reach it; there is no password.")
+    ] = False,
+    batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, help="Chains in one forward.")] = 16,
+    queue_rows: Annotated[int, typer.Option("--queue-rows", min=1, help="Chains that wait; then 503.")] = 256,
+    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Of an image.")] = 32_000_000,
+    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Of a request.")] = 64,
+) -> None:
+    """Score chains over HTTP, with the numbers of `prm score`.
+
+    POST /score takes {"question", "choices", "images" (base64), "steps"} or a list of such; GET /health, GET /info.
+    """
+    from prm.serving import server
+    from prm.serving.rows import Limits
+
+    folder = server.locate(target, workspace)
+    usual = Limits()
+    # A list that never finds room in the queue is too long.
+    rows = min(usual.rows, queue_rows)
+    limits = replace(usual, body_bytes=max_megabytes * 2**20, pixels=max_pixels, rows=rows)
+    with server.bind(host, port, remote) as bound:
+
+        def on_ready(address: str) -> None:
+            typer.echo(f"Serving {folder.resolve().name} at {address}; Ctrl+C stops.")
+
+        server.run(folder, bound, batch_rows, queue_rows, limits, on_ready)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"export": export, "serve": serve}

@@ -1,0 +1,152 @@
+"""The HTTP face: POST /score, GET /health, GET /info. Answers are JSON; a refusal is {"error": one sentence}."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from curate.errors import RowError
+from prm.serving.rows import Limits, Refused, Row, read
+from prm.serving.scorer import Batcher, Busy, Scored
+
+# In which a client must have sent its body.
+_BODY_SECONDS = 60.0
+# Bodies that are held at once, in largest ones.
+_BODIES = 4
+_RETRY = {"Retry-After": "1"}
+
+
+class Service:
+    """Answers with what `batcher` scores; `info` is what /info tells, of which every row repeats some."""
+
+    def __init__(self, batcher: Batcher, info: Mapping[str, Any], limits: Limits) -> None:
+        self._batcher, self._info, self._limits = batcher, dict(info), limits
+        self._about = {"aggregation": info["aggregation"], "model": info["model"]}
+        self._room = _BODIES * limits.body_bytes
+
+    def app(self) -> Starlette:
+        """The application; it starts the batcher and closes it in the end."""
+        made = Starlette(
+            routes=[
+                Route("/score", self.score, methods=["POST"]),
+                Route("/health", self.health),
+                Route("/info", self.tell),
+            ],
+            exception_handlers={Refused: _refusal, HTTPException: _plain, Exception: _broken},
+            lifespan=self._life,
+        )
+        # Else another spelling of a path would be answered by a redirect without a sentence.
+        made.router.redirect_slashes = False
+        return made
+
+    @contextlib.asynccontextmanager
+    async def _life(self, _: Starlette) -> AsyncIterator[None]:
+        self._batcher.start()
+        try:
+            yield
+        finally:
+            await self._batcher.close()
+
+    async def health(self, _: Request) -> Response:
+        """200 while rows are being worked on."""
+        alive = self._batcher.alive
+        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    async def tell(self, _: Request) -> Response:
+        """What is served, and the limits."""
+        return JSONResponse(self._info | {"limits": vars(self._limits)})
+
+    async def score(self, request: Request) -> Response:
+        """An object gets an object, a list a list; of an object that cannot be scored the status says so."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # Which also keeps web pages of others from asking through a browser on this machine.
+        if kind != "application/json":
+            raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
+        with self._held(_length(request, self._limits.body_bytes)):
+            body = await _body(request, self._limits.body_bytes)
+            rows, many = await asyncio.to_thread(read, body, self._limits)
+            del body
+            scored = await self._scored(rows)
+        answers = [_answer(one) | self._about for one in scored]
+        if many:
+            return JSONResponse(answers)
+        return JSONResponse(answers[0], 500 if scored[0].failed else 422 if scored[0].error else 200)
+
+    async def _scored(self, rows: list[Row | RowError]) -> list[Scored]:
+        """Scores of the rows that are sound, and the errors of the others, in order."""
+        try:
+            found = iter(await self._batcher.submit([row for row in rows if isinstance(row, Row)]))
+        except Busy:
+            raise Refused(503, "Too many rows are waiting; try again in a second.") from None
+        return [Scored(None, None, str(row)) if isinstance(row, RowError) else next(found) for row in rows]
+
+    @contextlib.contextmanager
+    def _held(self, size: int) -> Iterator[None]:
+        """Room for a body of so many bytes while its request is answered; Refused when there is none."""
+        if size > self._room:
+            raise Refused(503, "Too much is being read; try again in a second.")
+        self._room -= size
+        try:
+            yield
+        finally:
+            self._room += size
+
+
+def _answer(scored: Scored) -> dict[str, Any]:
+    return {"steps": scored.steps, "score": scored.score, "error": scored.error}
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"The body is larger than {limit:,} bytes; send fewer rows, or smaller images.")
+
+
+def _length(request: Request, limit: int) -> int:
+    """Bytes that the body says it has; as many as there may be when it does not say."""
+    told = request.headers.get("content-length", "")
+    if not told.isdecimal():
+        return limit
+    if int(told) > limit:
+        raise _too_large(limit)
+    return int(told)
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+    except TimeoutError:
+        raise Refused(408, f"The body did not come within {_BODY_SECONDS:g} seconds.") from None
+    except ClientDisconnect:
+        raise Refused(400, "The connection ended within the body.") from None
+    return b"".join(parts)
+
+
+def _refusal(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - Starlette's type is wider than what it gives
+    headers = dict(_RETRY) if error.status == 503 else {}
+    # What is left of a body that was not read must not be taken for the next request.
+    headers |= {"Connection": "close"} if error.status in (408, 413) else {}
+    return JSONResponse({"error": error.sentence}, error.status, headers)
+
+
+def _plain(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    known = "POST /score, GET /health and GET /info"
+    return JSONResponse({"error": f"{error.detail}; there are {known}."}, error.status_code, error.headers)
+
+
+def _broken(_: Request, __: Exception) -> Response:
+    return JSONResponse({"error": "The server failed; its log says why."}, 500)
