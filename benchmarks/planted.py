@@ -21,10 +21,10 @@ from prm.chance import bands_for
 Weights = Mapping[str, Mapping[str, float]]
 
 
-def verdicts(name: str, weights: Weights, null: Weights, neutral: Mapping[str, float]) -> dict[str, str]:
+def verdicts(name: str, weights: Weights, null: Weights, trained: stats.Training) -> dict[str, str]:
     """Domain -> verdict of one run."""
     alone = {name: weights[name]}
-    found = verdict.weigh(alone, bands_for(alone, null, neutral))
+    found = verdict.weigh(alone, bands_for(alone, null, trained.neutral, trained.noise))
     return {domain: one.verdict for domain, one in found.items()}
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     clean = sorted(domain for domain in facts if domain not in (*bad, *hard))
     found = right = same = down = wrong = 0
     for name, weights in trained.final.items():
-        told = verdicts(name, trained.final, trained.null, trained.neutral)
+        told = verdicts(name, trained.final, trained.null, trained)
         called = {domain for domain, one in told.items() if one == verdict.DOWN}
         down, wrong = down + len(called & {*bad}), wrong + len(called & {*clean})
         found += called >= {*bad}
@@ -48,11 +48,11 @@ def main() -> None:
         print(f"{name}: down {', '.join(sorted(called)) or 'none'}; {listed}")
     for name, weights in trained.null.items():
         others = {other: one for other, one in trained.null.items() if other != name}
-        told = verdicts(name, {name: weights}, others, trained.neutral) if others else {}
+        told = verdicts(name, {name: weights}, others, trained) if others else {}
         odd = {domain: one for domain, one in told.items() if one != verdict.SAME}
         same += not odd
         print(f"{name}: {odd or 'all indistinguishable'}, {min(weights.values()):.2f} to {max(weights.values()):.2f}")
-    for domain, band in bands_for(trained.final, trained.null, trained.neutral).items():
+    for domain, band in bands_for(trained.final, trained.null, trained.neutral, trained.noise).items():
         print(f"chance, {domain}: {band.low:.2f} to {band.high:.2f}")
     print(
         json.dumps(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.special import digamma, polygamma
 
@@ -26,7 +26,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Band:
-    """Of one domain: edges, what null runs give in the mean, and from how many."""
+    """Of one domain: edges, what null runs give in the mean, and from how many null runs."""
 
     low: float
     high: float
@@ -38,40 +38,80 @@ class Band:
         return Band(self.low * factor, self.high * factor, self.centre * factor, self.runs)
 
 
-def null_bands(null: Mapping[str, Mapping[str, float]]) -> dict[str, Band]:
+@dataclass(frozen=True)
+class Spread:
+    """Of a domain's log weight over runs: its variance with degrees of freedom, its mean, and over how many runs."""
+
+    variance: float
+    freedom: float
+    centre: float
+    runs: int
+
+
+def spreads(runs: Mapping[str, Mapping[str, float]]) -> dict[str, Spread]:
+    """Domain -> its spread over these runs, from weights run -> domain -> weight; variances are moderated.
+
+    Domains that some run lacks are judged from those that have them.
+    """
+    domains = sorted({domain for weights in runs.values() for domain in weights})
+    logs = {name: [math.log(max(w[name], _TINY)) for w in runs.values() if name in w] for name in domains}
+    variances, freedoms = _moderated(logs) if logs else ({}, {})
+    return {
+        name: Spread(variances[name], freedoms[name], math.fsum(values) / len(values), len(values))
+        for name, values in logs.items()
+    }
+
+
+def null_bands(null: Mapping[str, Mapping[str, float]], own: Mapping[str, Spread] | None = None) -> dict[str, Band]:
     """Domain -> its band, from final weights run -> domain -> weight of null runs; empty without any.
 
-    A new run without signal has all its domains inside with probability `LEVEL`. Domains that some null run lacks are
-    judged from those that have them.
+    A new run without signal has all its domains inside with probability `LEVEL`. With `own` the bands are of means over
+    runs that differ from one another for reasons of their own (their batches), by these spreads of such a mean: what is
+    judged lies outside only when neither kind of chance explains it (Welch 1947, Biometrika 34, 28-35).
     """
-    domains = sorted({domain for weights in null.values() for domain in weights})
-    logs = {name: [math.log(max(w[name], _TINY)) for w in null.values() if name in w] for name in domains}
-    if len(domains) < 2:
+    found = spreads(null)
+    if len(found) < 2:
         # One weight of mean 1 never moves.
         return {}
-    variances, freedoms = _moderated(logs)
     bands = {}
-    for name, values in logs.items():
-        centre, count = math.fsum(values) / len(values), len(values)
-        reach = metrics.student_quantile(1 - (1 - LEVEL) / (2 * len(domains)), freedoms[name])
-        half = reach * math.sqrt(variances[name] * (1 + 1 / count))
-        bands[name] = Band(math.exp(centre - half), math.exp(centre + half), math.exp(centre), count)
+    for name, one in found.items():
+        here = one.variance * (1 + 1 / one.runs)
+        there, freedom = (own[name].variance, own[name].freedom) if own and name in own else (0.0, 1.0)
+        total = here + there
+        # Welch's and Satterthwaite's degrees of freedom of a sum of two estimated variances.
+        together = total**2 / (here**2 / one.freedom + there**2 / freedom) if total else one.freedom
+        reach = metrics.student_quantile(1 - (1 - LEVEL) / (2 * len(found)), together)
+        half = reach * math.sqrt(total)
+        bands[name] = Band(math.exp(one.centre - half), math.exp(one.centre + half), math.exp(one.centre), one.runs)
     return bands
 
 
 def bands_for(
-    final: Mapping[str, Mapping[str, float]], null: Mapping[str, Mapping[str, float]], neutral: Mapping[str, float]
+    final: Mapping[str, Mapping[str, float]],
+    null: Mapping[str, Mapping[str, float]],
+    neutral: Mapping[str, float],
+    noise: Mapping[str, Mapping[str, Spread]],
 ) -> dict[str, Band]:
-    """Domain -> the band of its weight in these real runs (`final`), from null runs.
+    """Domain -> the band that chance gives the mean of its weights in these real runs (`final`), from null runs.
 
     `neutral` is by run the weight of a domain that moved the meta loss neither way, where the rule has such (mirror);
     runs that it lacks have 1. Weights have a mean of 1, so what one domain gains is taken from all others, and most of
     them would end outside a band of plain weights without any fault of theirs: bands are of weights relative to the
-    neutral one, and shown about that of the real runs.
+    neutral one, and shown about that of the real runs. How far batches carry the mean is read off the real runs'
+    differences, or for a single run off its updates (`noise`: run -> domain -> spread of its log weight), where known.
     """
-    relative = {run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()} for run, weights in null.items()}
+    relative = {
+        run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()}
+        for run, weights in {**final, **null}.items()
+    }
+    real = {run: relative[run] for run in final}
+    own: dict[str, Spread] = {}
+    if len(real) > 1:
+        own = {name: replace(one, variance=one.variance / one.runs) for name, one in spreads(real).items()}
+    elif real:
+        own = dict(noise.get(next(iter(real)), {}))
     here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
-    return {name: band.scaled(here) for name, band in null_bands(relative).items()}
+    return {name: band.scaled(here) for name, band in null_bands({run: relative[run] for run in null}, own).items()}
 
 
 def _moderated(logs: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:

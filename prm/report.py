@@ -183,7 +183,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
 
 
 def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) -> tuple[DomainRow, ...]:
-    bands, runs = bands_for(trained.final, trained.null, trained.neutral), len(trained.final)
+    bands, runs = bands_for(trained.final, trained.null, trained.neutral, trained.noise), len(trained.final)
     weighings = verdict.weigh(trained.final, bands, learned)
     rows = []
     for domain in facts.keys() | weighings.keys():

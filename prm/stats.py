@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from curate import lineage
 from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.store import Workspace
+from prm.chance import Spread
 
 # Points of a curve on the page; more cannot be seen.
 POINTS = 120
@@ -56,15 +57,16 @@ class Curve:
 class Training:
     """The runs of `prm train`: final weights run -> domain -> weight, and their paths.
 
-    `neutral` is by run the final weight of a domain that moved the meta loss neither way, for runs whose rule has such
-    (`prm.chance.bands_for`); `signal` is each domain's t-statistic, see `_signal`; `cosine` the mean one between
-    successive meta directions.
+    `neutral` is by run the final weight of a domain that moved the meta loss neither way, and `noise` how far a run's
+    updates alone carry each log weight, for runs whose rule has such (`prm.chance.bands_for`); `signal` is each
+    domain's t-statistic, see `_signal`; `cosine` the mean one between successive meta directions.
     """
 
     mode: str | None = None
     final: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     null: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     neutral: Mapping[str, float] = field(default_factory=dict)
+    noise: Mapping[str, Mapping[str, Spread]] = field(default_factory=dict)
     updates: int = 0
     weights: tuple[Curve, ...] = ()
     null_curve: Curve | None = None
@@ -176,6 +178,7 @@ def training(workspace: Workspace) -> Training:
     if frame.is_empty():
         return Training()
     real, null = frame.filter(~pl.col("null_control")), frame.filter(pl.col("null_control"))
+    mirrored = _mirrored(workspace, frame)
     records = (lineage.read(workspace.partition(UPDATES, run)) for run in real["run"].unique().sort())
     modes = sorted({record["config"].get("mode", "domain") for record in records if record})
     first, last = _ends(real)
@@ -183,7 +186,8 @@ def training(workspace: Workspace) -> Training:
         mode=modes[0] if len(modes) == 1 else None,
         final=_final(real),
         null=_final(null),
-        neutral=_neutral(workspace, frame),
+        neutral=_neutral(mirrored),
+        noise=_noise(mirrored),
         updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
         weights=_weight_curves(real),
         null_curve=_null_curve(null),
@@ -223,15 +227,34 @@ def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     return dict(final)
 
 
-def _neutral(workspace: Workspace, frame: pl.DataFrame) -> dict[str, float]:
-    """By mirrored run, whose raw weights are log weights before they are scaled: the scale that all have."""
-    found = {}
-    last = frame.filter(pl.col("update") == pl.col("update").max().over("run")).drop_nulls("raw")
-    for row in last.group_by("run").agg(scale=(pl.col("weight").log() - pl.col("raw")).mean().exp()).to_dicts():
-        record = lineage.read(workspace.partition(UPDATES, row["run"])) or {"config": {}}
+def _mirrored(workspace: Workspace, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of runs whose raw weights are log weights before they are scaled."""
+    runs = []
+    for run in frame["run"].unique():
+        record = lineage.read(workspace.partition(UPDATES, run)) or {"config": {}}
         if record["config"].get("upper", {}).get("rule") == "mirror":
-            found[row["run"]] = row["scale"]
-    return found
+            runs.append(run)
+    return frame.filter(pl.col("run").is_in(runs)).drop_nulls("raw")
+
+
+def _neutral(frame: pl.DataFrame) -> dict[str, float]:
+    """Mirrored run -> the scale that all its weights have."""
+    last = frame.filter(pl.col("update") == pl.col("update").max().over("run"))
+    scale = (pl.col("weight").log() - pl.col("raw")).mean().exp()
+    return {row["run"]: row["scale"] for row in last.group_by("run").agg(scale=scale).to_dicts()}
+
+
+def _noise(frame: pl.DataFrame) -> dict[str, dict[str, Spread]]:
+    """Mirrored run -> domain -> what its updates alone spread the log weight, which is the sum of n changes: n times
+    their variance. Runs with fewer than three have none.
+    """
+    found: dict[str, dict[str, Spread]] = defaultdict(dict)
+    change = pl.col("raw").diff().over("run", "domain")
+    changes = frame.sort("run", "domain", "update").with_columns(change=change).drop_nulls("change")
+    grouped = changes.group_by("run", "domain").agg(spread=pl.col("change").var(), n=pl.len(), end=pl.col("raw").last())
+    for row in grouped.filter(pl.col("n") > 2).to_dicts():
+        found[row["run"]][row["domain"]] = Spread(row["n"] * row["spread"], row["n"] - 1.0, row["end"], 1)
+    return dict(found)
 
 
 def _thinned(steps: Sequence[int]) -> set[int]:

@@ -27,17 +27,13 @@ class Weighing:
     worst_rank: int
 
 
-def judge(weight: float, interval: Interval, band: Band | None) -> str:
-    """`up` when the mean weight lies above what chance gives (the band) and the runs agree that it is up: the whole
-    interval lies above the band's centre. `down` the other way round, `unknown` without a band.
-
-    The band has the chance of a meta set in it, the interval that of batches and heads.
-    """
+def judge(weight: float, band: Band | None) -> str:
+    """`up` when the mean weight lies above what chance gives (the band), `down` below it, `unknown` without a band."""
     if band is None:
         return UNKNOWN
-    if weight > band.high and interval.low > band.centre:
+    if weight > band.high:
         return UP
-    return DOWN if weight < band.low and interval.high < band.centre else SAME
+    return DOWN if weight < band.low else SAME
 
 
 def weigh(
@@ -54,7 +50,7 @@ def weigh(
         spread = metrics.interval(values[domain])
         places = [ranks[domain] for ranks in by_run if domain in ranks]
         if spread is not None:
-            verdict = judge(means[domain], spread, bands.get(domain)) if learned else UNKNOWN
+            verdict = judge(means[domain], bands.get(domain)) if learned else UNKNOWN
             weighings[domain] = Weighing(means[domain], spread, verdict, overall[domain], min(places), max(places))
     return weighings
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from prm.chance import LEVEL, bands_for, common_variance, null_bands
+from prm.chance import LEVEL, Spread, bands_for, common_variance, null_bands
 from prm.verdict import DOWN, SAME, UP, weigh
 
 
@@ -92,12 +92,13 @@ def test_what_one_domain_gains_makes_no_other_one_bad():
         weights, scale = mirrored(pulls)
         real = {"seed-0": weights}
         found = {
-            name: one.verdict for name, one in weigh(real, bands_for(real, null, neutral | {"seed-0": scale})).items()
+            name: one.verdict
+            for name, one in weigh(real, bands_for(real, null, neutral | {"seed-0": scale}, {})).items()
         }
         wrong += any(found[name] != SAME for name in names)
         told.append((found["gains"], found["harms"]))
         # By plain weights all of them are below what null runs have.
-        plain = weigh(real, bands_for(real, null, {}))
+        plain = weigh(real, bands_for(real, null, {}, {}))
         assert all(plain[name].verdict == DOWN for name in names), seed
     assert set(told) == {(UP, DOWN)}
     assert wrong <= 10
@@ -108,9 +109,38 @@ def test_bands_of_several_runs_are_about_the_mean_of_their_neutral_weights():
     for i, pull in enumerate((-0.1, 0.1, 0.05)):
         null[f"null-{i}"], neutral[f"null-{i}"] = mirrored({"a": pull, "b": -pull, "c": 0.0})
     plain = null_bands({run: {d: w / neutral[run] for d, w in one.items()} for run, one in null.items()})
-    found = bands_for({"seed-0": {}, "seed-1": {}}, null, neutral | {"seed-0": 0.5, "seed-1": 0.9})
+    found = bands_for({"seed-0": {}, "seed-1": {}}, null, neutral | {"seed-0": 0.5, "seed-1": 0.9}, {})
     for name, band in found.items():
         assert (band.low, band.high) == pytest.approx((0.7 * plain[name].low, 0.7 * plain[name].high))
         assert (band.centre, band.runs) == (pytest.approx(0.7 * plain[name].centre), 3)
     # Without a rule that has neutral weights they are those of null_bands.
-    assert bands_for({"seed-0": {}}, null, {}) == null_bands(null)
+    assert bands_for({"seed-0": {}}, null, {}, {}) == null_bands(null)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5])
+def test_what_batches_do_to_real_runs_alone_is_no_verdict(runs):
+    """Real runs have twice the noise of null runs, of their batches: no more than 5 of 100 studies call a domain."""
+    rng, trials, names, outside, naive = random.Random(f"batches-{runs}"), 400, [f"d{k}" for k in range(8)], 0, 0
+    for _ in range(trials):
+        null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.03)) for i in range(8)}
+        # What all real runs share is the meta set, of which null runs have each their own.
+        meta = {name: rng.gauss(0, 0.03) for name in names}
+        real = {f"seed-{i}": {name: math.exp(meta[name] + rng.gauss(0, 0.06)) for name in names} for i in range(runs)}
+        noise = {"seed-0": {name: Spread(0.06**2, 60.0, 0.0, 1) for name in names}}
+        found = weigh(real, bands_for(real, null, {}, noise))
+        outside += any(one.verdict != SAME for one in found.values())
+        naive += any(one.verdict != SAME for one in weigh(real, null_bands(null)).values())
+    assert outside / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    if runs <= 2:
+        assert naive / trials > 0.2
+
+
+def test_a_steady_effect_shows_through_the_noise_of_batches():
+    rng, names = random.Random(9), [f"d{k}" for k in range(8)]
+    null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.03)) for i in range(8)}
+    real = {
+        f"seed-{i}": {name: math.exp((-0.4 if name == "d0" else 0.0) + rng.gauss(0, 0.06)) for name in names}
+        for i in range(5)
+    }
+    found = weigh(real, bands_for(real, null, {}, {}))
+    assert {name for name, one in found.items() if one.verdict == DOWN} == {"d0"}
