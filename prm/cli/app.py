@@ -11,6 +11,7 @@ import typer
 
 from curate.errors import UserError, guarded
 from prm import launch
+from prm.cli import evaluate
 
 app = typer.Typer(
     name="prm",
@@ -124,6 +125,9 @@ def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
 def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
     """Write the dataset-quality table and its page."""
     _stage("report", recipe, workspace, settings, as_json)
+
+
+app.command("eval")(evaluate.command)
 
 
 def main() -> None:

@@ -257,3 +257,7 @@ def best_of_n(selection: Selection | None) -> go.Figure | None:
     figure.update_yaxes(title_text="problems answered right", tickformat=".0%", range=[0, 1.02])
     figure.update_xaxes(showgrid=False)
     return figure
+
+
+# Other pages' charts look the same.
+layout = _layout
