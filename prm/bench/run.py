@@ -10,7 +10,7 @@ import numpy as np
 
 from curate.errors import UserError
 from curate.lineage import versions
-from curate.seeds import digest
+from curate.seeds import content_hash, digest
 from curate.stage import Reporter
 from prm.bench import resample
 from prm.bench.base import Benchmark, Judge, Scored
@@ -18,6 +18,7 @@ from prm.bench.config import BenchConfig, JudgeConfig
 from prm.bench.read import Loaded
 from prm.bench.result import Counts, Group, Result, Threshold
 from prm.bench.score import Model, score_chains
+from prm.model import HEAD_FILE
 from prm.saved import read_card
 
 # So many thresholds are tried, at quantiles of the scores.
@@ -151,10 +152,12 @@ def account(loaded: Loaded, scored: Sequence[Scored], held: int) -> dict[str, An
 
 
 def about(model: Model) -> dict[str, Any]:
-    """What the PRM is: its card's run, how it reads, and versions."""
+    """What the PRM is: its card's run, its head by content, how it reads, and versions."""
     card = read_card(model.folder)
+    head = model.folder / HEAD_FILE
+    content = content_hash(head.read_bytes()) if head.is_file() else None
     read = {"instruction": card.instruction, "max_length": card.max_length, "suffix": card.suffix}
-    return {"run": card.run, "head": card.head} | read | {"versions": versions()}
+    return {"run": card.run, "head": card.head, "head_content": content} | read | {"versions": versions()}
 
 
 def intervals(config: BenchConfig, stratified: bool) -> str:

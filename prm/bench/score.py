@@ -65,6 +65,7 @@ def score_chains(model: Model, chains: Sequence[Chain], batch_rows: int, reporte
     examples = {place: chain.example(place) for place, chain in enumerate(chains) if chain.lacks is None}
     images = {content_hash(data): data for chain in chains for data in chain.images}
     found = scores(model, list(examples.values()), images, batch_rows, reporter)
+    reporter.advance(len(chains) - len(examples), model.name)
     for place, chain in enumerate(chains):
         if chain.lacks is not None:
             yield Scored(chain, (None,) * len(chain.steps), chain.lacks.reason)

@@ -57,8 +57,8 @@ class VisualProcessBench:
     unique = False
     rule = (
         "macro F1 is the mean of the F1 of right and of wrong steps, neutral steps left out (arXiv 2503.10291); "
-        "overall is the mean over sources weighted by their steps, the line `all` is over all steps together. The authors' "
-        "scorer reads verdicts and picks no threshold."
+        "overall is the mean over sources weighted by their steps, the line `all` is over all steps together. The "
+        "authors' scorer reads verdicts and picks no threshold."
     )
 
     def chains(self, record: Record, number: int, root: Root | None) -> Iterator[Chain]:

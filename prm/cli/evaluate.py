@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from curate.errors import UserError
+from prm import launch
 
 
 class Name(StrEnum):
@@ -28,7 +29,7 @@ def command(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PATH_OR_HUB_ID]",
+            metavar="PATH_OR_HUB_ID",
             help="The benchmark's file, a folder of its files, or its id on the hub.",
             show_default=False,
         ),
@@ -71,9 +72,12 @@ def command(
     from curate.store import Workspace
     from prm.bench import entry
 
+    if launch.several():
+        raise UserError("`prm eval` runs as one process; start it without torchrun.")
     if model is not None and runs:
         raise UserError("--run does nothing with --model; give one of them.")
-    place = Workspace.open(workspace, create=model is not None)
+    # A saved PRM needs no workspace but for its results.
+    place = Workspace.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
     tell = reporter(as_json)
     asked = entry.Asked(benchmark.value, data, tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
     results = entry.evaluate(place, asked, tell)

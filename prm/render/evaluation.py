@@ -122,9 +122,23 @@ def terminal(results: Sequence[Result]) -> Stack:
         if result.overall.bins:
             parts += [Text(), _table(BIN_HEAD, list(bin_rows(result.overall)))]
         parts += [Text(line, style="dim") for line in sentences(result)] + [Text()]
+    if len(results) > 1:
+        parts.append(Text(_mean(results), style="bold"))
     if len(results) > _IN_FULL:
-        parts += [Text(line, style="dim") for line in sentences(results[0])[:-1]]
+        parts.append(Text("The files have each run in full, group by group.", style="dim"))
     return Stack(*parts)
+
+
+def _mean(results: Sequence[Result]) -> str:
+    """The headline over several PRMs."""
+    values = [result.overall.figures[result.headline].value for result in results]
+    known = [value for value in values if value is not None]
+    if not known:
+        return f"No value in any of {len(results)} PRMs."
+    percent = not _calibrates(results[0])
+    low, centre, high = (share(Figure(value), percent) for value in (min(known), sum(known) / len(known), max(known)))
+    name = results[0].shown.get(results[0].headline, results[0].headline.replace("_", " "))
+    return f"{name}, mean of {len(known)} PRMs: {centre}, from {low} to {high}."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
