@@ -76,7 +76,7 @@ def sentences(result: Result) -> list[str]:
         told.append(f"Threshold {one.value:.4g}: {one.rule}; a step above it is judged right.")
         if one.best_on_the_same_data is not None and one.headline_at_best is not None:
             told.append(
-                f"The best threshold on these very data, {one.best_on_the_same_data:.4g}, would give "
+                f"The best of a hundred thresholds on these very data, {one.best_on_the_same_data:.4g}, would give "
                 f"{100 * one.headline_at_best:.1f} %: an upper bound, not a result."
             )
     told.append(f"Intervals: {result.intervals}.")

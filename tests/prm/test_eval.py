@@ -10,6 +10,7 @@ import pytest
 from bench_testbed import prmbench_rows, prmbench_scorer, processbench_rows, visualprocessbench_rows, write_lines
 from prm_testbed import example_rows, fill
 from report_testbed import add_run
+from test_page import CHROMIUM, needs_browser
 from typer.testing import CliRunner
 
 from curate.errors import UserError
@@ -87,6 +88,15 @@ def test_processbench_of_every_run(place, tmp_path):
     assert json.loads((folder / "results.json").read_text()) == one
     # The same again is the same.
     assert evaluated(place, "processbench", str(tmp_path)) == results
+    (tuned,) = evaluated(place, "processbench", str(tmp_path), "--run", "seed-0", "--set", "tune=gsm8k")
+    assert group(tuned, "gsm8k")["figures"]["f1"]["value"] >= group(one, "gsm8k")["figures"]["f1"]["value"]
+    assert "too good" in tuned["threshold"]["rule"]
+    held = ("--set", "tune=held-out", "--set", "held_out=0.5")
+    (apart,) = evaluated(place, "processbench", str(tmp_path), "--run", "seed-0", *held)
+    account = apart["account"]
+    assert 10 < account["held_out"] < 30
+    assert account["held_out"] + account["evaluated"] == 40
+    assert group(apart, None)["counts"]["chains"] == account["evaluated"]
 
 
 def test_scores_are_those_of_prm_score(place, tmp_path):
@@ -167,6 +177,27 @@ def test_calibration_writes_a_page_that_loads_nothing(place):
     assert len(steps) == 60
     scores = sorted(row["score"] for row in place.read(STEP_SCORES).to_pylist() if row["run"] == "seed-0")
     assert sorted(step["score"] for step in steps) == pytest.approx(scores, rel=1e-5)
+
+
+@needs_browser
+def test_the_page_draws_in_a_browser_without_a_network(place):
+    from playwright.sync_api import sync_playwright
+
+    evaluated(place, "calibration", "--run", "seed-1")
+    path = place.root / "reports" / "eval" / "calibration" / "seed-1" / "calibration.html"
+    trouble: list[str] = []
+    with sync_playwright() as playwright:
+        # The sandbox of Chromium refuses to run as root.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_context(offline=True).new_page()
+        tab.on("console", lambda message: trouble.append(message.text))
+        tab.on("pageerror", lambda error: trouble.append(str(error)))
+        tab.goto(path.as_uri())
+        tab.wait_for_selector("body[data-ready]")
+        assert tab.locator(".plot .main-svg").count() >= 3
+        assert tab.locator("table").count() == 4
+        browser.close()
+    assert trouble == []
 
 
 def test_names_from_data_stay_text(place, tmp_path):
