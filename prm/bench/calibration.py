@@ -31,7 +31,7 @@ _SIMULATIONS = 500
 SHOWN = {
     "brier": "Brier",
     "noise_floor": "noise floor",
-    "excess": "excess",
+    "excess": "excess over noise",
     "ece": "ECE",
     "bias": "mean score - target",
 }

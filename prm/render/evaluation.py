@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from rich import box
 from rich.console import Group as Stack
@@ -18,16 +19,18 @@ from prm.render.markdown import escape
 
 # So many runs are shown group by group on a terminal; more are one line each.
 _IN_FULL = 3
+# Shown without their intervals on a terminal, which is narrow.
+_BARE = ("noise_floor", "bias")
 _DECOMPOSITION = ("reliability", "resolution", "uncertainty", "within")
 
 
 def share(figure: Figure | None, percent: bool) -> str:
-    """A value with its interval, in per cent or with four decimals."""
+    """A value with its interval, in per cent or with three decimals."""
     if figure is None or figure.value is None:
         return MISSING
 
     def text(value: float) -> str:
-        return f"{100 * value:.1f}" if percent else f"{value:.4f}"
+        return f"{100 * value:.1f}" if percent else f"{value:.3f}"
 
     ends = f" [{text(figure.low)}, {text(figure.high)}]" if figure.low is not None and figure.high is not None else ""
     return text(figure.value) + ends
@@ -46,9 +49,22 @@ def _calibrates(result: Result) -> bool:
     return any(group.bins for group in result.groups)
 
 
-def _head(result: Result) -> list[str]:
+def _titles(result: Result) -> list[str]:
     unit = "" if _calibrates(result) else ", %"
-    return ["group", *(f"{title}{unit}" for title in result.shown.values()), "problems", "chains", "steps", "unscored"]
+    return [f"{title}{unit}" for title in result.shown.values()]
+
+
+def _head(result: Result) -> list[str]:
+    return ["group", *_titles(result), "problems", "chains", "steps", "unscored"]
+
+
+def _brief(result: Result, group: Group) -> list[str]:
+    """The same in fewer characters."""
+    cells = _cells(result, group)
+    for place, name in enumerate(result.shown, start=1):
+        if name in _BARE:
+            cells[place] = cells[place].partition(" ")[0]
+    return [cell for place, cell in enumerate(cells) if place != len(result.shown) + 2]
 
 
 def _cells(result: Result, group: Group) -> list[str]:
@@ -113,11 +129,13 @@ BIN_HEAD = ("score", "steps", "problems", "mean score", "target, %")
 def terminal(results: Sequence[Result]) -> Stack:
     """Every result: its headline, and its groups where there are few results."""
     parts: list[RenderableType] = []
+    head = ("group", "problems", "steps", "unscored")
     for result in results:
         parts.append(Text(headline(result), style="bold"))
         if len(results) > _IN_FULL:
             continue
-        parts += [_table(_head(result), [_cells(result, group) for group in result.groups]), Text()]
+        parts += [_table((*head[:1], *_titles(result), *head[1:]), [_brief(result, group) for group in result.groups])]
+        parts.append(Text())
         parts += [Text(f"{name}: {text}") for name, text in _others(result)]
         if result.overall.bins:
             parts += [Text(), _table(BIN_HEAD, list(bin_rows(result.overall)))]
@@ -144,7 +162,10 @@ def _mean(results: Sequence[Result]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(head):
-        table.add_column(name, justify="right" if place else "left", overflow="fold")
+        # Figures are never cut or broken; a name may be.
+        width = None if place else 24
+        justify: Literal["left", "right"] = "right" if place else "left"
+        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, max_width=width)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

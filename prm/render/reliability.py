@@ -50,7 +50,8 @@ def diagram(group: Group) -> go.Figure:
     figure.update_layout(yaxis={"domain": [0.26, 1]}, yaxis2={"domain": [0, 0.2], "anchor": "x"})
     figure.update_xaxes(title_text="score", range=[-0.02, 1.02])
     figure.update_yaxes(title_text="target", range=[-0.03, 1.03], tickformat=".0%", selector={"anchor": None})
-    figure.update_layout(yaxis2={"tickformat": ".0%", "title": {"text": "steps"}, "showgrid": False})
+    steps = {"text": "steps", "font": {"size": 13}}
+    figure.update_layout(yaxis2={"tickformat": ".0%", "title": steps, "showgrid": False}, xaxis={"anchor": "y2"})
     return figure
 
 
