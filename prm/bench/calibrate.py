@@ -19,6 +19,10 @@ from prm.bench.targets import Aims, aims
 from prm.examples import Example, read_examples, read_images
 
 NAME = "calibration"
+_READING = (
+    "Noise is what finitely many completions add to the Brier score, excess the rest of it, the mean squared error of the "
+    "scores; bias is mean score less mean target."
+)
 _TARGETS = {
     "counts": "the share of right answers among completions of each step's prefix (last steps: the outcome)",
     "outcome": "whether the chain ends right, which is one completion of each of its prefixes",
@@ -75,7 +79,7 @@ def _result(
         data={"role": config.role, "target": wanted.target, "fingerprint": _fingerprint(examples, wanted)},
         model=run.about(model),
         settings=config.model_dump(mode="json"),
-        rule=f"The target is {_TARGETS[wanted.target]}.",
+        rule=f"The target is {_TARGETS[wanted.target]}. {_READING}",
         intervals=run.intervals(config, True).removesuffix(", with the threshold as it is"),
         notes=tuple(_notes(wanted, config, len(examples), total, unscored)),
     )

@@ -28,13 +28,7 @@ from prm.bench.resample import LEVEL, Figure
 SUMS = ("steps", "s", "r", "ss", "rr", "sr", "noise", "noisy")
 # Draws of a calibrated PRM's targets.
 _SIMULATIONS = 500
-SHOWN = {
-    "brier": "Brier",
-    "noise_floor": "noise floor",
-    "excess": "excess over noise",
-    "ece": "ECE",
-    "bias": "mean score - target",
-}
+SHOWN = {"brier": "Brier", "noise_floor": "noise", "excess": "excess", "ece": "ECE", "bias": "bias"}
 
 
 @dataclass(frozen=True)

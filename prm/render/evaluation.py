@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from rich import box
 from rich.console import Group as Stack
@@ -160,12 +159,13 @@ def _mean(results: Sequence[Result]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for place, name in enumerate(head):
-        # Figures are never cut or broken; a name may be.
-        width = None if place else 24
-        justify: Literal["left", "right"] = "right" if place else "left"
-        table.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, max_width=width)
+        # Figures are never cut: on a narrow terminal an interval goes below its value. A name may be.
+        if place:
+            table.add_column(name, justify="right", overflow="fold")
+        else:
+            table.add_column(name, overflow="ellipsis", no_wrap=True, min_width=8, max_width=19)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
