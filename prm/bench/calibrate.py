@@ -20,8 +20,8 @@ from prm.examples import Example, read_examples, read_images
 
 NAME = "calibration"
 _READING = (
-    "Noise is what finitely many completions add to the Brier score, excess the rest of it, the mean squared error of the "
-    "scores; bias is mean score less mean target."
+    "Noise is what finitely many completions add to the Brier score, excess the rest of it, the mean squared error of "
+    "the scores; bias is mean score less mean target."
 )
 _TARGETS = {
     "counts": "the share of right answers among completions of each step's prefix (last steps: the outcome)",

@@ -57,13 +57,12 @@ def _head(result: Result) -> list[str]:
     return ["group", *_titles(result), "problems", "chains", "steps", "unscored"]
 
 
-def _brief(result: Result, group: Group) -> list[str]:
-    """The same in fewer characters."""
-    cells = _cells(result, group)
-    for place, name in enumerate(result.shown, start=1):
-        if name in _BARE:
-            cells[place] = cells[place].partition(" ")[0]
-    return [cell for place, cell in enumerate(cells) if place != len(result.shown) + 2]
+def _brief(result: Result, cells: list[str]) -> list[str]:
+    """The same in fewer characters: without chains, and without what is unscored where all is scored."""
+    bare = {place for place, name in enumerate(result.shown, start=1) if name in _BARE}
+    left = {len(cells) - 3} | (set() if result.overall.counts.unscored else {len(cells) - 1})
+    short = [cell.partition(" [")[0] if place in bare else cell for place, cell in enumerate(cells)]
+    return [cell for place, cell in enumerate(short) if place not in left]
 
 
 def _cells(result: Result, group: Group) -> list[str]:
@@ -128,12 +127,11 @@ BIN_HEAD = ("score", "steps", "problems", "mean score", "target, %")
 def terminal(results: Sequence[Result]) -> Stack:
     """Every result: its headline, and its groups where there are few results."""
     parts: list[RenderableType] = []
-    head = ("group", "problems", "steps", "unscored")
     for result in results:
         parts.append(Text(headline(result), style="bold"))
         if len(results) > _IN_FULL:
             continue
-        parts += [_table((*head[:1], *_titles(result), *head[1:]), [_brief(result, group) for group in result.groups])]
+        parts.append(_table(_brief(result, _head(result)), [_brief(result, _cells(result, g)) for g in result.groups]))
         parts.append(Text())
         parts += [Text(f"{name}: {text}") for name, text in _others(result)]
         if result.overall.bins:
