@@ -84,22 +84,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def validate(kind: type[T], tree: Any, where: str) -> T:
+def validate(kind: type[T], tree: Any, where: str, holder: str = "the recipe") -> T:
     """`tree` as a section of type `kind`; UserError that names the key, what is wrong, and the nearest known key."""
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_explain(kind, error, where)) from None
+        raise UserError(_explain(kind, error, where, holder)) from None
 
 
-def _explain(kind: type[Config], error: ValidationError, where: str) -> str:
+def _explain(kind: type[Config], error: ValidationError, where: str, holder: str) -> str:
     first = error.errors()[0]
     place = ".".join([where, *(str(part) for part in first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = did_you_mean(str(first["loc"][-1]), _fields(kind, first["loc"]))
-        return f'Unknown key "{place}" in the recipe{known}{more}'
-    return f'"{place}" in the recipe: {first["msg"].removeprefix("Value error, ")}{more}.'
+        return f'Unknown key "{place}" in {holder}{known}{more}'
+    return f'"{place}" in {holder}: {first["msg"].removeprefix("Value error, ")}{more}.'
 
 
 def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:

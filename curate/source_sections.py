@@ -224,7 +224,7 @@ class MappedSource(_SourceConfig):
 
 
 class FilesSource(MappedSource):
-    """Local JSON Lines, Parquet, CSV or TSV, with images in columns, in a folder or in a zip archive."""
+    """Local JSON Lines, JSON, Parquet, CSV or TSV, with images in columns, in a folder or in a zip archive."""
 
     kind: Literal["files"]
     path: Path

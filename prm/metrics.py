@@ -155,12 +155,28 @@ def first_error_f1(found: Sequence[int | None], true: Sequence[int | None]) -> f
     right, wrong = mean(hits[True]), mean(hits[False])
     if right is None or wrong is None:
         return None
-    return 2 * right * wrong / (right + wrong) if right + wrong else 0.0
+    return harmonic(right, wrong)
 
 
-def calibration(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> list[Bin]:
-    """Reliability in equally wide bins over [0, 1] (1 belongs to the last); empty bins are left out."""
-    parts: dict[int, list[tuple[float, bool]]] = {}
+def harmonic(one: float, other: float) -> float:
+    """Harmonic mean of two shares; 0 where both are."""
+    return 2 * one * other / (one + other) if one + other else 0.0
+
+
+def f1(hits: float, false_alarms: float, misses: float) -> float | None:
+    """F1 of a class from its counts, 2 hits / (2 hits + false alarms + misses); None where it neither is nor is said to
+    be anywhere.
+    """
+    whole = 2 * hits + false_alarms + misses
+    return 2 * hits / whole if whole else None
+
+
+def calibration(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[Bin]:
+    """Reliability in equally wide bins over [0, 1] (1 belongs to the last); empty bins are left out.
+
+    `outcomes` are true and false, or shares in [0, 1].
+    """
+    parts: dict[int, list[tuple[float, float]]] = {}
     for probability, outcome in zip(probabilities, outcomes, strict=True):
         if not 0 <= probability <= 1:
             raise ValueError(f"{probability} is no probability")
@@ -171,7 +187,7 @@ def calibration(probabilities: Sequence[float], outcomes: Sequence[bool], bins: 
             (index + 1) / bins,
             len(part),
             math.fsum(p for p, _ in part) / len(part),
-            sum(outcome for _, outcome in part) / len(part),
+            math.fsum(outcome for _, outcome in part) / len(part),
         )
         for index, part in sorted(parts.items())
     ]

@@ -143,17 +143,25 @@ def load_prm(folder: Path, images: dict[str, bytes]) -> tuple[Prm, Encoder]:
     return prm, Encoder(processor, images, card.instruction, card.max_length, read=read, suffix=card.suffix)
 
 
-def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int) -> list[Row]:
-    """Rows of `step_scores`; an example that cannot be encoded, or is too long, gives null scores."""
+def scored(
+    prm: Prm, encoder: Encoder, examples: Sequence[Example], batch_rows: int
+) -> Iterator[tuple[Example, list[float | None] | RowError]]:
+    """Each example with its scores in (0, 1), null for a step without text; or with why it has none."""
     encoded: list[Encoded] = []
-    rows: list[Row] = []
     for example in examples:
         try:
             encoded.append(encoder.encode(example))
-        except RowError:
-            rows.extend(_rows(run, example, [None] * len(example.steps)))
+        except RowError as error:
+            yield example, error
     for row, logits in step_logits(prm, encoder, encoded, batch_rows):
-        rows.extend(_rows(run, row.example, step_scores(row, logits)))
+        yield row.example, step_scores(row, logits)
+
+
+def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int) -> list[Row]:
+    """Rows of `step_scores`; an example that cannot be encoded, or is too long, gives null scores."""
+    rows: list[Row] = []
+    for example, scores in scored(prm, encoder, examples, batch_rows):
+        rows.extend(_rows(run, example, [None] * len(example.steps) if isinstance(scores, RowError) else scores))
     return rows
 
 

@@ -34,7 +34,7 @@ def test_the_readme_names_every_command_and_no_other():
     known = {*stages.COMMANDS, *imports.COMMANDS, *exports.COMMANDS, *look.COMMANDS, "recipes"}
     for command in known:
         assert f"curate {command}" in text
-    for command in ("train", "score", "select", "report", "export", "serve"):
+    for command in ("train", "score", "select", "eval", "report", "export", "serve"):
         assert f"prm {command}" in text
     for word in re.findall(r"`curate ([a-z-]+)", text):
         assert word in known

@@ -20,8 +20,8 @@ PRM_SEES = {
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
     "engines.models",
-    # The testbed's exact step truth, for measuring.
-    "sources.synthetic",
+    # The testbed's exact step truth, and published benchmarks as `curate ingest` reads them, for measuring.
+    "sources", "recipes",
 }  # fmt: skip
 MODULES = sorted([*(ROOT / "curate").rglob("*.py"), *(ROOT / "prm").rglob("*.py")])
 

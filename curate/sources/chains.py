@@ -30,10 +30,10 @@ def chains(record: Record, map_: ChainMap) -> Iterator[tuple[str | None, GivenCh
     for question, steps, values, counts in _FORMS[map_.form](record, map_):
         if not steps or not all(step.strip() for step in steps):
             raise RowError("no-steps", f"{map_.steps} has no steps, or an empty one")
-        yield question, GivenChain(_joinable(steps), values, counts, outcome, policy)
+        yield question, GivenChain(joinable(steps), values, counts, outcome, policy)
 
 
-def _joinable(steps: Sequence[str]) -> tuple[str, ...]:
+def joinable(steps: Sequence[str]) -> tuple[str, ...]:
     """Steps that give the chain's text when joined."""
     return tuple(step if place == len(steps) - 1 else step + SEPARATOR for place, step in enumerate(steps))
 

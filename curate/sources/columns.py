@@ -162,7 +162,7 @@ def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Roo
         parsed = FORMS[source.form](question, given or "")
         question, choices = parsed.question, parsed.choices or choices
         given = parsed.answer if given is not None else None
-    images = tuple(_images(record, source, root))
+    images = tuple(pictures(record, source, root))
     if source.require_image and not images:
         raise RowError("no-image", "the recipe takes only rows with an image")
     return SourceRow(
@@ -285,7 +285,8 @@ def _tolerance(record: Record, source: MappedSource, answer: str | None) -> floa
     return half / value if value else half
 
 
-def _images(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:
+def pictures(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:
+    """Original bytes of the record's images, in order; RowError when one is not there."""
     wanted = source.columns.image
     for column in (wanted,) if isinstance(wanted, str) else wanted or ():
         yield from _pictures(look(record, column), root)

@@ -1,4 +1,4 @@
-"""Source: one local file of JSON Lines, Parquet, CSV or TSV, with images in its columns or in a folder."""
+"""Source: one local file of JSON Lines, JSON, Parquet, CSV or TSV, with images in its columns or in a folder."""
 
 from __future__ import annotations
 
@@ -82,6 +82,20 @@ def _json_lines(path: Path) -> Iterator[Numbered]:
                     yield number, RowError("malformed-line", f"line {number}: a JSON object is wanted")
 
 
+def _json(path: Path) -> Iterator[Numbered]:
+    """One array of objects, held whole; or lines of them, as some name those files too."""
+    try:
+        whole = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        yield from _json_lines(path)
+        return
+    for number, record in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            yield number, RowError("malformed-line", f"entry {number}: a JSON object is wanted")
+
+
 def _csv(path: Path, delimiter: str = ",") -> Iterator[Numbered]:
     """Rows are decoded one by one, so that a bad byte costs its row only."""
     with (
@@ -139,6 +153,7 @@ def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
 READERS: dict[str, Callable[[Path], Iterator[Numbered]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
+    ".json": _json,
     ".parquet": _parquet,
     ".csv": _csv,
     ".tsv": partial(_csv, delimiter="\t"),

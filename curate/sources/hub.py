@@ -13,6 +13,7 @@ from curate.errors import UserError
 from curate.source_sections import HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
+from curate.sources.columns import Numbered
 from curate.sources.roots import Root, open_root
 
 
@@ -22,15 +23,20 @@ class Hub:
     def __init__(self, config: HubSource, base: Path) -> None:
         self._config = config
         self._base = base
-        self._root: Root | None = None
+        self.root: Root | None = None
         if config.root is not None:
             at = config.root if config.root.is_absolute() else base / config.root
             if not at.exists():
                 raise UserError(f'Source "{config.name}": there is no folder or archive at {config.root}; check root.')
-            self._root = open_root(at)
+            self.root = open_root(at)
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows, in the order of the dataset."""
+        records = self.records()
+        yield from columns.problems(records, self._config, self.root)
+
+    def records(self) -> Iterator[Numbered]:
+        """The records as they are, checked for the columns that are named; `root` is known when this returns."""
         data, name = self._open()
         what = f'Source "{self._config.name}": {name}'
         if data.column_names is not None:
@@ -40,7 +46,7 @@ class Hub:
         ahead = list(itertools.islice(records, 1))
         for _, record in ahead:
             columns.check(self._config, record, what)
-        yield from columns.problems(itertools.chain(ahead, records), self._config, self._root)
+        return itertools.chain(ahead, records)
 
     def _open(self) -> tuple[Any, str]:
         """The stream and the id that it came from: the first of the ids that can be opened."""
@@ -64,8 +70,8 @@ class Hub:
             except _failures() as error:
                 first = first or error
                 continue
-            if local.is_dir() and self._root is None:
-                self._root = open_root(local)
+            if local.is_dir() and self.root is None:
+                self.root = open_root(local)
             return _undecoded(data, datasets), name
         assert first is not None  # noqa: S101
         raise self._failed("cannot be opened", first, "check dataset, config, split, revision and the network")

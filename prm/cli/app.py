@@ -11,7 +11,7 @@ import typer
 
 from curate.errors import UserError, guarded
 from prm import launch
-from prm.cli import hand_on
+from prm.cli import evaluate, hand_on
 from prm.cli.options import PLACE as _PLACE
 from prm.cli.options import Json, Place, Replace, Settings
 
@@ -118,6 +118,8 @@ def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
     """Write the dataset-quality table and its page."""
     _stage("report", recipe, workspace, settings, as_json)
 
+
+app.command("eval")(evaluate.command)
 
 for _name, _command in hand_on.COMMANDS.items():
     app.command(_name)(_command)

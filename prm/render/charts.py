@@ -288,3 +288,7 @@ def best_of_n(selection: Selection | None) -> go.Figure | None:
     figure.update_xaxes(title_text="candidates N", type="log", tickvals=list(selection.sizes),
         ticktext=[str(size) for size in selection.sizes])  # fmt: skip
     return figure
+
+
+# Other pages' charts look the same.
+layout = _layout

@@ -1,0 +1,38 @@
+"""Results as files: <workspace>/reports/eval/<benchmark>/<run>/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from curate.store import Workspace, write_atomic
+from prm.bench.result import Result
+
+
+def write(
+    workspace: Workspace, result: Result, layouts: Mapping[str, str], unread: Sequence[Mapping[str, object]] = ()
+) -> Path:
+    """Write results.json, results.md, the files of the benchmark's own scorer, unread.jsonl where a row could not be
+    read, and calibration.html; the folder. Files of an earlier evaluation go.
+    """
+    from prm.render import evaluation, reliability
+
+    folder = workspace.root / "reports" / "eval" / result.benchmark / result.run
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "results.json": json.dumps(result.to_json(), ensure_ascii=False, indent=1, allow_nan=False),
+        "results.md": evaluation.markdown(result),
+        **layouts,
+    }
+    if unread:
+        texts["unread.jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in unread)
+    if any(group.bins for group in result.groups):
+        texts["calibration.html"] = reliability.page(result)
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in texts:
+            path.unlink()
+    for name, text in texts.items():
+        # Lone surrogates cannot be UTF-8; the reader sees a replacement for them.
+        write_atomic(folder / name, text.encode("utf-8", "replace"))
+    return folder

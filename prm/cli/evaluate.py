@@ -1,0 +1,93 @@
+"""`prm eval`: figures on published benchmarks with step labels, and calibration."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curate.errors import UserError
+from prm import launch
+
+
+class Name(StrEnum):
+    """What can be evaluated."""
+
+    VISUALPROCESSBENCH = "visualprocessbench"
+    PROCESSBENCH = "processbench"
+    PRMBENCH = "prmbench"
+    CALIBRATION = "calibration"
+
+
+def command(
+    benchmark: Annotated[
+        Name, typer.Argument(help="Which benchmark; calibration needs no data but the workspace's.", show_default=False)
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PATH_OR_HUB_ID",
+            help="The benchmark's file, a folder of its files, or its id on the hub.",
+            show_default=False,
+        ),
+    ] = None,
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Where runs are, and reports go.")
+    ] = Path("workspace"),
+    runs: Annotated[
+        list[str] | None, typer.Option("--run", help="A trained run; may be repeated. All of the workspace by default.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Folder of a saved PRM, instead of runs.", show_default=False)
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            help="Folder or zip archive that image paths are relative to; the data's own folder by default.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of the dataset on the hub.", show_default=False)] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only so many rows of each file or split.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set threshold, tune, missing, target, ...; may be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")
+    ] = False,
+) -> None:
+    """Evaluate trained PRMs on a benchmark with step labels, or their calibration on held-out examples.
+
+    Every figure comes with an interval. Results, and files for the benchmark's own scorer, go to
+    WORKSPACE/reports/eval/BENCHMARK/RUN.
+    """
+    from curate.progress import reporter
+    from curate.store import Workspace
+    from prm.bench import entry
+
+    if launch.several():
+        raise UserError("`prm eval` runs as one process; start it without torchrun.")
+    if model is not None and runs:
+        raise UserError("--run does nothing with --model; give one of them.")
+    # A saved PRM needs no workspace but for its results.
+    place = Workspace.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
+    tell = reporter(as_json)
+    asked = entry.Asked(benchmark.value, data, tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
+    results = entry.evaluate(place, asked, tell)
+    if as_json:
+        typer.echo(
+            json.dumps({"results": [result.to_json() for result, _ in results]}, ensure_ascii=False, allow_nan=False)
+        )
+        return
+    from prm.render import evaluation
+
+    tell.show(evaluation.terminal([result for result, _ in results]))
+    for _, folder in results:
+        tell.show(f"files: {folder}")
