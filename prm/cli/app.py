@@ -11,6 +11,7 @@ import typer
 
 from curate.errors import UserError, guarded
 from prm import launch
+from prm.cli import report
 
 app = typer.Typer(
     name="prm",
@@ -120,10 +121,7 @@ def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
     _stage("select", recipe, workspace, settings, as_json)
 
 
-@app.command()
-def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
-    """Write the dataset-quality table and its page."""
-    _stage("report", recipe, workspace, settings, as_json)
+app.command("report")(report.report)
 
 
 def main() -> None:
