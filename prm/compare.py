@@ -20,7 +20,7 @@ from prm.metrics import Interval
 from prm.report import DomainRow, Report
 
 SCHEMA = "curate-prm/difference/1"
-HEAVIER, LIGHTER, SAME, UNKNOWN = "heavier", "lighter", "same", "unknown"
+HEAVIER, LIGHTER, SAME, UNKNOWN = "heavier", "lighter", "indistinguishable", "unknown"
 # Counts of a domain that are compared, with their names for people.
 COUNTS = {
     "problems": "problems",
@@ -38,8 +38,8 @@ class Change:
     """One domain in both workspaces; a row is None where its workspace has no such domain.
 
     Weights are None where no run weighs the domain; `moved` says whether the interval of the difference lies above 0
-    ("heavier"), below ("lighter"), has it inside ("same"), or is not there ("unknown"). `counts` are those that differ,
-    name -> (of A, of B).
+    ("heavier"), below ("lighter"), has it inside ("indistinguishable"), or is not there ("unknown"). `counts` are those
+    that differ, name -> (of A, of B).
     """
 
     domain: str

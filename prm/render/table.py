@@ -95,7 +95,11 @@ DIFFERENCE: tuple[Column, ...] = (
     Column("difference", "weight_a - weight_b", lambda change: change.difference),
     Column("difference_low", "lower end of its 95 % interval (Welch)", _at("interval", "low")),
     Column("difference_high", "upper end", _at("interval", "high")),
-    Column("moved", "heavier, lighter, same (the interval has 0 in it) or unknown", lambda change: change.moved),
+    Column(
+        "moved",
+        "heavier, lighter, indistinguishable (the interval has 0 in it) or unknown",
+        lambda change: change.moved,
+    ),
     Column("verdict_changed", "whether the verdicts differ", lambda change: change.verdict_changed),
     *(
         Column(f"{name}_{side}", f"{name} of {side}, as in report.csv", _side(side, name))
