@@ -12,8 +12,9 @@ nominal chain, never from the chain's own length or outcome.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ def exact(k: int, m: int, min_graded: int = 1) -> Label:
 def known(outcome: bool | None) -> Label:
     """Label of the last step: the chain is over, so its value is its outcome, without any completion."""
     return UNDEFINED if outcome is None else Label(float(outcome), 0.0)
+
+
+def defined(label: Mapping[str, Any] | None, last: bool, min_graded: int) -> bool:
+    """Whether a row of `step_labels` counts as one. Pooled ones may stand on later steps alone, given ones come without
+    counts.
+    """
+    if label is None or label["value"] is None:
+        return False
+    return last or label["mode"] == "pooled" or label["m"] is None or label["m"] >= min_graded
 
 
 def count(outcomes: Sequence[bool | None]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from curate import lineage, steps
 from curate.active import dropped
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
+from curate.montecarlo import defined
 from curate.opinions import Opinions
 from curate.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import ShardConfig
@@ -33,18 +34,11 @@ HARVEST = "harvest"
 _GONE = {"source": "?", "source_row": "?", "domain": None}
 
 
-def _defined(label: Row | None, last: bool, min_graded: int) -> bool:
-    """Whether a step's label counts. Pooled ones may stand on later steps alone, given ones come without counts."""
-    if label is None or label["value"] is None:
-        return False
-    return last or label["mode"] == "pooled" or label["m"] is None or label["m"] >= min_graded
-
-
 def _example(
     rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int, verdicts: Sequence[bool | None]
 ) -> Row:
     places = range(len(rollout["steps"]))
-    defined = [_defined(labels.get(step), step == places[-1], min_graded) for step in places]
+    counted = [defined(labels.get(step), step == places[-1], min_graded) for step in places]
     return {
         "rollout_id": rollout["rollout_id"],
         "problem_id": rollout["problem_id"],
@@ -57,8 +51,8 @@ def _example(
         "steps": rollout["steps"],
         "answer": rollout["answer"],
         "outcome": rollout["outcome"],
-        "values": [labels[step]["value"] if ok else None for step, ok in zip(places, defined, strict=True)],
-        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(places, defined, strict=True)],
+        "values": [labels[step]["value"] if ok else None for step, ok in zip(places, counted, strict=True)],
+        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(places, counted, strict=True)],
         "verdicts": verdicts,
         "masks": [None] * len(places),
     }

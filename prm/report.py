@@ -18,18 +18,20 @@ from curate import catalog
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.store import Workspace, write_atomic
-from prm import metrics, select, showcase, stats, verdict
+from prm import metrics, select, showcase, spend, stats, verdict
 from prm.chance import Band, bands_for
 from prm.config import LEARNED, PER_ROLLOUT
 from prm.metrics import Interval, PairOrder
 from prm.select import Selection
 from prm.showcase import Chain, Picture
-from prm.stats import Curve, Facts
+from prm.spend import Spend
+from prm.stats import Curve, Facts, Over
 
 if TYPE_CHECKING:
+    from prm.browse import Browse
     from prm.stages import ReportConfig, SelectConfig
 
-SCHEMA = "curate-prm/report/1"
+SCHEMA = "curate-prm/report/2"
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class DomainRow:
     """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
 
     `band` is where null runs leave it; `verdict` is "up", "down", "indistinguishable" or "unknown"; losses are means
-    over the first and last tenth of the updates, and over runs; `signal` is the t-statistic of the domain's dots
-    (`prm.stats`).
+    over the first and last tenth of the updates, and over runs; `t` is the running t-statistic of the domain's dots at
+    the end, over runs, and `signal` the one of the dots of all runs together (`prm.stats`).
     """
 
     domain: str
@@ -53,6 +55,7 @@ class DomainRow:
     facts: Facts
     loss_first: float | None
     loss_last: float | None
+    t: Over | None
     signal: float | None
     explanation: str
 
@@ -87,7 +90,7 @@ class Report:
     """Everything that any form of the report shows.
 
     `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update;
-    `cosine` is the mean one between successive meta directions.
+    `cosine` is the mean one between successive meta directions; `running` are the paths of the running t.
     """
 
     workspace: str
@@ -105,8 +108,10 @@ class Report:
     unattributed_rejects: int
     weights: tuple[Curve, ...]
     null_curve: Curve | None
+    running: tuple[Curve, ...]
     losses: tuple[Curve, ...]
     meta_loss: Curve | None
+    spend: tuple[Spend, ...]
     selection: Selection | None
     ledger: tuple[Account, ...]
     notes: tuple[str, ...]
@@ -147,7 +152,8 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
 
     UserError when the workspace has neither problems nor trained weights.
     """
-    facts, unattributed = stats.domain_facts(workspace)
+    costs = spend.spent(workspace)
+    facts, unattributed = stats.domain_facts(workspace, costs)
     trained = stats.training(workspace)
     if not facts and not trained.final:
         raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
@@ -172,8 +178,10 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         unattributed_rejects=unattributed,
         weights=trained.weights,
         null_curve=trained.null_curve,
+        running=trained.running,
         losses=trained.losses,
         meta_loss=trained.meta,
+        spend=costs,
         selection=selection,
         ledger=_ledger(workspace),
         notes=(*_training_notes(trained, learned), *notes),
@@ -202,6 +210,7 @@ def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) ->
                 facts=known,
                 loss_first=trained.loss_first.get(domain),
                 loss_last=trained.loss_last.get(domain),
+                t=trained.t.get(domain),
                 signal=trained.signal.get(domain),
                 explanation=verdict.explain(weighing, band, runs, known.accuracy, known.planted, learned),
             )
@@ -253,20 +262,26 @@ def _ledger(workspace: Workspace) -> tuple[Account, ...]:
     return tuple(Account(table=row["table_name"], **{name: row[name] for name in columns}) for row in rows)
 
 
-def write(report: Report, folder: Path, theme: str = "auto") -> dict[str, Path]:
-    """Write report.json, report.md and report.html into `folder`; their paths by "json", "markdown" and "html".
+def write(report: Report, folder: Path, theme: str = "auto", chains: Browse | None = None) -> dict[str, Path]:
+    """Write report.json, .md, .csv and .html into `folder`; their paths by "json", "markdown", "csv" and "html".
+
+    With `chains` also the files of the page's browser, path "chains".
 
     `theme` is the look that the page opens with: "auto" (the reader's system), "light" or "dark".
     """
-    from prm.render import markdown, page
+    from prm import browse
+    from prm.render import markdown, page, table
 
     folder.mkdir(parents=True, exist_ok=True)
     forms = {
         "json": ("report.json", json.dumps(report.to_json(), ensure_ascii=False, indent=1, allow_nan=False)),
         "markdown": ("report.md", markdown.render(report)),
-        "html": ("report.html", page.render(report, theme)),
+        "csv": ("report.csv", table.render(report)),
+        "html": ("report.html", page.render(report, theme, chains.setup() if chains else None)),
     }
-    paths = {}
+    # The page comes after what it reads; without chains those of an earlier page go.
+    browse.clear(folder)
+    paths = {"chains": browse.write(chains, folder)} if chains else {}
     for form, (name, text) in forms.items():
         paths[form] = folder / name
         # Lone surrogates cannot be UTF-8; the reader sees a replacement for them.

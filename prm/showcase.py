@@ -75,10 +75,10 @@ def _split(rows: Iterable[Row], column: str) -> list[list[Row]]:
     return [parts[key] for key in sorted(parts, key=str)]
 
 
-def _choose(workspace: Workspace, count: int) -> list[str]:
-    """Rollouts of test and train in equal parts, over domains and outcomes in turn; within them by hash."""
+def choose(workspace: Workspace, count: int, roles: Sequence[str] = ("test", "train")) -> list[str]:
+    """At most `count` rollouts: of these roles in equal parts, over domains and outcomes in turn; in them by hash."""
     columns = ["rollout_id", "domain", "role", "outcome"]
-    where = among("role", ["test", "train"])
+    where = among("role", roles)
     rows = sorted(workspace.read(ROLLOUTS, columns, where).to_pylist(), key=lambda row: digest(row["rollout_id"]))
     by_role = []
     for part in _split(rows, "role"):
@@ -89,7 +89,7 @@ def _choose(workspace: Workspace, count: int) -> list[str]:
 
 def chains(workspace: Workspace, count: int) -> tuple[Chain, ...]:
     """At most `count` chains, by domain."""
-    chosen = among("rollout_id", _choose(workspace, count))
+    chosen = among("rollout_id", choose(workspace, count))
     columns = ["rollout_id", "problem_id", "domain", "role", "steps", "answer", "outcome", "finish"]
     rollouts = workspace.read(ROLLOUTS, columns, chosen).to_pylist()
     wanted = among("problem_id", sorted({row["problem_id"] for row in rollouts}))
@@ -101,7 +101,9 @@ def chains(workspace: Workspace, count: int) -> tuple[Chain, ...]:
     for row in workspace.read(STEP_SCORES, where=chosen).to_pylist():
         if row["score"] is not None:
             scores[row["rollout_id"], row["step_index"]].append(row["score"])
-    made = [_chain(row, problems[row["problem_id"]], labels, scores) for row in rollouts]
+    # A problem that was ingested anew may be gone.
+    there = [row for row in rollouts if row["problem_id"] in problems]
+    made = [_chain(row, problems[row["problem_id"]], labels, scores) for row in there]
     return tuple(sorted(made, key=lambda chain: (chain.domain, chain.role, chain.rollout_id)))
 
 
@@ -139,14 +141,14 @@ def pictures(workspace: Workspace, chosen: Iterable[Chain], budget: int = IMAGE_
     columns = ["image_hash", "bytes", "format", "width", "height"]
     found = {}
     for row in workspace.read(IMAGES, columns, among("image_hash", hashes)).to_pylist():
-        data, kind, (width, height) = _light(row)
+        data, kind, (width, height) = light(row)
         budget -= len(data)
         text = f"data:{kind};base64,{base64.b64encode(data).decode()}" if budget >= 0 else None
         found[row["image_hash"]] = Picture(text, width, height)
     return found
 
 
-def _light(row: Row) -> tuple[bytes, str, tuple[int, int]]:
+def light(row: Row) -> tuple[bytes, str, tuple[int, int]]:
     """The original bytes when small and of a kind that browsers show, else a reduced WebP."""
     if len(row["bytes"]) <= _WHOLE and row["format"] in _SAFE:
         return row["bytes"], _SAFE[row["format"]], (row["width"], row["height"])

@@ -44,7 +44,11 @@ class ReportConfig(Config):
     """`prm report`: the dataset-quality table."""
 
     chains: int = Field(default=60, ge=0)
-    """Rollouts that the page shows in full."""
+    """Rollouts that the page holds itself."""
+    browse: int | None = Field(default=None, ge=0)
+    """Rollouts in the page's browser of chains, 0 for none; null: 2,000 in files beside it, 100,000 when served."""
+    completions: int | None = Field(default=None, ge=0)
+    """Completions of each step that it has on demand; null: 2 in files, 64 when served."""
     theme: Literal["auto", "light", "dark"] = "auto"
     """Which look the page opens with; `auto` follows the reader's system."""
 
@@ -128,11 +132,11 @@ def _select(context: Context, config: SelectConfig) -> Ledger:
 
 
 def _report(context: Context, config: ReportConfig) -> Ledger:
-    from prm import report
+    from prm import browse, report
     from prm.render import terminal
 
     built = report.build(context.workspace, config, context.recipe.sections.get("select"))  # type: ignore[arg-type]
-    files = report.write(built, reports(context), config.theme)
+    files = report.write(built, reports(context), config.theme, browse.beside(context.workspace, config))
     context.reporter.show(terminal.render(built))
     context.reporter.show("\n".join(f"{kind}: {path}" for kind, path in files.items()))
     return Ledger("domains", taken=len(built.domains), out=len(built.domains))

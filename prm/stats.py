@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,16 @@ import polars as pl
 import pyarrow.compute as pc
 
 from curate import lineage
-from curate.schema import PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES, Table
+from curate.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.store import Workspace
+from prm import intake
 from prm.chance import Spread
+from prm.spend import Spend
 
 # Points of a curve on the page; more cannot be seen.
 POINTS = 120
+# A running t of fewer updates than this is anything, up to dozens.
+_SETTLED = 10
 _TRUNCATED = ("length", "repetition")
 
 
@@ -25,7 +29,9 @@ class Facts:
     """A domain's training data. Shares are in [0, 1], of its rollouts; None where there is nothing to take them of.
 
     `accuracy` is the share of right ones among graded rollouts, `label_noise` the mean standard error of the labels
-    that were estimated from completions (a last step's label is known, not estimated).
+    that were estimated from completions (a last step's label is known, not estimated). Rows left out are as in
+    `prm.intake.Intake`, `consensus_kept` is the share of labelled steps that the judge did not mask, tokens are
+    generated ones (`prm.spend.Spend`).
     """
 
     problems: int = 0
@@ -38,6 +44,12 @@ class Facts:
     undecided: float | None = None
     truncated: float | None = None
     rejects: int = 0
+    duplicates: int = 0
+    contaminated: int = 0
+    consensus_kept: float | None = None
+    rollout_tokens: int | None = None
+    label_tokens: int | None = None
+    judge_tokens: int | None = None
     licences: tuple[str, ...] = ()
     planted: tuple[str, ...] = ()
 
@@ -54,12 +66,22 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Over:
+    """A figure over runs: mean, lowest and highest."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Training:
     """The runs of `prm train`: final weights run -> domain -> weight, and their paths.
 
     `neutral` is by run the final weight of a domain that moved the meta loss neither way, and `noise` how far a run's
     updates alone carry each log weight, for runs whose rule has such (`prm.chance.bands_for`); `signal` is each
-    domain's t-statistic, see `_signal`; `cosine` the mean one between successive meta directions.
+    domain's t-statistic over all runs, see `_signal`; `running` and `t` are the paths and ends of the one that each run
+    kept for itself (`updates.t`); `cosine` the mean one between successive meta directions.
     """
 
     mode: str | None = None
@@ -75,17 +97,9 @@ class Training:
     loss_first: Mapping[str, float | None] = field(default_factory=dict)
     loss_last: Mapping[str, float | None] = field(default_factory=dict)
     signal: Mapping[str, float | None] = field(default_factory=dict)
+    running: tuple[Curve, ...] = ()
+    t: Mapping[str, Over] = field(default_factory=dict)
     cosine: float | None = None
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the lineage of an ingested source says, and which training domains it fed."""
-
-    name: str
-    role: str | None
-    domains: tuple[str, ...]
-    defect: str | None
 
 
 def _frame(workspace: Workspace, table: Table, columns: Sequence[str], where: Any = None) -> pl.DataFrame:
@@ -94,45 +108,18 @@ def _frame(workspace: Workspace, table: Table, columns: Sequence[str], where: An
     return frame
 
 
-def _sources(workspace: Workspace) -> list[_Source]:
-    sources = []
-    for partition in workspace.partitions(PROBLEMS):
-        name = partition.folder.name
-        config = (lineage.read(partition) or {}).get("config") or {}
-        rows = partition.read(["domain", "role"])
-        domains = tuple(sorted(set(rows["domain"].to_pylist()))) or (config.get("domain") or name,)
-        roles = sorted(set(rows["role"].to_pylist()))
-        role = roles[0] if len(roles) == 1 else config.get("role")
-        sources.append(_Source(name, role, domains, config.get("defect")))
-    return sources
+def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dict[str, Facts], int]:
+    """Facts of each training domain, and how many rows that ingest left out belong to none of them.
 
-
-def _rejects(workspace: Workspace, sources: Sequence[_Source]) -> Counter[str | None]:
-    """Training rows rejected at ingest, by domain; None holds those that no domain can be told for."""
-    by_name = {source.name: source for source in sources}
-    counts: Counter[str | None] = Counter()
-    rows = workspace.read(REJECTS, ["source", "domain"], where=pc.field("stage") == "ingest")
-    for row in rows.to_pylist():
-        source = by_name.get(row["source"])
-        if source is not None and source.role not in (None, "train"):
-            continue
-        alone = source.domains[0] if source is not None and len(source.domains) == 1 else None
-        counts[row["domain"] or alone] += 1
-    return counts
-
-
-def domain_facts(workspace: Workspace) -> tuple[dict[str, Facts], int]:
-    """Facts of each training domain, and how many rejected rows belong to none of them."""
+    `costs` are what `prm.spend.spent` finds.
+    """
     train = pc.field("role") == "train"
     problems = _frame(workspace, PROBLEMS, ["domain", "licence"], train)
     rollouts = _frame(workspace, ROLLOUTS, ["domain", "outcome", "finish"], train)
     labels = _frame(workspace, STEP_LABELS, ["domain", "m", "value", "standard_error"], train)
-    sources = _sources(workspace)
-    rejects, planted = _rejects(workspace, sources), defaultdict[str, set[str]](set)
-    for source in sources:
-        if source.defect and source.role == "train":
-            for domain in source.domains:
-                planted[domain].add(source.defect)
+    fed_by = intake.sources(workspace)
+    left, planted, kept = intake.left_out(workspace, fed_by), intake.defects(fed_by), intake.consensus_kept(workspace)
+    spends = {spend.domain: spend for spend in costs if spend.role == "train"}
     by_problem = _grouped(
         problems, problems=pl.len(), licences=pl.col("licence").drop_nulls().unique().sort().cast(pl.String)
     )
@@ -154,10 +141,18 @@ def domain_facts(workspace: Workspace) -> tuple[dict[str, Facts], int]:
     for domain in sorted(by_problem.keys() | by_rollout.keys() | by_label.keys()):
         row = by_problem.get(domain, {}) | by_rollout.get(domain, {}) | by_label.get(domain, {})
         licences = tuple(row.pop("licences", ()))
+        spend = spends.get(domain)
         facts[domain] = Facts(
-            **row, rejects=rejects[domain], licences=licences, planted=tuple(sorted(planted.get(domain, ())))
+            **row,
+            **vars(left.get(domain, intake.Intake())),
+            consensus_kept=kept.get(domain),
+            rollout_tokens=spend.rollouts if spend else None,
+            label_tokens=spend.completions if spend else None,
+            judge_tokens=spend.judge if spend else None,
+            licences=licences,
+            planted=tuple(sorted(planted.get(domain, ()))),
         )
-    return facts, sum(count for domain, count in rejects.items() if domain not in facts)
+    return facts, sum(sum(vars(book).values()) for domain, book in left.items() if domain not in facts)
 
 
 def _grouped(frame: pl.DataFrame, **columns: pl.Expr) -> dict[str, dict[str, Any]]:
@@ -172,7 +167,7 @@ def training(workspace: Workspace) -> Training:
         UPDATES,
         [
             *("run", "null_control", "update", "step", "domain", "weight", "raw"),
-            *("dot", "train_loss", "meta_loss", "cosine"),
+            *("dot", "t", "train_loss", "meta_loss", "cosine"),
         ],
     )
     if frame.is_empty():
@@ -189,13 +184,15 @@ def training(workspace: Workspace) -> Training:
         neutral=_neutral(mirrored),
         noise=_noise(mirrored),
         updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
-        weights=_weight_curves(real),
+        weights=_curves(real, "weight"),
         null_curve=_null_curve(null),
         losses=_loss_curves(real),
         meta=_meta_curve(real),
         loss_first=first,
         loss_last=last,
         signal=_signal(real),
+        running=_curves(real.drop_nulls("t").filter(pl.col("update") >= _SETTLED), "t"),
+        t=_last_t(real),
         cosine=_mean(real.unique(["run", "update"])["cosine"]),
     )
 
@@ -264,9 +261,17 @@ def _thinned(steps: Sequence[int]) -> set[int]:
     return {steps[round(index * (len(steps) - 1) / (POINTS - 1))] for index in range(POINTS)}
 
 
-def _weight_curves(frame: pl.DataFrame) -> tuple[Curve, ...]:
-    weight = pl.col("weight")
-    grouped = frame.group_by("domain", "step").agg(mean=weight.mean(), low=weight.min(), high=weight.max())
+def _last_t(frame: pl.DataFrame) -> dict[str, Over]:
+    """Of each domain the last running t that a run has, over runs."""
+    t, last = pl.col("t"), pl.col("update") == pl.col("update").max().over("run", "domain")
+    ends = frame.drop_nulls("t").filter(last).group_by("domain").agg(mean=t.mean(), low=t.min(), high=t.max())
+    return {row.pop("domain"): Over(**row) for row in ends.to_dicts()}
+
+
+def _curves(frame: pl.DataFrame, column: str) -> tuple[Curve, ...]:
+    """Of each domain, a column over steps."""
+    value = pl.col(column)
+    grouped = frame.group_by("domain", "step").agg(mean=value.mean(), low=value.min(), high=value.max())
     kept = grouped.filter(pl.col("step").is_in(list(_thinned(sorted(frame["step"].unique())))))
     curves = []
     for (domain,), part in sorted(kept.sort("step").partition_by("domain", as_dict=True).items()):
@@ -280,7 +285,7 @@ def _null_curve(frame: pl.DataFrame) -> Curve | None:
     if frame.is_empty():
         return None
     pooled = frame.with_columns(domain=pl.lit("null runs"))
-    return _weight_curves(pooled)[0]
+    return _curves(pooled, "weight")[0]
 
 
 def _binned(frame: pl.DataFrame, column: str, name: str) -> Curve | None:

@@ -13,7 +13,10 @@ from typer.testing import CliRunner
 from curate.cli.app import app as curate_app
 from curate.schema import TABLES
 from prm.cli.app import app as prm_app
+from prm.render.table import COLUMNS, DIFFERENCE
 
+REPORT = "Written by `prm report`: one row a training domain, the heaviest first; an empty cell is missing."
+AGAINST = "Written by `prm report A --against B`: one row a domain of either workspace; A is the one reported on."
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -27,6 +30,9 @@ def columns() -> str:
         parts.append("| column | type | may be null |\n|---|---|---|\n")
         for field in table.schema:
             parts.append(f"| `{field.name}` | {field.type} | {'yes' if field.nullable else 'no'} |\n")
+    for name, told, described in (("report.csv", COLUMNS, REPORT), ("difference.csv", DIFFERENCE, AGAINST)):
+        parts.append(f"\n## {name}\n\n{described}\n\n| column | what it says |\n|---|---|\n")
+        parts += [f"| `{column.name}` | {column.text} |\n" for column in told]
     return "".join(parts)
 
 

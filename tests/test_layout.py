@@ -16,7 +16,7 @@ STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
 PRM_SEES = {
     "schema", "errors", "seeds", "config", "sections", "source_sections", "store", "lineage", "catalog", "stage",
     "chain", "progress",
-    "prompts", "steps", "montecarlo", "images", "answers",
+    "prompts", "steps", "montecarlo", "images", "answers", "consensus",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
     "engines.models",

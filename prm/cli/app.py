@@ -11,7 +11,7 @@ import typer
 
 from curate.errors import UserError, guarded
 from prm import launch
-from prm.cli import evaluate, hand_on
+from prm.cli import evaluate, hand_on, report
 from prm.cli.options import PLACE as _PLACE
 from prm.cli.options import Json, Place, Replace, Settings
 
@@ -113,10 +113,7 @@ def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = N
     _stage("select", recipe, workspace, settings, as_json)
 
 
-@app.command()
-def report(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
-    """Write the dataset-quality table and its page."""
-    _stage("report", recipe, workspace, settings, as_json)
+app.command("report")(report.report)
 
 
 app.command("eval")(evaluate.command)

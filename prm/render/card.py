@@ -16,7 +16,7 @@ from curate.store import Workspace
 from prm.records import last_weights
 from prm.render import snippets
 from prm.render.figures import MISSING
-from prm.render.markdown import escape, table
+from prm.render.markdown import escape, pipes
 from prm.saved import Card
 
 _TAGS = ["process-reward-model", "reward-model", "token-classification", "curate-prm"]
@@ -132,7 +132,7 @@ def _domains(workspace: Workspace, card: Card) -> list[str]:
         "Weights of the training domains at the end of the run (mean 1); what they are worth is in the dataset-quality "
         "report of the workspace, with intervals over seeds and bands of chance.",
         "",
-        *table(("domain", "weight", "rollouts", "labelled steps", "mean label"), cells),
+        *pipes(("domain", "weight", "rollouts", "labelled steps", "mean label"), cells),
         "Rollouts: " + ", ".join(f"{count:,} {escape(role)}" for role, count in sorted(roles.items())) + ".",
         "",
     ]
@@ -160,7 +160,7 @@ def _data(workspace: Workspace) -> list[str]:
         "",
         f"Step labels: mode {said}. Accounts of every stage, in = out + duplicate + rejected + failed:",
         "",
-        *table(("stage", "unit", "in", "out", "duplicate", "rejected", "failed"), cells, left=2),
+        *pipes(("stage", "unit", "in", "out", "duplicate", "rejected", "failed"), cells, left=2),
     ]
 
 

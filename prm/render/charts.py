@@ -13,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from prm.metrics import Interval
 from prm.render import figures
 from prm.report import DomainRow, Report
 from prm.select import Selection
@@ -21,7 +22,7 @@ from prm.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
 
 COLOURS = {UP: "#3a83c5", DOWN: "#d1702a", SAME: "#858d99", UNKNOWN: "#858d99"}
 SYMBOLS = {UP: "triangle-up", DOWN: "triangle-down", SAME: "circle", UNKNOWN: "circle-open"}
-_BAND = "rgba(133, 141, 153, 0.2)"
+BAND = "rgba(133, 141, 153, 0.2)"
 _METHODS = {
     "prm": "#3a83c5",
     "weighted": "#8b6cc4",
@@ -58,16 +59,17 @@ def name(text: str) -> str:
     return html.escape(short if len(short) <= _NAME else f"{short[: _NAME - 1]}…")
 
 
-def _unique(rows: tuple[DomainRow, ...]) -> dict[str, str]:
+def unique(domains: Sequence[str]) -> dict[str, str]:
     """Chart name of each domain; names that are equal once cut get their place added."""
     found: dict[str, str] = {}
-    for place, row in enumerate(rows, 1):
-        short = name(row.domain)
-        found[row.domain] = f"{short} ({place})" if short in found.values() else short
+    for place, domain in enumerate(domains, 1):
+        short = name(domain)
+        found[domain] = f"{short} ({place})" if short in found.values() else short
     return found
 
 
-def _layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
+def layout(figure: go.Figure, height: int, **more: Any) -> go.Figure:
+    """The look that all charts share; `height` in pixels."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 16, "t": 24, "b": 8},
@@ -89,11 +91,11 @@ def forest(report: Report) -> go.Figure | None:
     rows = tuple(row for row in reversed(report.domains) if row.weight is not None)
     if not rows:
         return None
-    names, figure = _unique(rows), go.Figure()
+    names, figure = unique([row.domain for row in rows]), go.Figure()
     banded = [(names[row.domain], row.band) for row in rows if row.band is not None]
     if banded:
         figure.add_bar(y=[name for name, _ in banded], x=[band.high - band.low for _, band in banded],
-            base=[band.low for _, band in banded], orientation="h", width=0.7, marker={"color": _BAND, "line_width": 0},
+            base=[band.low for _, band in banded], orientation="h", width=0.7, marker={"color": BAND, "line_width": 0},
             name="chance (null runs)", customdata=[[band.low, band.high] for _, band in banded],
             hovertemplate="%{y}: chance gives %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>")  # fmt: skip
     for weights in report.final.values():
@@ -110,16 +112,16 @@ def forest(report: Report) -> go.Figure | None:
         part = [row for row in rows if row.verdict == verdict]
         figure.add_scatter(x=[row.weight for row in part], y=[names[row.domain] for row in part], name=verdict,
             mode="markers", marker={"size": 12, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
-            error_x=_errors(part, COLOURS[verdict]), hovertemplate="%{y}: %{x:.2f}<extra></extra>")  # fmt: skip
-    _layout(figure, 110 + 30 * len(rows))
+            error_x=errors(_spans(part), COLOURS[verdict]), hovertemplate="%{y}: %{x:.2f}<extra></extra>")  # fmt: skip
+    layout(figure, 110 + 30 * len(rows))
     figure.update_yaxes(categoryorder="array", categoryarray=[names[row.domain] for row in rows], showgrid=False)
     figure.update_xaxes(title_text="domain weight")
     figure.update_layout(legend_y=-0.01 - 60 / (110 + 30 * len(rows)))
     return figure
 
 
-def _errors(rows: list[DomainRow], colour: str) -> dict[str, Any]:
-    spans = [(row.weight or 0, row.interval) for row in rows]
+def errors(spans: Sequence[tuple[float, Interval | None]], colour: str) -> dict[str, Any]:
+    """Error bars from values and their intervals."""
     return {
         "type": "data",
         "symmetric": False,
@@ -131,13 +133,17 @@ def _errors(rows: list[DomainRow], colour: str) -> dict[str, Any]:
     }
 
 
-def _ribbon(figure: go.Figure, curve: Curve, colour: str, **more: Any) -> None:
+def _spans(rows: Sequence[DomainRow]) -> list[tuple[float, Interval | None]]:
+    return [(row.weight or 0, row.interval) for row in rows]
+
+
+def ribbon(figure: go.Figure, curve: Curve, colour: str, **more: Any) -> None:
     """The area between a curve's lowest and highest."""
     figure.add_scatter(x=[*curve.steps, *reversed(curve.steps)], y=[*curve.high, *reversed(curve.low)], fill="toself",
         fillcolor=colour, line_width=0, mode="lines", hoverinfo="skip", **more)  # fmt: skip
 
 
-def _clear(colour: str) -> str:
+def clear(colour: str) -> str:
     """The colour, nearly transparent."""
     red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.14)"
@@ -148,25 +154,25 @@ def weights(report: Report) -> go.Figure | None:
     if not report.weights:
         return None
     figure, rows = go.Figure(), {row.domain: row for row in report.domains}
-    names = _unique(report.domains)
+    names = unique([row.domain for row in report.domains])
     if report.null_curve is not None:
-        _ribbon(figure, report.null_curve, _BAND, name="null runs", legendgroup="null")
+        ribbon(figure, report.null_curve, BAND, name="null runs", legendgroup="null")
     ends = []
     for curve in sorted(report.weights, key=lambda curve: -(curve.values[-1] or 0)):
         colour = COLOURS[rows[curve.name].verdict]
-        _ribbon(figure, curve, _clear(colour), showlegend=False, legendgroup=curve.name)
+        ribbon(figure, curve, clear(colour), showlegend=False, legendgroup=curve.name)
         figure.add_scatter(x=curve.steps, y=curve.values, name=names[curve.name], mode="lines",
             line={"color": colour, "width": 2}, legendgroup=curve.name,
             hovertemplate="%{fullData.name}: %{y:.2f} at step %{x}<extra></extra>")  # fmt: skip
         ends.append((curve.values[-1] or 0.0, names[curve.name], rows[curve.name].verdict))
-    _layout(figure, 480, hovermode="closest")
-    _label_ends(figure, ends, [value for curve in report.weights for value in (*curve.low, *curve.high) if value])
+    layout(figure, 480, hovermode="closest")
+    label_ends(figure, ends, [value for curve in report.weights for value in (*curve.low, *curve.high) if value])
     figure.update_xaxes(title_text="lower step")
     figure.update_yaxes(title_text="domain weight")
     return figure
 
 
-def _label_ends(figure: go.Figure, ends: list[tuple[float, str, str]], values: list[float]) -> None:
+def label_ends(figure: go.Figure, ends: list[tuple[float, str, str]], values: list[float]) -> None:
     """A name at the end of each line, heaviest first, pushed apart so that none covers another."""
     # One label needs about 16 of the 400 pixels that the axis spans.
     room, above = (max(values) - min(values)) * 16 / 400, float("inf")
@@ -218,25 +224,25 @@ def scatter(report: Report) -> go.Figure | None:
     rows = [row for row in report.domains if row.weight is not None and row.facts.accuracy is not None]
     if not rows:
         return None
-    names, figure, places = _unique(report.domains), go.Figure(), _places(rows)
+    names, figure, places = unique([row.domain for row in report.domains]), go.Figure(), _places(rows)
     banded = [(row.facts.accuracy, row.band) for row in rows if row.band is not None]
     if banded:
         figure.add_bar(x=[accuracy for accuracy, _ in banded], y=[band.high - band.low for _, band in banded],
-            base=[band.low for _, band in banded], width=0.02, marker={"color": _BAND, "line_width": 0},
+            base=[band.low for _, band in banded], width=0.02, marker={"color": BAND, "line_width": 0},
             name="chance (null runs)", hoverinfo="skip")  # fmt: skip
     for verdict in dict.fromkeys(row.verdict for row in rows):
         part = [row for row in rows if row.verdict == verdict]
         figure.add_scatter(x=[row.facts.accuracy for row in part], y=[row.weight for row in part],
             text=[names[row.domain] for row in part], name=verdict, mode="markers+text",
             textposition=[places[row.domain] for row in part],
-            textfont_size=11, cliponaxis=False, error_y=_errors(part, COLOURS[verdict]) | {"thickness": 1.5},
+            textfont_size=11, cliponaxis=False, error_y=errors(_spans(part), COLOURS[verdict]) | {"thickness": 1.5},
             marker={"size": 11, "color": COLOURS[verdict], "symbol": SYMBOLS[verdict]},
             hovertemplate="%{text}: %{x:.0%} right, weight %{y:.2f}<extra></extra>")  # fmt: skip
     if any(row.too_hard for row in rows):
         figure.add_vline(x=TOO_HARD, line={"dash": "dot", "width": 1, "color": "#858d99"})
         figure.add_annotation(x=TOO_HARD, y=0, yref="paper", yanchor="bottom", xanchor="left", text="too hard below",
             showarrow=False, font_size=11, xshift=3)  # fmt: skip
-    _layout(figure, 480)
+    layout(figure, 480)
     figure.update_xaxes(title_text="MC accuracy", tickformat=".0%", range=[-0.06, 1])
     figure.update_yaxes(title_text="domain weight")
     return figure
@@ -246,7 +252,7 @@ def losses(report: Report) -> go.Figure | None:
     """Train loss of each domain, and the meta loss below."""
     if not report.losses and report.meta_loss is None:
         return None
-    rows, names = {row.domain: row for row in report.domains}, _unique(report.domains)
+    rows, names = {row.domain: row for row in report.domains}, unique([row.domain for row in report.domains])
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.08)
     for curve in report.losses:
         verdict = rows[curve.name].verdict
@@ -257,7 +263,7 @@ def losses(report: Report) -> go.Figure | None:
         figure.add_scatter(x=report.meta_loss.steps, y=report.meta_loss.values, mode="lines", showlegend=False,
             line={"color": "#4d9b86", "width": 2}, row=2, col=1,
             hovertemplate="meta loss: %{y:.3f} at step %{x}<extra></extra>")  # fmt: skip
-    _layout(figure, 480)
+    layout(figure, 480)
     figure.update_yaxes(title_text="train loss", row=1, col=1)
     figure.update_yaxes(title_text="meta loss", row=2, col=1)
     figure.update_xaxes(title_text="lower step", row=2, col=1)
@@ -283,12 +289,8 @@ def best_of_n(selection: Selection | None) -> go.Figure | None:
             marker={"symbol": _SYMBOLS[method], "size": 8}, customdata=[score.size for score in scores],
             error_y={"type": "data", "array": above, "arrayminus": below, "thickness": 1, "width": 3},
             hovertemplate="%{fullData.name}, N = %{customdata}: %{y:.1%}<extra></extra>")  # fmt: skip
-    _layout(figure, 420)
+    layout(figure, 420)
     figure.update_yaxes(title_text="problems answered right", tickformat=".0%", range=[0, 1.02])
     figure.update_xaxes(title_text="candidates N", type="log", tickvals=list(selection.sizes),
         ticktext=[str(size) for size in selection.sizes])  # fmt: skip
     return figure
-
-
-# Other pages' charts look the same.
-layout = _layout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 
@@ -9,6 +10,7 @@ from prm.chance import Band
 from prm.metrics import Interval, PairOrder
 from prm.report import DomainRow, Report
 from prm.select import BY_RUN, METHODS, Score, Selection
+from prm.stats import Over
 
 MISSING = "–"
 METHOD_NAMES = {
@@ -25,6 +27,9 @@ METHOD_NAMES = {
 # Directions that a text may set for what follows it; they can make a line read as another.
 _STEERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
+# Unicode's classes Cc and Cs, but for tab and line feed.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def plain(text: object) -> str:
     """Text on one line, without characters that could steer a terminal or turn the reading direction around."""
@@ -32,6 +37,11 @@ def plain(text: object) -> str:
     return "".join(
         "\ufffd" if char in _STEERING or unicodedata.category(char) in ("Cc", "Cs") else char for char in line
     )
+
+
+def lines(text: str) -> str:
+    """Text on several lines, without control characters: what HTML cannot hold is replaced."""
+    return _CONTROLS.sub("\ufffd", text)
 
 
 def shortened(text: str, limit: int) -> str:
@@ -66,6 +76,40 @@ def rank(row: DomainRow) -> str:
     if row.rank is None:
         return MISSING
     return str(row.rank) if row.best_rank == row.worst_rank else f"{row.rank} ({row.best_rank}–{row.worst_rank})"
+
+
+def over(figure: Over | None, digits: int = 1) -> str:
+    """Mean, and lowest to highest over runs where they differ."""
+    if figure is None:
+        return MISSING
+    mean = number(figure.mean, digits)
+    ends = number(figure.low, digits), number(figure.high, digits)
+    return mean if ends[0] == ends[1] else f"{mean} ({ends[0]} to {ends[1]})"
+
+
+def licences_sentence(report: Report) -> str:
+    """Which licence which domains have; empty before any problem came in."""
+    by_licence: dict[str, list[str]] = {}
+    for row in report.domains:
+        if row.facts.problems:
+            by_licence.setdefault(", ".join(row.facts.licences) or "none given", []).append(plain(row.domain))
+    parts = [f"{plain(licence)} ({', '.join(domains)})" for licence, domains in by_licence.items()]
+    if by_licence.keys() == {"none given"}:
+        return "No licence is given."
+    if len(parts) == 1:
+        return f"Licence of every domain: {plain(next(iter(by_licence)))}."
+    return f"Licences: {'; '.join(parts)}." if parts else ""
+
+
+def spend_sentence(report: Report) -> str:
+    """Tokens generated in all, by kind; empty where none are known."""
+    kinds = ("rollouts", "completions", "judge")
+    totals = {kind: [getattr(one, kind) for one in report.spend if getattr(one, kind) is not None] for kind in kinds}
+    parts = [
+        f"{sum(values):,} for {'the ' if kind == 'judge' else ''}{kind}" for kind, values in totals.items() if values
+    ]
+    total = sum(sum(values) for values in totals.values())
+    return f"{total:,} tokens generated: {', '.join(parts)}." if parts else ""
 
 
 def order(pairs: PairOrder) -> str:
@@ -130,6 +174,8 @@ def training_sentence(report: Report) -> str:
     if not report.runs:
         return ""
     runs = f"{len(report.runs)} run{'s' * (len(report.runs) > 1)}, {report.updates:,} weight updates each"
+    if report.cosine is not None:
+        runs += f", successive meta directions with a mean cosine of {report.cosine:.2f}"
     if not report.null_runs:
         return f"{runs}; no null run."
     null = f"{report.null_runs} run{'s' * (report.null_runs > 1)} with shuffled meta labels"

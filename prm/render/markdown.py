@@ -12,8 +12,8 @@ from prm.select import Selection
 
 _HEAD = (
     *("domain", "verdict", "planted", "licence", "weight", "interval", "chance", "rank", "problems", "rollouts"),
-    *("labelled steps", "right", "mean label", "label noise", "undecided", "truncated", "rejects"),
-    *("loss first", "loss last", "t of dots"),
+    *("labelled steps", "right", "mean label", "label noise", "undecided", "truncated", "rejects", "duplicates"),
+    *("contaminated", "consensus kept", "loss first", "loss last", "running t (over runs)"),
 )
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
@@ -24,7 +24,7 @@ def escape(text: object) -> str:
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[1], f"\\{match[1]}"), plain(text))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+def pipes(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """A pipe table; the first `left` columns are aligned left, the others right."""
     marks = ["---" if place < left else "---:" for place in range(len(head))]
     return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)] + [""]
@@ -37,6 +37,8 @@ def render(report: Report) -> str:
     if report.planted:
         lines += [escape(figures.order_sentence(report)), ""]
     lines += _domains(report)
+    if report.spend:
+        lines += [figures.spend_sentence(report), ""]
     lines += [f"- **{escape(row.domain)}**: {escape(row.explanation)}" for row in report.domains] + [""]
     if report.selection is not None:
         lines += _selection(report.selection)
@@ -68,18 +70,21 @@ def _domains(report: Report) -> list[str]:
                 figures.percent(facts.undecided, 1),
                 figures.percent(facts.truncated, 1),
                 figures.count(facts.rejects),
+                figures.count(facts.duplicates),
+                figures.count(facts.contaminated),
+                figures.percent(facts.consensus_kept),
                 figures.number(row.loss_first, 3),
                 figures.number(row.loss_last, 3),
-                figures.number(row.signal, 1),
+                figures.over(row.t),
             ]
         )
-    return table(_HEAD, rows, left=4)
+    return pipes(_HEAD, rows, left=4)
 
 
 def _selection(selection: Selection) -> list[str]:
     lines = ["## Best of N", "", escape(figures.selection_sentence(selection)), ""]
     head = ["pick (% right ± standard error)", *(f"N = {size}" for size in selection.sizes), "gain over random"]
-    lines += table(
+    lines += pipes(
         head,
         [
             [escape(name), *(figures.accuracy(score) for score in scores), figures.gain(scores[-1])]
@@ -87,7 +92,7 @@ def _selection(selection: Selection) -> list[str]:
         ],
     )
     head = [f"domain, N = {selection.sizes[-1]}", *(figures.METHOD_NAMES[method] for method in selection.methods)]
-    return lines + table(
+    return lines + pipes(
         head,
         [
             [
@@ -108,4 +113,4 @@ def _ledger(report: Report) -> list[str]:
         ]
         for one in report.ledger
     ]
-    return ["## Ledger", "", *table(head, rows, left=5)] if rows else []
+    return ["## Ledger", "", *pipes(head, rows, left=5)] if rows else []

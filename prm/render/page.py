@@ -1,12 +1,14 @@
 """One HTML page that needs no network: styles, script, charts and images are all inside it.
 
-Every text is escaped by the template; the page's own policy (Content-Security-Policy) forbids it to load anything.
+Every text is escaped by the template; the page's own policy (Content-Security-Policy) forbids it to load anything but
+the chains of its browser (`prm.browse`), where it has one.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from prm.render import charts, figures
+from prm.render import charts, difference, evidence, figures, scripts
 from prm.report import Report
 from prm.select import METHODS
 from prm.verdict import VERDICTS
@@ -22,16 +24,28 @@ from prm.verdict import VERDICTS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from prm.compare import Comparison
+
 # Longer texts in a chain are cut, and say by how much.
 _LONGEST = 4000
 _SIGNS = {"up": "▲", "down": "▼", "indistinguishable": "●", "unknown": "○"}
+
+
+def _made(text: str) -> bool:
+    """Whether it is markup of ours, which holds no text that was not looked at."""
+    return isinstance(text, Markup)
 
 
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("prm.render")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: figures.lines(value) if isinstance(value, str) and not _made(value) else value,
     )
     environment.filters |= {
         "number": figures.number,
@@ -39,6 +53,11 @@ def _environment() -> Environment:
         "count": figures.count,
         "spread": figures.spread,
         "rank": figures.rank,
+        "over": figures.over,
+        "signed": difference.signed,
+        "ends": difference.interval,
+        "verdicts": difference.verdicts,
+        "counts": difference.counts,
         "accuracy": figures.accuracy,
         "gain": figures.gain,
         "cut": lambda text: figures.shortened(text, _LONGEST),
@@ -57,10 +76,7 @@ def _asset(name: str) -> Markup:
 
 def embedded(value: Any) -> Markup:
     """JSON for a script element: no character in it can end the element or start another."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    for char in "<>&":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)  # noqa: S704
+    return Markup(scripts.literal(value))  # noqa: S704
 
 
 def _chart(identity: str, figure: go.Figure | None, title: str, text: str, label: str) -> dict[str, Any] | None:
@@ -99,6 +115,21 @@ def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
             "Line: mean over runs. Ribbon: lowest to highest run. Grey: lowest to highest weight of any null run.",
             f"Domain weights over lower steps, ending at the weights of the table. {table}",
         ),
+        "running": _chart(
+            "chart-running",
+            evidence.running_t(report),
+            "Evidence while training",
+            "Running t of what each domain's gradient does for the meta loss, from the tenth update on. Grey: about "
+            "what noise alone gives.",
+            f"Running t over lower steps. {table}",
+        ),
+        "tokens": _chart(
+            "chart-tokens",
+            evidence.tokens(report),
+            "Tokens generated",
+            "By domain: rollouts, completions that label their steps, the judge, and the other sets.",
+            "Generated tokens by domain and kind. The table below has the figures.",
+        ),
         "scatter": _chart(
             "chart-scatter",
             charts.scatter(report),
@@ -123,22 +154,38 @@ def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
     }
 
 
-def render(report: Report, theme: str = "auto") -> str:
-    """The page; `theme` is "auto", "light" or "dark"."""
+def _shared(title: str, theme: str, loads: str) -> dict[str, Any]:
+    """What every page has: style and scripts; `loads` is what it may load besides what is in it."""
+    return {
+        "title": title,
+        "theme": theme,
+        "may_load": loads,
+        "plotly": Markup(get_plotlyjs()),  # noqa: S704
+        "style": _asset("page.css"),
+        "script": _asset("page.js"),
+        "missing": figures.MISSING,
+    }
+
+
+def render(report: Report, theme: str = "auto", browser: Mapping[str, Any] | None = None) -> str:
+    """The page; `theme` is "auto", "light" or "dark", `browser` what `Browse.setup` says, for the browser of chains."""
     counts = Counter(row.verdict for row in report.domains)
     selection = report.selection
+    # A page from disk has no origin of its own; Chromium's 'self' covers its neighbours, others need the scheme.
+    loads = " 'self' file:" if browser else ""
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
+            **_shared(f"Dataset quality: {report.workspace}", theme, loads),
             report=report,
-            theme=theme,
+            browser=browser,
+            browser_data=embedded(browser),
+            browser_script=_asset("browser.js") if browser else "",
             verdicts=[(verdict, counts[verdict]) for verdict in VERDICTS if counts[verdict]],
             charts=_charts(report),
-            plotly=Markup(get_plotlyjs()),  # noqa: S704
-            style=_asset("page.css"),
-            script=_asset("page.js"),
             training_sentence=figures.training_sentence(report),
+            spend_sentence=figures.spend_sentence(report),
             order_sentence=figures.order_sentence(report),
             selection_sentence=figures.selection_sentence(selection) if selection else "",
             best={method: selection and selection.find(method, selection.sizes[-1]) for method in METHODS},
@@ -146,6 +193,20 @@ def render(report: Report, theme: str = "auto") -> str:
             by_domain=figures.by_domain(selection) if selection else [],
             methods=[(method, figures.METHOD_NAMES[method]) for method in (selection.methods if selection else ())],
             chain_domains=sorted({chain.domain for chain in report.chains}),
-            missing=figures.MISSING,
         )
     )
+
+
+def render_difference(comparison: Comparison, theme: str = "auto") -> str:
+    """The page of two workspaces."""
+    chart = _chart(
+        "chart-difference",
+        evidence.differences(comparison),
+        "Weight in A minus weight in B",
+        "Difference of the means over runs with its 95 % interval.",
+        "Differences of domain weights. The table below has the figures.",
+    )
+    title = f"Difference: {comparison.a} against {comparison.b}"
+    template = _environment().get_template("difference.html.j2")
+    shared = _shared(title, theme, "")
+    return template.render(**shared, comparison=comparison, chart=chart, summary=difference.summary(comparison))

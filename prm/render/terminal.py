@@ -27,13 +27,24 @@ _COLUMNS: tuple[tuple[str, Justify], ...] = (
     ("right", "right"),
     ("known", "left"),
 )
+_DATA: tuple[tuple[str, Justify], ...] = (
+    ("domain", "left"),
+    ("left out", "right"),
+    ("undecided", "right"),
+    ("truncated", "right"),
+    ("noise", "right"),
+    ("kept", "right"),
+    ("loss", "right"),
+    ("t", "right"),
+)
 _STYLES = {UP: "bold blue", DOWN: "bold yellow"}
 
 # Numbers of candidates that fit beside one another.
 _SIZES = 4
 
 
-def _table(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
+def titled(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
+    """An empty table whose first column is a name."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False)
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     for place, (name, justify) in enumerate(columns):
@@ -43,7 +54,7 @@ def _table(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
     return table
 
 
-def _fill(table: Table, rows: Iterable[Sequence[Text]]) -> Table:
+def fill(table: Table, rows: Iterable[Sequence[Text]]) -> Table:
     """Add rows; figures keep the width that they need."""
     for cells in rows:
         table.add_row(*cells)
@@ -69,13 +80,36 @@ def _domain_cells(row: DomainRow) -> list[Text]:
     ]
 
 
+def _data_cells(row: DomainRow) -> list[Text]:
+    facts, ends = row.facts, (row.loss_first, row.loss_last)
+    loss = MISSING if None in ends else f"{figures.number(ends[0], 3)} → {figures.number(ends[1], 3)}"
+    out = f"{facts.rejects:,} / {facts.duplicates:,} / {facts.contaminated:,}"
+    cells = [
+        *(plain(row.domain), out, figures.percent(facts.undecided, 1), figures.percent(facts.truncated, 1)),
+        *(figures.number(facts.label_noise), figures.percent(facts.consensus_kept), loss),
+        figures.number(row.t.mean if row.t else None, 1),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _data(report: Report) -> list[RenderableType]:
+    """What came of each domain's rows, and its training."""
+    key = (
+        "left out: rejected / duplicate / shown by meta or test set; noise: standard error of a label; kept: by "
+        "consensus; t: of its dots, mean over runs."
+    )
+    sentences = [text for text in (figures.licences_sentence(report), figures.spend_sentence(report)) if text]
+    table = fill(titled("Data and training", _DATA), map(_data_cells, report.domains))
+    return [Text(), table, Text(), Text(key, style="dim"), *(Text(text) for text in sentences)]
+
+
 def render(report: Report) -> Group:
-    """The dataset-quality table, a sentence for each domain, best-of-N, and the notes."""
-    table = _fill(_table("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
+    """The dataset-quality table, what the data are, a sentence for each domain, best-of-N, and the notes."""
+    table = fill(titled("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
     key = "right: share of the policy's rollouts that are right; rank: of the mean (best–worst over runs)."
     parts: list[RenderableType] = [table, Text(), Text(key, style="dim")]
     parts += [Text(line) for line in (figures.training_sentence(report), figures.order_sentence(report)) if line]
-    parts.append(Text())
+    parts += [*_data(report), Text()]
     for row in report.domains:
         parts.append(Text.assemble((shortened(plain(row.domain), 60), "bold"), f": {row.explanation}"))
     if report.selection is not None:
@@ -90,18 +124,18 @@ def render_selection(selection: Selection) -> Group:
     """Accuracy of every method and size, then every domain with the most candidates."""
     sizes = selection.sizes if len(selection.sizes) <= _SIZES else (selection.sizes[0], *selection.sizes[1 - _SIZES :])
     numbers: list[tuple[str, Justify]] = [(f"N = {size}", "right") for size in sizes]
-    table = _table("Best of N, % right ± standard error", [("pick", "left"), *numbers, ("gain over random", "right")])
+    table = titled("Best of N, % right ± standard error", [("pick", "left"), *numbers, ("gain over random", "right")])
     for name, scores in figures.overall(selection):
         shown = [score for score in scores if score.size in sizes]
         cells = [name, *(figures.accuracy(score) for score in shown), figures.gain(scores[-1])]
-        _fill(table, [[Text(cell) for cell in cells]])
+        fill(table, [[Text(cell) for cell in cells]])
     size = selection.sizes[-1]
     methods: list[tuple[str, Justify]] = [(figures.METHOD_NAMES[method], "right") for method in selection.methods]
-    domains = _table(f"By domain, N = {size}", [("domain", "left"), *methods, ("problems", "right")])
+    domains = titled(f"By domain, N = {size}", [("domain", "left"), *methods, ("problems", "right")])
     for domain, found in figures.by_domain(selection):
         values = (found[method].accuracy if method in found else None for method in selection.methods)
         cells = [figures.percent(value, 1) for value in values]
-        _fill(domains, [[Text(cell) for cell in (plain(domain), *cells, str(found["random"].problems))]])
+        fill(domains, [[Text(cell) for cell in (plain(domain), *cells, str(found["random"].problems))]])
     missing = sum(selection.missing.values())
     lines = [Text(figures.selection_sentence(selection))]
     if missing:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from family_testbed import build
 from making import network
+from page_bed import CHROMIUM
 from prm_testbed import example_rows, fill
 from transformers import Qwen2VLForConditionalGeneration
 
@@ -56,3 +59,18 @@ def make_workspace(tmp_path):
         return workspace
 
     return make
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium. Of a module: while it is there, nobody else may start an event loop."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # The sandbox of Chromium refuses to run as root.
+        rights = ["--no-sandbox"] if os.geteuid() == 0 else []
+        launched = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*rights, "--disable-gpu", "--disable-background-networking"]
+        )
+        yield launched
+        launched.close()

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from curate import lineage
 from curate.lineage import Ledger
-from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES
+from curate.schema import COMPLETIONS, IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES
 from curate.seeds import content_hash, digest
 from curate.store import Workspace
 
@@ -90,7 +90,7 @@ def add_source(
     texts: tuple[str, ...] = (),
 ) -> None:
     rng = random.Random(source)
-    problems, images, rollouts, labels = [], {}, [], []
+    problems, images, rollouts, labels, completions = [], {}, [], [], []
     for number in range(count):
         problem_id = digest(source, number)
         row = image_row(picture(rng), problem_id)
@@ -123,6 +123,7 @@ def add_source(
             rollouts.append(made)
             if role == "train":
                 labels += label_rows(made, rng)
+                completions += completion_rows(made, texts)
     partition = workspace.partition(PROBLEMS, source)
     partition.commit_all(problems)
     workspace.partition(IMAGES, source).commit_all(images.values())
@@ -131,6 +132,7 @@ def add_source(
     main, targets = workspace.partition(ROLLOUTS), workspace.partition(STEP_LABELS)
     main.commit_all(rollouts)
     targets.commit_all(labels)
+    workspace.partition(COMPLETIONS).commit_all(completions)
     config = {"name": source, "role": role, "domain": None, "defect": defect}
     ledger = Ledger("rows", taken=count + 1, out=count, rejected={"no-answer": 1})
     lineage.write(partition, "ingest", config, {}, ledger)
@@ -216,6 +218,30 @@ def label_rows(rollout: dict, rng: random.Random, m: int = 4) -> list[dict]:
     return rows
 
 
+def completion_rows(rollout: dict, texts: tuple[str, ...] = (), count: int = 2) -> list[dict]:
+    """So many after every step but the last; half of them right."""
+    return [
+        {
+            "rollout_id": rollout["rollout_id"],
+            "problem_id": rollout["problem_id"],
+            "step_index": step,
+            "sample_index": sample,
+            "text": f"So it goes on {step}.{sample}: {texts[sample % len(texts)] if texts else 'Final answer: 7'}",
+            "token_ids": [1, 2],
+            "answer": "7",
+            "outcome": sample % 2 == 0,
+            "outcome_rule": "number",
+            "finish": "stop",
+            "prompt_tokens": 50,
+            "tokens": 30,
+            "seed": 1,
+            "policy": "p",
+        }
+        for step in range(len(rollout["steps"]) - 1)
+        for sample in range(count)
+    ]
+
+
 def add_run(
     workspace: Workspace,
     run: str,
@@ -243,7 +269,7 @@ def add_run(
                     "weight": value,
                     "raw": value - 1,
                     "dot": 0.1 * (weight - 1) + 0.05 * (-1) ** update if update else None,
-                    "t": None,
+                    "t": (0.6 * (weight - 1) + offsets[domain]) * 10 * math.sqrt(update) if update > 1 else None,
                     "rows": 6,
                     "train_loss": None if not update else 0.25 - 0.12 * share * weight + rng.gauss(0, 0.006),
                     "meta_loss": None if not update else 0.28 - 0.1 * share + rng.gauss(0, 0.01),

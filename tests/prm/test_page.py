@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
+from page_bed import Opener, needs_browser
 from report_testbed import NASTY, RIGHT_TO_LEFT, VERY_LONG, make
 
 from prm import report
 from prm.render import page
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; install the package chromium")
 
 
 @pytest.fixture(scope="module")
@@ -26,46 +23,13 @@ def path(built, tmp_path_factory):
     return report.write(built, tmp_path_factory.mktemp("out"))["html"]
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # The sandbox of Chromium refuses to run as root.
-        rights = ["--no-sandbox"] if os.geteuid() == 0 else []
-        launched = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*rights, "--disable-gpu", "--disable-background-networking"]
-        )
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
 def view(browser, path):
     """Opens the page; afterwards nothing may have been requested, refused or thrown."""
-    contexts, trouble = [], []
-
-    def open_page(width=1400, scheme="light", **more):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, **more
-        )
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: trouble.append(message.text))
-        tab.on("pageerror", lambda error: trouble.append(str(error)))
-        tab.on("request", lambda request: trouble.append(request.url) if outside(request.url) else None)
-        tab.goto(path.as_uri())
-        if more.get("java_script_enabled", True):
-            tab.wait_for_selector("body[data-ready]")
-        return tab
-
-    def outside(url):
-        return not url.startswith("data:") and url != path.as_uri()
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert trouble == []
+    opener = Opener(browser, lambda url: url.startswith("data:") or url == path.as_uri())
+    yield partial(opener, path.as_uri())
+    opener.close()
+    assert opener.trouble == []
 
 
 class _Outline(HTMLParser):
@@ -123,11 +87,14 @@ def test_json_in_a_script_cannot_leave_it():
 def test_charts_are_drawn_without_a_network(view):
     tab = view()
     charts = tab.locator(".plot")
-    assert charts.count() == 5
-    for place in range(5):
+    assert charts.count() == 7
+    for place in range(7):
         assert charts.nth(place).locator("svg.main-svg").count() > 0
     # Ten domains with their names at the end of their lines.
     assert tab.locator("#chart-weights .annotation").count() == 10
+    assert tab.locator("#chart-running .annotation").count() == 10
+    # A bar a domain for rollouts of train, and for completions; the test set's has three.
+    assert tab.locator("#chart-tokens .bars .point").count() == 10 + 10 + 3
     assert tab.locator("#chart-best .bars .point").count() == 5 * 4
 
 
@@ -141,7 +108,7 @@ def test_hostile_texts_are_only_text(view):
     assert NASTY in body
     assert RIGHT_TO_LEFT in body
     assert f"{len(VERY_LONG) - 4000:,} more characters" in body
-    assert tab.locator("th bdi", has_text="<script>").count() == 1
+    assert tab.locator("#domains th bdi", has_text="<script>").count() == 1
 
 
 @needs_browser

@@ -206,7 +206,7 @@ def test_sentences_claim_no_more_than_the_runs_show(final):
 
 def test_json_has_every_part_and_no_picture(tmp_path, built):
     plain = json.loads(report.write(built, tmp_path)["json"].read_text())
-    assert plain["schema"] == "curate-prm/report/1"
+    assert plain["schema"] == "curate-prm/report/2"
     assert set(plain) == {"schema"} | (set(report.Report.__dataclass_fields__) - {"pictures"})
     assert plain["domains"][0]["interval"]["low"] == built.domains[0].interval.low
     assert plain["planted"]["seed-0"] == {"right": 18, "total": 18}
@@ -244,7 +244,7 @@ def test_markdown_is_one_row_a_domain_and_no_markup_from_names(built):
     text = markdown.render(built)
     table = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [line.replace("\\|", "").count("|") for line in table]
-    assert cells[: 2 + len(built.domains)] == [21] * (2 + len(built.domains))
+    assert cells[: 2 + len(built.domains)] == [24] * (2 + len(built.domains))
     assert "<script" not in text
     assert "&lt;script&gt;" in text
 
@@ -337,7 +337,7 @@ def test_the_interval_says_how_it_was_made(tmp_path, runs, method, words, note):
 def test_a_chain_that_is_not_finished_still_makes_every_form(tmp_path, runs):
     built = report.build(pair(tmp_path, **runs))
     paths = report.write(built, tmp_path / "reports")
-    assert sorted(paths) == ["html", "json", "markdown"]
+    assert sorted(paths) == ["csv", "html", "json", "markdown"]
     for path in paths.values():
         assert all(row.domain in path.read_text() for row in built.domains)
     judged = "seed_0" in runs and "null_0" in runs

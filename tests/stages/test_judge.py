@@ -13,6 +13,7 @@ from curate.errors import BudgetError, UserError
 from curate.schema import EXAMPLES, JUDGEMENTS, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.stage import Silent
 from curate.store import Workspace
+from prm import intake
 
 WORLD = "decisive"
 
@@ -85,6 +86,7 @@ def test_every_labelled_rollout_is_judged_once_and_no_label_changes(run, workspa
     assert told.notes[-1] == f"36 judgements, {spent:,} tokens generated on {read:,} of prompts."
     # Both opinions stand beside each other, and none is masked unasked.
     run(["shard"])
+    assert intake.consensus_kept(workspace) == {}
     for row in workspace.read(EXAMPLES).to_pylist():
         assert row["verdicts"] == found[row["rollout_id"], 0]["verdicts"]
         assert (set(row["weights"]), set(row["masks"])) == ({1.0}, {None})
@@ -218,6 +220,12 @@ def test_consensus_with_an_informative_judge_raises_the_precision_of_labels(run,
     # Rollouts without any label left are rejects; their steps count, too.
     assert Counter(ledger.masked) > masked
     assert ledger.rejected["disagreed"] > 0
+    # The report's share by domain is the stage's own account, with the labels of those rejects.
+    whole = (
+        sum(len([v for v in row["values"] if v is not None]) for row in rows)
+        + (Counter(ledger.masked) - masked).total()
+    )
+    assert intake.consensus_kept(workspace) == {"rows": pytest.approx(1 - sum(ledger.masked.values()) / whole)}
     assert "labelled steps of the train set are kept" in told.notes[-1]
     for row in rows:
         assert [weight == 0 for weight in row["weights"]] == [reason is not None for reason in row["masks"]]

@@ -57,8 +57,18 @@
   }
   drawAll();
 
+  // What is so long that it scrolls can be reached by the keyboard, and nothing else.
+  window.curateReach = (within) => {
+    for (const one of within.querySelectorAll(".long, .long > div")) {
+      if (one.scrollHeight > one.clientHeight && getComputedStyle(one).overflowY === "auto") one.tabIndex = 0;
+      else one.removeAttribute("tabindex");
+    }
+  };
+  document.addEventListener("toggle", (event) => window.curateReach(event.target), true);
+
   let before = window.innerWidth;
   window.addEventListener("resize", () => {
+    for (const open of document.querySelectorAll("details.chain[open]")) window.curateReach(open);
     if ((before < narrow) !== (window.innerWidth < narrow)) drawAll();
     before = window.innerWidth;
   });
@@ -80,10 +90,10 @@
     drawAll();
   });
 
-  const filters = document.querySelector(".filters");
+  const filters = document.querySelector("#showcase .filters");
   if (filters) {
     filters.hidden = false;
-    const chains = [...document.querySelectorAll("details.chain")];
+    const chains = [...document.querySelectorAll("#showcase details.chain")];
     const choices = ["domain", "outcome", "role"].map((key) => [key, document.getElementById(`filter-${key}`)]);
     const shown = document.getElementById("shown");
     const expand = document.getElementById("expand");
@@ -102,5 +112,6 @@
       expand.textContent = open ? "Close all" : "Open all";
     });
   }
+  for (const open of document.querySelectorAll("details.chain[open]")) window.curateReach(open);
   document.body.dataset.ready = "true";
 })();

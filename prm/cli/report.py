@@ -1,0 +1,130 @@
+"""`prm report`: of a recipe or a workspace, against another workspace, or served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from curate.errors import UserError
+from prm import launch
+
+if TYPE_CHECKING:
+    from curate.chain import Recipe
+    from curate.store import Workspace
+
+_PORT = 8765
+
+
+def report(
+    context: typer.Context,
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="A recipe or a workspace; left out, the one of --workspace.", show_default=False),
+    ] = None,
+    workspace: Annotated[
+        Path,
+        typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder that holds all tables and runs."),
+    ] = Path("workspace"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the recipe; may be repeated."),
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="WORKSPACE", help="Show what differs from this workspace.")
+    ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the page to this machine, every chain from the tables; Ctrl+C ends.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option("--port", help=f"Of --serve, {_PORT} where left out; 0 is any free one.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")
+    ] = False,
+) -> None:
+    """Write the dataset-quality table and its page.
+
+    As terminal table, JSON, Markdown, CSV and one HTML page, of a recipe's workspace or of a workspace alone, with the
+    settings of its last run. `prm report A --against B` writes what differs between two workspaces.
+    """
+    if launch.several():
+        raise UserError("`prm report` runs as one process; start it without torchrun.")
+    if port is not None and not serve:
+        raise UserError("--port has no effect without --serve; add it, or leave --port out.")
+    if serve and (as_json or against is not None):
+        raise UserError("--serve shows the page of one workspace; leave --json and --against out.")
+    source = context.get_parameter_source("workspace")
+    # By its name: some versions of typer bring a click of their own.
+    given = source is not None and source.name == "COMMANDLINE"
+    loaded, place = _found(target, workspace, given, settings or [])
+    if against is not None:
+        _difference(loaded, place, against, as_json)
+    elif serve:
+        _serve(loaded, place, _PORT if port is None else port)
+    else:
+        _write(loaded, place, as_json)
+
+
+def _found(target: Path | None, workspace: Path, given: bool, settings: list[str]) -> tuple[Recipe, Workspace]:
+    """The recipe and the workspace that are meant."""
+    from curate import chain
+    from curate.store import Workspace
+    from prm import remembered
+
+    folder = target if target is not None and target.is_dir() else None
+    if folder is not None and given:
+        raise UserError(f"{folder} is a workspace already; leave --workspace out, or give a recipe in its place.")
+    place = Workspace.open(folder or workspace, create=False)
+    if folder is not None or target is None:
+        return remembered.recipe(place, settings), place
+    if not target.exists():
+        raise UserError(f"There is neither a recipe nor a workspace at {target}; check the path.")
+    loaded = chain.load(target, settings)
+    loaded.section("report")
+    return loaded, place
+
+
+def _write(loaded: Recipe, place: Workspace, as_json: bool) -> None:
+    from curate import chain, progress
+
+    ledgers = chain.run(loaded, place, progress.reporter(as_json), ["report"])
+    ledger = ledgers["report"]
+    typer.echo(json.dumps({"report": vars(ledger)}) if as_json else f"report: {ledger.line()}")
+
+
+def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) -> None:
+    from curate import progress
+    from curate.store import Workspace
+    from prm import compare, report
+
+    if other.resolve() == place.root.resolve():
+        raise UserError(f"{other} cannot be held against itself; give another workspace to --against.")
+    # What differs is shown by domain; there are no chains in it.
+    config, choice = loaded.section("report").model_copy(update={"chains": 0}), loaded.sections.get("select")
+    held = Workspace.open(other, create=False)
+    built = [report.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
+    made = compare.compare(*built)
+    paths = compare.write(made, place.root / "reports", config.theme)
+    if as_json:
+        typer.echo(json.dumps(made.to_json(), ensure_ascii=False, allow_nan=False))
+        return
+    from prm.render import difference
+
+    progress.console().print(difference.terminal(made))
+    for kind, path in paths.items():
+        typer.echo(f"{kind}: {path}")
+
+
+def _serve(loaded: Recipe, place: Workspace, port: int) -> None:
+    from prm import browse, page_server, report
+    from prm.render import page
+
+    config = loaded.section("report")
+    chains, site = browse.served(place, config), page_server.bind(port)
+    built = report.build(place, config, loaded.sections.get("select"))  # type: ignore[arg-type]
+    shown = page.render(built, config.theme, chains.setup())
+    typer.echo(f"http://{page_server.HOST}:{site.server_address[1]}/ shows {len(chains):,} chains; Ctrl+C ends it.")
+    page_server.serve(site, shown, chains)

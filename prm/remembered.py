@@ -1,0 +1,34 @@
+"""What a workspace's report was asked for last: the sections `report` and `select` of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curate.chain import Recipe
+from curate.config import Config, apply_settings, did_you_mean, read_yaml, validate
+from curate.errors import UserError
+from curate.store import Workspace
+from prm.stages import ReportConfig, SelectConfig
+
+_SECTIONS: dict[str, type[Config]] = {"report": ReportConfig, "select": SelectConfig}
+
+
+def recipe(workspace: Workspace, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe of these two sections: each as in the newest run that has it, else its defaults, with `settings`.
+
+    UserError for a setting of another section: it would have no effect.
+    """
+    tree: dict[str, object] = {}
+    for path in sorted((workspace.root / "runs").glob("*/recipe.yaml"), reverse=True):
+        if not _SECTIONS.keys() - tree.keys():
+            break
+        found = read_yaml(path)
+        tree = {name: found[name] for name in _SECTIONS if name in found} | tree
+    tree = apply_settings({name: tree.get(name) or {} for name in _SECTIONS}, settings)
+    for name in tree.keys() - _SECTIONS.keys():
+        raise UserError(
+            f'--set {name} has no effect on a report of a workspace; it has the sections "report" and "select"'
+            f"{did_you_mean(name, list(_SECTIONS))}"
+        )
+    sections = {name: validate(kind, tree[name], name) for name, kind in _SECTIONS.items()}
+    return Recipe("report", 0, workspace.root.resolve(), sections, workspace.root.resolve())

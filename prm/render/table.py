@@ -1,0 +1,139 @@
+"""The report as CSV: one row a domain, columns whose names stay. Missing is an empty cell, never 0.
+
+Names come from data. A spreadsheet reads a cell that begins with one of `=+-@` as a formula (OWASP, "CSV Injection"),
+so a text that does gets an apostrophe in front; figures are written as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prm.render.figures import plain
+
+if TYPE_CHECKING:
+    from prm.compare import Change, Comparison
+    from prm.report import DomainRow, Report
+
+# The wide ones count where a keyboard writes them.
+_FORMULA = tuple("=+-@＝＋－＠")
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name, what it says, and how it is read from a row."""
+
+    name: str
+    text: str
+    of: Callable[[Any], Cell]
+
+
+def _fact(name: str) -> Callable[[DomainRow], Cell]:
+    return lambda row: getattr(row.facts, name)
+
+
+def _at(name: str, part: str) -> Callable[[Any], Cell]:
+    """`row.name.part`; None where there is no `row.name`."""
+    return lambda row: None if getattr(row, name) is None else getattr(getattr(row, name), part)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("domain", "name of the training domain", lambda row: row.domain),
+    Column("verdict", "up, down, indistinguishable (from chance) or unknown", lambda row: row.verdict),
+    Column("too_hard", "whether less than a tenth of its rollouts are right", lambda row: row.too_hard),
+    Column("weight", "mean final weight over runs; the mean over domains is 1", lambda row: row.weight),
+    Column("weight_low", "lower end of the weight's interval over runs", _at("interval", "low")),
+    Column("weight_high", "upper end", _at("interval", "high")),
+    Column("weight_interval", "t (Student, 95 %), range (two runs) or single (one run)", _at("interval", "method")),
+    Column("chance_low", "lower end of the band that null runs give this domain", _at("band", "low")),
+    Column("chance_high", "upper end", _at("band", "high")),
+    Column("rank", "rank of the mean weight, 1 is the heaviest", lambda row: row.rank),
+    Column("best_rank", "best rank in any run", lambda row: row.best_rank),
+    Column("worst_rank", "worst rank in any run", lambda row: row.worst_rank),
+    Column("t", "running t of the domain's dots at the end, mean over runs", _at("t", "mean")),
+    Column("t_low", "lowest over runs", _at("t", "low")),
+    Column("t_high", "highest over runs", _at("t", "high")),
+    Column("t_pooled", "t of the dots of all runs together", lambda row: row.signal),
+    Column("loss_first", "mean train loss over the first tenth of the updates", lambda row: row.loss_first),
+    Column("loss_last", "over the last tenth", lambda row: row.loss_last),
+    Column("problems", "problems that came in", _fact("problems")),
+    Column("rejects", "rows that ingest rejected for other reasons than the next two", _fact("rejects")),
+    Column("duplicates", "rows or problems left out as duplicates (ingest, dedup)", _fact("duplicates")),
+    Column("contaminated", "left out because the meta or test set shows them", _fact("contaminated")),
+    Column("rollouts", "sampled chains", _fact("rollouts")),
+    Column("accuracy", "share of graded rollouts that are right", _fact("accuracy")),
+    Column("undecided", "share of rollouts that no grader decided", _fact("undecided")),
+    Column("truncated", "share of rollouts cut by length or repetition", _fact("truncated")),
+    Column("labelled_steps", "steps with a label", _fact("labelled_steps")),
+    Column("undefined_steps", "steps whose label is undefined", _fact("undefined_steps")),
+    Column("mean_label", "mean label", _fact("mean_label")),
+    Column("label_noise", "mean standard error of the labels estimated from completions", _fact("label_noise")),
+    Column("consensus_kept", "share of labelled steps that the judge did not mask", _fact("consensus_kept")),
+    Column("rollout_tokens", "tokens generated for rollouts", _fact("rollout_tokens")),
+    Column("label_tokens", "tokens generated for completions", _fact("label_tokens")),
+    Column("judge_tokens", "tokens that the judge generated", _fact("judge_tokens")),
+    Column("licences", "licences of its problems, separated by semicolons", lambda row: "; ".join(row.facts.licences)),
+    Column("planted", "defects planted on purpose", lambda row: "; ".join(row.facts.planted)),
+)
+
+
+def _side(side: str, name: str) -> Callable[[Change], Cell]:
+    """A figure of one of the two rows; None where that workspace has no such domain."""
+    column = next(column for column in COLUMNS if column.name == name)
+    return lambda change: None if getattr(change, side) is None else column.of(getattr(change, side))
+
+
+_BOTH = ("verdict", "problems", "rejects", "duplicates", "contaminated", "rollouts", "labelled_steps", "accuracy")
+DIFFERENCE: tuple[Column, ...] = (
+    Column("domain", "name of the training domain", lambda change: change.domain),
+    Column("weight_a", "mean final weight in the workspace reported on", lambda change: change.weight_a),
+    Column("weight_b", "in the one it is held against", lambda change: change.weight_b),
+    Column("difference", "weight_a - weight_b", lambda change: change.difference),
+    Column("difference_low", "lower end of its 95 % interval (Welch)", _at("interval", "low")),
+    Column("difference_high", "upper end", _at("interval", "high")),
+    Column(
+        "moved",
+        "heavier, lighter, indistinguishable (the interval has 0 in it) or unknown",
+        lambda change: change.moved,
+    ),
+    Column("verdict_changed", "whether the verdicts differ", lambda change: change.verdict_changed),
+    *(
+        Column(f"{name}_{side}", f"{name} of {side}, as in report.csv", _side(side, name))
+        for name in _BOTH
+        for side in ("a", "b")
+    ),
+)
+
+
+def cell(value: Cell) -> str:
+    """One cell: null is empty, a text is one line that no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        text = plain(value)
+        return f"'{text}" if text.startswith(_FORMULA) else text
+    return repr(value)
+
+
+def _csv(columns: Sequence[Column], rows: Iterable[Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    writer.writerows([cell(column.of(row)) for column in columns] for row in rows)
+    return buffer.getvalue()
+
+
+def render(report: Report) -> str:
+    """One row a domain, the heaviest first; columns are `COLUMNS`."""
+    return _csv(COLUMNS, report.domains)
+
+
+def render_difference(comparison: Comparison) -> str:
+    """One row a domain; columns are `DIFFERENCE`."""
+    return _csv(DIFFERENCE, comparison.domains)
