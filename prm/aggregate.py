@@ -47,6 +47,7 @@ FORMULAS = {
     "sum-log-odds": "sigmoid(sum(log(s / (1 - s))))",
     "mean": "mean(s)",
     "min": "min(s)",
+    "max": "max(s)",
     "last": "s of the last step",
     "product": "product(s)",
 }

@@ -260,4 +260,4 @@ def test_forms_take_long_texts_in_time(name):
             begin = time.monotonic()
             with no_hang((name, piece)), contextlib.suppress(RowError):
                 FORMS[name](repeated, repeated)
-            assert time.monotonic() - begin < 2, (name, piece)
+            assert time.monotonic() - begin < 10, (name, piece)

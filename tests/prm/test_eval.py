@@ -8,9 +8,9 @@ import re
 
 import pytest
 from bench_testbed import prmbench_rows, prmbench_scorer, processbench_rows, visualprocessbench_rows, write_lines
+from page_bed import CHROMIUM, needs_browser
 from prm_testbed import example_rows, fill
 from report_testbed import add_run
-from test_page import CHROMIUM, needs_browser
 from typer.testing import CliRunner
 
 from curate.errors import UserError

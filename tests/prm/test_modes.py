@@ -76,7 +76,7 @@ def test_half_precision_and_an_unfrozen_vision_tower(tiny_model, make_workspace,
     config = settings(tiny_model, mode="instance-table", null_runs=0, precision="bfloat16", freeze_vision=freeze)
     workspace = make_workspace()
     train.run(config, workspace, 0)
-    assert len({row["weight"] for row in workspace.read(ROLLOUT_WEIGHTS).to_pylist()}) >= 6
+    assert len({row["weight"] for row in workspace.read(ROLLOUT_WEIGHTS).to_pylist()}) >= 4
 
 
 @pytest.mark.parametrize("mode", ["s1", "car"])

@@ -95,7 +95,8 @@ def test_charts_are_drawn_without_a_network(view):
     assert tab.locator("#chart-running .annotation").count() == 10
     # A bar a domain for rollouts of train, and for completions; the test set's has three.
     assert tab.locator("#chart-tokens .bars .point").count() == 10 + 10 + 3
-    assert tab.locator("#chart-best .bars .point").count() == 5 * 4
+    # Six ways to pick, for four numbers of candidates.
+    assert tab.locator("#chart-best .scatterlayer .point").count() == 6 * 4
 
 
 @needs_browser

@@ -349,7 +349,7 @@ def source_of(name: str):
     return chain.load(recipes.find(recipes.folder() / f"{name}.yaml")).section("ingest").sources[0]
 
 
-# Sources that bring chains have their copies in test_given.py, DreamPRM's in test_export_back.py.
+# Sources that bring chains have their copies in test_given.py, DreamPRM's in test_handing_back.py.
 CHAINS = (
     "dreamprm",
     "math-shepherd",

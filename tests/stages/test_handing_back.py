@@ -7,7 +7,7 @@ import datasets
 import export_testbed as bed
 import pytest
 import yaml
-from test_export import LABELLED, NEVER, NO_LABEL, THERE, by_role, judged, shown
+from test_handing_on import LABELLED, NEVER, NO_LABEL, THERE, by_role, judged, shown
 
 from curate import chain, recipes
 from curate.errors import UserError
