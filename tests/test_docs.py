@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from curate import chain
+from curate.cli.app import app as curate
+from curate.config import Config, _fields
+from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
@@ -44,3 +48,58 @@ def test_links_between_documents_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+GUIDES = ["tutorial", "reading-the-report", "meta-set", "costs", "limits"]
+
+
+def spans(name: str) -> list[str]:
+    """What a guide writes as code: inline, or a line of a shell block."""
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    shell = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    inline = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [*shell.splitlines(), *(" ".join(one.split()) for one in inline)]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_names_commands_and_options_that_there_are(name):
+    for span in spans(name):
+        for program, command, rest in re.findall(r"\b(curate|prm) ([a-z-]+)(.*)", span):
+            shown = CliRunner().invoke({"curate": curate, "prm": prm}[program], [command, "--help"])
+            assert shown.exit_code == 0, span
+            for option in re.findall(r"(?<!\S)--?[a-z-]+", rest):
+                assert re.search(rf"(?<!\S){option}\b", shown.output), f"{option} in {span}"
+
+
+SHORT = {"upper": ["train", "upper"], "engine": ["rollout", "engine"]}
+FILES = ("json", "jsonl", "md", "html", "csv", "yaml")
+
+
+def paths(tree: object) -> list[list[str]]:
+    """Every key of nested mappings, with those above it."""
+    if not isinstance(tree, dict):
+        return [[]]
+    return [[name, *path] for name, below in tree.items() for path in paths(below)] or [[]]
+
+
+def keys(span: str) -> list[list[str]]:
+    """Keys of a recipe, `train.steps` or `train: {steps: 5}`; none for a span that is something else."""
+    try:
+        tree = yaml.safe_load(span)
+    except yaml.YAMLError:
+        return []
+    named = paths(tree) if isinstance(tree, dict) else [span.split(".")]
+    # What an engine takes as `args` is its own affair.
+    named = [path[: path.index("args") + 1] if "args" in path else path for path in named]
+    named = [[*SHORT.get(path[0], path[:1]), *path[1:]] for path in named if path]
+    return [path for path in named if all(re.fullmatch(r"[a-z_]+", part) for part in path) and path[-1] not in FILES]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_a_guide_names_keys_that_there_are(name):
+    known: dict[str, type[Config]] = {name: stage().config for name, stage in chain.stages().items()}
+    named = [path for span in spans(name) for path in keys(span) if len(path) > 1 and path[0] in known]
+    assert named
+    for first, *path in named:
+        for place in range(1, len(path) + 1):
+            assert path[place - 1] in _fields(known[first], path[:place]), f"{first}.{'.'.join(path)}"
