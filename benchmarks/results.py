@@ -1,0 +1,209 @@
+"""Ways to train a PRM side by side on data whose truth is known: best-of-8 and step errors, with intervals.
+
+python benchmarks/results.py FOLDER [--recipe recipes/runs/results.yaml] [--write docs/results.md] [--only WAY ...]
+
+Data are made once (FOLDER/data); each way is a workspace of its own on the same files, trained with the same seeds,
+steps and batches. What is finished is kept. Accuracies are expectations over all picks of 8 of a problem's rollouts.
+Intervals are 95 % percentiles of a bootstrap that draws problems and seeds anew, each together for all ways, so that
+differences are paired. Step errors are judged against the exact truth of every step of the test rollouts. The last line
+is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import yaml
+
+from curate.engines.models import locate
+from curate.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
+from curate.seeds import seed
+from curate.sources.synthetic import judge_truth
+from curate.store import Workspace
+from prm import metrics, select
+from prm.candidates import expected
+
+SIZE = 8
+_LEARN = {"rule": "mirror", "loss": "auroc", "unroll": 1, "warmup": 12, "lr": 20, "meta_rows": 32, "meta_ema": 0.9}
+_ADAM = {"loss": "auroc", "unroll": 1, "warmup": 12, "meta_rows": 32, "meta_ema": 0.9}
+# Way -> what it adds to the recipe's `train`.
+WAYS: dict[str, dict[str, Any]] = {
+    "uniform PRM": {"mode": "uniform"},
+    "s1": {"mode": "s1"},
+    "car": {"mode": "car"},
+    "domain-weighted": {"mode": "domain", "null_runs": 0, "upper": _LEARN},
+    "instance-weighted": {"mode": "instance-net", "null_runs": 0, "upper": _ADAM},
+    "ORM": {"mode": "uniform", "target": "outcome"},
+}
+# Ways that need no training.
+PLAIN = {"first": "first", "random pick": "random", "majority vote": "majority", "oracle": "oracle"}
+DRAWS = 2000
+_BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one way, by seed and problem: accuracy of the pick [seeds, problems]; by seed and test step: score (NaN where
+    there is none) [seeds, steps].
+    """
+
+    accuracy: Any
+    scores: Any
+
+
+def _run(*command: str) -> None:
+    started = time.monotonic()
+    # The commands lie beside the interpreter that runs this.
+    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+    print(f"{' '.join(command[:2])}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _linked(source: Path, target: Path) -> None:
+    """The same files in another workspace: committed shards never change, so links to them do."""
+    for path in source.rglob("*"):
+        if path.is_file() and not path.name.startswith("catalog"):
+            here = target / path.relative_to(source)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            if not here.exists():
+                os.link(path, here)
+
+
+def train(folder: Path, recipe: Path, ways: Sequence[str]) -> None:
+    """Make the data and do all ways, or what is left of them."""
+    data = folder / "data"
+    for stage in ("ingest", "rollout", "label", "shard"):
+        _run("curate", stage, str(recipe), "-w", str(data))
+    plan = yaml.safe_load(recipe.read_text())
+    plan["train"]["model"] = locate(plan["train"]["model"], recipe.parent)
+    for way in ways:
+        here = folder / way.replace(" ", "-")
+        _linked(data, here)
+        of_way = {name: plan[name] for name in ("name", "seed", "score", "select")} | {
+            "train": plan["train"] | WAYS[way]
+        }
+        path = folder / f"{here.name}.yaml"
+        path.write_text(yaml.safe_dump(of_way))
+        for stage in ("train", "score"):
+            _run("prm", stage, str(path), "-w", str(here))
+
+
+def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str], list[bool | None]]:
+    """What all ways found, the domain of each problem, and of each test step whether it is wrong (null: not told)."""
+    data = Workspace.open(folder / "data", create=False)
+    rollouts = data.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
+    truths = {row["problem_id"]: row["truth"] for row in data.read(PROBLEMS, ["problem_id", "truth"]).to_pylist()}
+    domain_of = {row["problem_id"]: row["domain"] for row in rollouts}
+    wrong, places = [], {}
+    for row in sorted(rollouts, key=lambda row: row["rollout_id"]):
+        for step, right in enumerate(judge_truth(truths[row["problem_id"]], row["steps"])):
+            places[row["rollout_id"], step] = len(wrong)
+            wrong.append(not right)
+    found, problems = {}, sorted(domain_of)
+    for way in ways:
+        here = Workspace.open(folder / way.replace(" ", "-"), create=False)
+        orms = select.outcome_models(here)
+        logits = select.rollout_logits(here, rollouts, "mean-log-odds", orms)
+        candidates, runs = select.candidates_of(rollouts, logits), sorted(logits)
+        table = {name: expected(candidates[name], runs, SIZE, seed("select", name, SIZE)) for name in problems}
+        accuracy = np.array([[table[name][f"prm {run}"] for name in problems] for run in runs])
+        scores = np.full((len(runs), len(places)), np.nan)
+        for row in here.read(STEP_SCORES).to_pylist():
+            if row["score"] is not None:
+                scores[runs.index(row["run"]), places[row["rollout_id"], row["step_index"]]] = row["score"]
+        found[way] = Found(accuracy, scores)
+    for name, method in PLAIN.items():
+        found[name] = Found(np.array([[table[one][method] for one in problems]]), None)
+    return found, [domain_of[name] for name in problems], wrong
+
+
+def intervals(found: Mapping[str, Found], chosen: Any, number: int) -> dict[str, tuple[float, float, float]]:
+    """Way -> (mean, low, high) over the chosen problems, and "a - b" -> the same of differences to the uniform PRM."""
+    draw, count = np.random.default_rng(number), int(chosen.sum())
+    problems = draw.integers(0, count, (DRAWS, count))
+    seeds = max(len(one.accuracy) for one in found.values())
+    drawn = draw.integers(0, seeds, (DRAWS, seeds))
+    means = {}
+    for way, one in found.items():
+        part = one.accuracy[:, chosen]
+        of_seeds = part[drawn % len(part)].mean(axis=1) if len(part) > 1 else np.repeat(part, DRAWS, axis=0)
+        means[way] = (part.mean(), np.take_along_axis(of_seeds, problems, axis=1).mean(axis=1))
+    base = means["uniform PRM"]
+    shown = dict(means) | {f"{way} - uniform PRM": (m - base[0], d - base[1]) for way, (m, d) in means.items()}
+    return {way: (float(m), *map(float, np.quantile(d, (0.025, 0.975)))) for way, (m, d) in shown.items()}
+
+
+def step_errors(one: Found, wrong: Sequence[bool]) -> dict[str, float]:
+    """Means over seeds: F1 of wrong steps (a score below 1/2 calls a step wrong), and AUROC of the scores."""
+    truth, f1, area = np.array(wrong), [], []
+    for scores in one.scores:
+        there = ~np.isnan(scores)
+        called = scores[there] < 0.5
+        hits = int((called & truth[there]).sum())
+        f1.append(2 * hits / max(1, int(called.sum()) + int(truth[there].sum())))
+        area.append(metrics.auroc(scores[there].tolist(), (~truth[there]).tolist()) or float("nan"))
+    return {
+        "f1": float(np.mean(f1)),
+        "f1_sd": float(np.std(f1, ddof=1)),
+        "auroc": float(np.mean(area)),
+        "auroc_sd": float(np.std(area, ddof=1)),
+    }
+
+
+def _cell(found: tuple[float, float, float], digits: int = 1) -> str:
+    mean, low, high = (100 * value for value in found)
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def markdown(found: Mapping[str, Found], domains: Sequence[str], wrong: Sequence[bool]) -> tuple[str, dict[str, Any]]:
+    """Tables for people, and the same figures as plain values."""
+    of = np.array(domains)
+    overall = intervals(found, np.ones(len(of), bool), 1)
+    order = sorted(found, key=lambda way: overall[way][0])
+    head = [f"best of {SIZE}, {len(of)} problems", "% right (95 % interval)", "points above the uniform PRM"]
+    head += ["F1 of wrong steps", "AUROC of steps"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    plain: dict[str, Any] = {"problems": len(of), "overall": {}, "by_domain": {}, "steps": {}}
+    for way in order:
+        steps = step_errors(found[way], wrong) if found[way].scores is not None and way != "ORM" else None
+        plain["overall"][way], plain["steps"][way] = overall[way], steps
+        told = [f"{steps[n]:.3f} ± {steps[f'{n}_sd']:.3f}" for n in ("f1", "auroc")] if steps else ["–", "–"]
+        above = "–" if way == "uniform PRM" else _cell(overall[f"{way} - uniform PRM"])
+        lines.append(f"| {way} | {_cell(overall[way])} | {above} | {told[0]} | {told[1]} |")
+    lines += ["", f"| domain | {' | '.join(order)} |", "|---|" + "---|" * len(order)]
+    for domain in sorted(set(domains)):
+        here = intervals(found, of == domain, 2)
+        plain["by_domain"][domain] = {way: here[way] for way in order}
+        lines.append(f"| {domain} | {' | '.join(_cell(here[way], 0) for way in order)} |")
+    return "\n".join(lines) + "\n", plain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes/runs/results.yaml")
+    parser.add_argument("--write", type=Path, help="put the tables between the marks of this Markdown file")
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    given = parser.parse_args()
+    started = time.monotonic()
+    train(given.folder, given.recipe, given.only)
+    text, plain = markdown(*read(given.folder, given.only))
+    print(text)
+    if given.write:
+        head, _, rest = given.write.read_text().partition(_BEGIN)
+        given.write.write_text(f"{head}{_BEGIN}{text}{_END}{rest.partition(_END)[2]}")
+    print(json.dumps(plain | {"seconds": round(time.monotonic() - started)}))
+
+
+if __name__ == "__main__":
+    main()
