@@ -15,7 +15,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
-	@echo "make planted     verdicts on the demo's planted domains over ten seeds and ten null runs (80 minutes)"
+	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (70 minutes)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make check-kill  the long kill-and-resume campaign"

@@ -1,67 +1,76 @@
-"""Verdicts on the demo's planted domains, run by run.
+"""Verdicts on the demo's planted domains, study by study.
 
-python benchmarks/planted.py WORKSPACE     after: curate run recipes/runs/planted.yaml --workspace WORKSPACE
+python benchmarks/planted.py WORKSPACE [--together 3]   after: curate run recipes/runs/planted.yaml --workspace WORKSPACE
 
-Each real run by itself is judged by the band of one run: what null runs spread, and what real runs differ from one
-another. Each null run is judged by what the other null runs spread. A real run counts when every domain with a planted
-defect comes out down and no clean one does; a null run when every domain is indistinguishable. Clean domains that are
-too hard do not count. The last line is one JSON object.
+A study is what `prm train` with so many seeds gives: real runs 0 to 2, 3 to 5, and so on, each judged by itself, as
+`prm report` would, against all null runs. It counts when every domain with a planted defect comes out down and no clean
+one does. Each null run is judged by what the other null runs spread, and counts when every domain is indistinguishable.
+Clean domains that are too hard do not count. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curate.store import Workspace
 from prm import stats, verdict
 from prm.chance import bands_for
+from prm.verdict import Weighing
+
+Weights = Mapping[str, Mapping[str, float]]
 
 
-def verdicts(name: str, trained: stats.Training) -> dict[str, str]:
-    """Domain -> verdict of one run. A null run has the others for its band, and the chance of batches with them."""
-    if name in trained.final:
-        bands = bands_for(trained.final, trained.null, trained.neutral, trained.noise, of=[name])
-        return {d: one.verdict for d, one in verdict.weigh({name: trained.final[name]}, bands).items()}
-    others = {other: weights for other, weights in trained.null.items() if other != name}
-    alone = {name: trained.null[name]}
-    return {d: one.verdict for d, one in verdict.weigh(alone, bands_for(alone, others, trained.neutral, {})).items()}
+def studies(runs: Sequence[str], together: int) -> list[list[str]]:
+    """Whole studies of the real runs, in the order of their numbers."""
+    ordered = sorted(runs, key=lambda run: int(run.rsplit("-", 1)[1]))
+    return [ordered[start : start + together] for start in range(0, len(ordered) - together + 1, together)]
+
+
+def judged(final: Weights, null: Weights, trained: stats.Training, noise: bool = True) -> dict[str, Weighing]:
+    """Domain -> its weighing over these runs."""
+    return verdict.weigh(final, bands_for(final, null, trained.neutral, trained.noise if noise else {}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("workspace", type=Path)
-    workspace = Workspace.open(parser.parse_args().workspace, create=False)
+    parser.add_argument("--together", type=int, default=3, help="real runs in a study")
+    given = parser.parse_args()
+    workspace = Workspace.open(given.workspace, create=False)
     facts, _ = stats.domain_facts(workspace)
     trained = stats.training(workspace)
     hard = {domain for domain, one in facts.items() if verdict.too_hard(one.accuracy)}
     bad = sorted(domain for domain, one in facts.items() if one.planted)
     clean = sorted(domain for domain in facts if domain not in (*bad, *hard))
     found = right = same = down = wrong = 0
-    for name, weights in trained.final.items():
-        told = verdicts(name, trained)
-        called = {domain for domain, one in told.items() if one == verdict.DOWN}
+    every = studies(list(trained.final), given.together)
+    for runs in every:
+        told = judged({run: trained.final[run] for run in runs}, trained.null, trained)
+        called = {domain for domain, one in told.items() if one.verdict == verdict.DOWN}
         down, wrong = down + len(called & {*bad}), wrong + len(called & {*clean})
         found += called >= {*bad}
         right += called >= {*bad} and not called & {*clean}
-        listed = ", ".join(f"{domain} {weight:.2f}" for domain, weight in sorted(weights.items(), key=lambda w: w[1]))
-        print(f"{name}: down {', '.join(sorted(called)) or 'none'}; {listed}")
+        weights = sorted((one.weight, domain) for domain, one in told.items())
+        print(f"{runs[0]} to {runs[-1]}: down {', '.join(sorted(called)) or 'none'}; "
+              f"{', '.join(f'{domain} {weight:.2f}' for weight, domain in weights)}")  # fmt: skip
     for name, weights in trained.null.items():
-        told = verdicts(name, trained) if len(trained.null) > 1 else {}
-        odd = {domain: one for domain, one in told.items() if one != verdict.SAME}
+        others = {other: one for other, one in trained.null.items() if other != name}
+        # What batches do to it is in the spread of the others.
+        told = judged({name: weights}, others, trained, noise=False) if others else {}
+        odd = {domain: one.verdict for domain, one in told.items() if one.verdict != verdict.SAME}
         same += not odd
         print(f"{name}: {odd or 'all indistinguishable'}, {min(weights.values()):.2f} to {max(weights.values()):.2f}")
-    for domain, band in bands_for(trained.final, trained.null, trained.neutral, trained.noise).items():
-        print(f"chance, {domain}: {band.low:.2f} to {band.high:.2f}")
     print(
         json.dumps(
             {
-                "seeds": len(trained.final),
-                "seeds_right": right,
-                "seeds_all_bad_down": found,
-                "bad_down": f"{down} of {len(bad) * len(trained.final)}",
-                "clean_down": f"{wrong} of {len(clean) * len(trained.final)}",
+                "studies": len(every),
+                "studies_right": right,
+                "studies_all_bad_down": found,
+                "bad_down": f"{down} of {len(bad) * len(every)}",
+                "clean_down": f"{wrong} of {len(clean) * len(every)}",
                 "null_runs": len(trained.null),
                 "null_all_indistinguishable": same,
             }
