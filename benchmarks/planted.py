@@ -1,6 +1,6 @@
 """Verdicts on the demo's planted domains, study by study.
 
-python benchmarks/planted.py WORKSPACE [--together 3]   after: curate run recipes/runs/planted.yaml --workspace WORKSPACE
+python benchmarks/planted.py WORKSPACE [--together 3]   after: curate run recipes/runs/planted.yaml -w WORKSPACE
 
 A study is what `prm train` with so many seeds gives: real runs 0 to 2, 3 to 5, and so on, each judged by itself, as
 `prm report` would, against all null runs. It counts when every domain with a planted defect comes out down and no clean
