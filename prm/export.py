@@ -164,7 +164,8 @@ def _reading(architecture: str, head: str, card: Card) -> dict[str, Any]:
         "images": "upright by their EXIF orientation, transparency on white, RGB",
         "assistant": "each step tokenised by itself without special tokens, the ids one after the other; white space "
         "at the end of a step goes to the front of the next one, that of the last step is dropped",
-        "read": "the last token of each step; a step without text has none, and no score",
+        "read": "the last token of each step; a step without text has none, and no score"
+        + ("; only the last step's was trained" if card.of_outcomes else ""),
         "step score": "sigmoid(weight . hidden state), in (0, 1)",
         "rollout score": FORMULAS[card.aggregation],
         "too long": f"more than {card.max_length} tokens with those of the images: no scores, nothing is cut off",

@@ -29,10 +29,14 @@ def step_logits(
         yield from zip(part, logits, strict=True)
 
 
-def step_scores(row: Encoded, logits: Tensor) -> list[float | None]:
-    """A score for every step of a row from the logits of those that are read; null for a step without text."""
+def step_scores(row: Encoded, logits: Tensor, of_outcomes: bool = False) -> list[float | None]:
+    """A score for every step of a row from the logits of those that are read; null for a step without text.
+
+    What an outcome reward model says before the last step was never trained, and is no score: null.
+    """
     scores = iter(safe_scores(logits).tolist())
-    return [None if read is None else next(scores) for read in row.reads]
+    found: list[float | None] = [None if read is None else next(scores) for read in row.reads]
+    return [*(None for _ in found[:-1]), *found[-1:]] if of_outcomes else found
 
 
 def safe_scores(logits: Tensor) -> Tensor:

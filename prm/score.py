@@ -113,8 +113,7 @@ def _score_run(
         lineage.write(partition, STAGE, settings, {"examples": len(examples)})
         prm, encoder = load_prm(folder, images)
         for block in _batched(owed, _BLOCK):
-            rows = score_examples(prm, encoder, block, name, batch_rows)
-            partition.commit_all(_last_only(rows) if card.of_outcomes else rows)
+            partition.commit_all(score_examples(prm, encoder, block, name, batch_rows, card.of_outcomes))
             on_rows(name, len(block), len(owed))
     left = _unscored(partition, examples)
     write_rejects(workspace, STAGE, f"{STAGE}-{name}", left)
@@ -144,7 +143,7 @@ def load_prm(folder: Path, images: dict[str, bytes]) -> tuple[Prm, Encoder]:
 
 
 def scored(
-    prm: Prm, encoder: Encoder, examples: Sequence[Example], batch_rows: int
+    prm: Prm, encoder: Encoder, examples: Sequence[Example], batch_rows: int, of_outcomes: bool = False
 ) -> Iterator[tuple[Example, list[float | None] | RowError]]:
     """Each example with its scores in (0, 1), null for a step without text; or with why it has none."""
     encoded: list[Encoded] = []
@@ -154,23 +153,17 @@ def scored(
         except RowError as error:
             yield example, error
     for row, logits in step_logits(prm, encoder, encoded, batch_rows):
-        yield row.example, step_scores(row, logits)
+        yield row.example, step_scores(row, logits, of_outcomes)
 
 
-def score_examples(prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int) -> list[Row]:
+def score_examples(
+    prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int, of_outcomes: bool = False
+) -> list[Row]:
     """Rows of `step_scores`; an example that cannot be encoded, or is too long, gives null scores."""
     rows: list[Row] = []
-    for example, scores in scored(prm, encoder, examples, batch_rows):
+    for example, scores in scored(prm, encoder, examples, batch_rows, of_outcomes):
         rows.extend(_rows(run, example, [None] * len(example.steps) if isinstance(scores, RowError) else scores))
     return rows
-
-
-def _last_only(rows: Sequence[Row]) -> list[Row]:
-    """Of an outcome reward model: what it says before a rollout's last step was never trained, and is no score."""
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row["rollout_id"]] = max(row["step_index"], last.get(row["rollout_id"], 0))
-    return [row | {"score": row["score"] if row["step_index"] == last[row["rollout_id"]] else None} for row in rows]
 
 
 def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[Row]:

@@ -31,6 +31,17 @@ class Model:
 
 def models(workspace: Workspace, runs: Sequence[str], folder: Path | None) -> list[Model]:
     """The PRM in a folder, or those of these runs of the workspace (all, when none is named)."""
+    found = _named(workspace, runs, folder)
+    for model in found:
+        if read_card(model.folder).of_outcomes:
+            raise UserError(
+                f"{model.name} is an outcome reward model and has no scores of steps; name PRMs with --run or --model. "
+                "`prm select` compares it."
+            )
+    return found
+
+
+def _named(workspace: Workspace, runs: Sequence[str], folder: Path | None) -> list[Model]:
     if folder is not None:
         # It names a folder, and the card may come from anywhere.
         run = re.sub(r"[^A-Za-z0-9._-]", "_", read_card(folder).run)

@@ -82,11 +82,11 @@ class Scorer:
             except RowError as error:
                 found[place] = Scored(None, None, str(error))
         for one, logits in step_logits(self._prm, encoder, encoded, self._batch_rows):
-            place, steps = one.example.sample_index, step_scores(one, logits)
+            place, steps = one.example.sample_index, step_scores(one, logits, self.card.of_outcomes)
             if any(score is not None and math.isnan(score) for score in steps):
                 found[place] = Scored(None, None, "the model gives no number for this row", failed=True)
                 continue
-            logit = rollout_logit(steps, self._aggregate)
+            logit = rollout_logit(steps[-1:] if self.card.of_outcomes else steps, self._aggregate)
             found[place] = Scored(tuple(steps), None if logit is None else probability(logit))
         return [scored for scored in found if scored is not None]
 

@@ -1,5 +1,6 @@
 """An outcome reward model: what it learns from, what it says, and how it stands beside a PRM in best-of-N."""
 
+import json
 import random
 
 import pytest
@@ -11,10 +12,13 @@ from test_train import settings
 from curate import lineage
 from curate.errors import UserError
 from curate.schema import EXAMPLES, REJECTS, ROLLOUTS, STEP_SCORES
-from prm import score, select, train
+from prm import export, score, select, train
+from prm.bench.score import models
 from prm.data import prepare, targeted
-from prm.examples import read_examples
+from prm.examples import read_examples, read_images
 from prm.saved import model_folder, read_card
+from prm.serving.rows import Row
+from prm.serving.scorer import Scorer
 from prm.stages import SelectConfig
 
 
@@ -98,6 +102,28 @@ def test_an_orm_from_elsewhere_stands_beside_the_prm(tiny_model, make_workspace)
     assert logits == pytest.approx(
         {name: float(torch.logit(torch.tensor(one))) for name, one in last.items()}, abs=1e-5
     )
+
+
+def test_a_service_says_what_is_stored_and_step_benchmarks_refuse_it(tiny_model, make_workspace, tmp_path):
+    workspace = make_workspace()
+    train.run(orm(tiny_model), workspace, 0)
+    score.run(workspace)
+    folder = model_folder(workspace, "seed-0")
+    stored = {(row["rollout_id"], row["step_index"]): row["score"] for row in workspace.read(STEP_SCORES).to_pylist()}
+    examples = read_examples(workspace, ("test",))
+    images = read_images(workspace, examples)
+    scorer = Scorer(folder, batch_rows=1)
+    for example in examples:
+        pictures = tuple((key, images[key]) for key in example.image_hashes)
+        (found,) = scorer([Row(example.question, example.choices, pictures, example.steps)])
+        wanted = [stored[example.rollout_id, step] for step in range(len(example.steps))]
+        assert found.steps == pytest.approx(wanted, abs=1e-6)
+        assert found.score == pytest.approx(wanted[-1], abs=1e-6)
+    with pytest.raises(UserError, match="outcome reward model and has no scores of steps"):
+        models(workspace, [], None)
+    export.run(workspace, "seed-0", tmp_path / "out")
+    reading = json.loads((tmp_path / "out" / "prm.json").read_text())["reading"]
+    assert "only the last step's was trained" in reading["read"]
 
 
 def test_names_and_folders_that_cannot_be(tiny_model, make_workspace, tmp_path):
