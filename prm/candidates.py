@@ -92,7 +92,7 @@ def weighted(candidates: Sequence[Candidate], run: str) -> int:
         return first(candidates)
     counts, most = Counter(votes), max(sums.values())
     near = {answer: counts[answer] for answer, total in sums.items() if total >= most - _EQUAL}
-    winners = [place for place, answer in enumerate(votes) if answer and near.get(answer) == max(near.values())]
+    winners = [place for place, answer in enumerate(votes) if answer in near and near[answer] == max(near.values())]
     return min(winners, key=lambda place: candidates[place].sample_index)
 
 
@@ -139,7 +139,9 @@ class Votes:
         self.candidates = sorted(candidates, key=lambda candidate: candidate.sample_index)
         self.members = _subsets(len(candidates), size, seed)
         votes = [vote(candidate) for candidate in self.candidates]
-        answers = {answer: column for column, answer in enumerate(dict.fromkeys(filter(None, votes)))}
+        answers = {
+            answer: column for column, answer in enumerate(dict.fromkeys(one for one in votes if one is not None))
+        }
         self.ballots = np.zeros((len(votes), len(answers)))
         for place, answer in enumerate(votes):
             if answer is not None:

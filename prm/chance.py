@@ -9,7 +9,7 @@ The bands hold together: in 95 of 100 runs without signal no domain at all lies 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from scipy.special import digamma, polygamma
@@ -91,9 +91,8 @@ def bands_for(
     null: Mapping[str, Mapping[str, float]],
     neutral: Mapping[str, float],
     noise: Mapping[str, Mapping[str, Spread]],
-    of: Collection[str] | None = None,
 ) -> dict[str, Band]:
-    """Domain -> the band that chance gives the mean of its weights in the real runs `of` (all of `final` when null).
+    """Domain -> the band that chance gives the mean of its weights in these real runs (`final`).
 
     `neutral` is by run the weight of a domain that moved the meta loss neither way, where the rule has such (mirror);
     runs that it lacks have 1. Weights have a mean of 1, so what one domain gains is taken from all others, and most of
@@ -102,7 +101,6 @@ def bands_for(
     all real runs, or where there is only one off its updates, if known (`noise`: run -> domain -> spread of its log
     weight). The latter is more than it is: an epoch's batches make up for one another.
     """
-    judged = list(final) if of is None else list(of)
     relative = {
         run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()}
         for run, weights in {**final, **null}.items()
@@ -110,10 +108,10 @@ def bands_for(
     own: dict[str, Spread] = {}
     if len(final) > 1:
         found = spreads({run: relative[run] for run in final})
-        own = {name: replace(one, variance=one.variance / len(judged)) for name, one in found.items()}
+        own = {name: replace(one, variance=one.variance / one.runs) for name, one in found.items()}
     elif final:
         own = dict(noise.get(next(iter(final)), {}))
-    here = metrics.mean([neutral.get(run, 1.0) for run in judged]) or 1.0
+    here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
     return {name: band.scaled(here) for name, band in null_bands({run: relative[run] for run in null}, own).items()}
 
 

@@ -113,7 +113,7 @@ def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, le
         return f"{found} was given, not learned, so there is no verdict."
     if band is None:
         return f"{found}; without a null run nothing tells it from chance, so there is no verdict."
-    chance = f"what shuffled meta labels produce ({band.low:.2f} to {band.high:.2f})"
+    chance = f"what chance gives it ({band.low:.2f} to {band.high:.2f})"
     if hard and weighing.verdict in (UP, DOWN):
         # Without step signal the weight moves for other reasons than the worth of the steps.
         return f"{found} lies {'above' if weighing.verdict == UP else 'below'} {chance}."

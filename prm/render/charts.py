@@ -96,7 +96,7 @@ def forest(report: Report) -> go.Figure | None:
     if banded:
         figure.add_bar(y=[name for name, _ in banded], x=[band.high - band.low for _, band in banded],
             base=[band.low for _, band in banded], orientation="h", width=0.7, marker={"color": BAND, "line_width": 0},
-            name="chance (null runs)", customdata=[[band.low, band.high] for _, band in banded],
+            name="chance", customdata=[[band.low, band.high] for _, band in banded],
             hovertemplate="%{y}: chance gives %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>")  # fmt: skip
     for weights in report.final.values():
         here = [row for row in rows if row.domain in weights]
@@ -229,7 +229,7 @@ def scatter(report: Report) -> go.Figure | None:
     if banded:
         figure.add_bar(x=[accuracy for accuracy, _ in banded], y=[band.high - band.low for _, band in banded],
             base=[band.low for _, band in banded], width=0.02, marker={"color": BAND, "line_width": 0},
-            name="chance (null runs)", hoverinfo="skip")  # fmt: skip
+            name="chance", hoverinfo="skip")  # fmt: skip
     for verdict in dict.fromkeys(row.verdict for row in rows):
         part = [row for row in rows if row.verdict == verdict]
         figure.add_scatter(x=[row.facts.accuracy for row in part], y=[row.weight for row in part],

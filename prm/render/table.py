@@ -49,7 +49,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("weight_low", "lower end of the weight's interval over runs", _at("interval", "low")),
     Column("weight_high", "upper end", _at("interval", "high")),
     Column("weight_interval", "t (Student, 95 %), range (two runs) or single (one run)", _at("interval", "method")),
-    Column("chance_low", "lower end of the band that null runs give this domain", _at("band", "low")),
+    Column("chance_low", "lower end of the band that chance gives this domain", _at("band", "low")),
     Column("chance_high", "upper end", _at("band", "high")),
     Column("rank", "rank of the mean weight, 1 is the heaviest", lambda row: row.rank),
     Column("best_rank", "best rank in any run", lambda row: row.best_rank),

@@ -257,7 +257,8 @@ def test_forms_take_long_texts_in_time(name):
             (piece + "\n") * 2000,
             "Question:" + piece * 2000 + "\nChoices:\n" + "A. " * 2000,
         ):
-            begin = time.monotonic()
+            # Of this process, whatever else the machine does.
+            begin = time.process_time()
             with no_hang((name, piece)), contextlib.suppress(RowError):
                 FORMS[name](repeated, repeated)
-            assert time.monotonic() - begin < 10, (name, piece)
+            assert time.process_time() - begin < 2, (name, piece)

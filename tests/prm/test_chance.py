@@ -144,13 +144,3 @@ def test_a_steady_effect_shows_through_the_noise_of_batches():
     }
     found = weigh(real, bands_for(real, null, {}, {}))
     assert {name for name, one in found.items() if one.verdict == DOWN} == {"d0"}
-
-
-def test_one_run_of_several_has_the_band_of_one():
-    rng, names = random.Random(5), [f"d{k}" for k in range(6)]
-    null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.03)) for i in range(8)}
-    real = {f"seed-{i}": run(rng, dict.fromkeys(names, 0.1)) for i in range(10)}
-    together, alone = bands_for(real, null, {}, {}), bands_for(real, null, {}, {}, of=["seed-3"])
-    for name in names:
-        widths = [math.log(bands[name].high / bands[name].low) for bands in (null_bands(null), together, alone)]
-        assert widths[0] < widths[1] < widths[2] / 1.5

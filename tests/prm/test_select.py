@@ -38,7 +38,8 @@ def problems(draw, unique=False, decided=False):
             unique=unique,
         )
     )
-    answers = st.sampled_from(["1", "2", "3"] if decided else [None, "1", "2", "3"])
+    # The empty answer is one, too.
+    answers = st.sampled_from(["1", "2", "3"] if decided else [None, " ", "1", "2", "3"])
     found = []
     for index in range(count):
         answer = draw(answers)
