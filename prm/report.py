@@ -38,9 +38,9 @@ SCHEMA = "curate-prm/report/2"
 class DomainRow:
     """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
 
-    `band` is where chance may leave it (`prm.chance`); `verdict` is "up", "down", "indistinguishable" or "unknown"; losses
-    are means over the first and last tenth of the updates, and over runs; `t` is the running t-statistic of the domain's
-    dots at the end, over runs, and `signal` the one of the dots of all runs together (`prm.stats`).
+    `band` is where chance may leave it (`prm.chance`); `verdict` is "up", "down", "indistinguishable" or "unknown".
+    Losses are means over the first and last tenth of the updates, and over runs; `t` is the running t-statistic of the
+    domain's dots at the end, over runs, and `signal` the one of the dots of all runs together (`prm.stats`).
     """
 
     domain: str
