@@ -77,11 +77,12 @@ def _found(target: Path | None, workspace: Path, given: bool, settings: list[str
     folder = target if target is not None and target.is_dir() else None
     if folder is not None and given:
         raise UserError(f"{folder} is a workspace already; leave --workspace out, or give a recipe in its place.")
+    # Before the workspace of --workspace is looked for: it is not what is missing.
+    if target is not None and not target.exists():
+        raise UserError(f"There is neither a recipe nor a workspace at {target}; check the path.")
     place = Workspace.open(folder or workspace, create=False)
     if folder is not None or target is None:
         return remembered.recipe(place, settings), place
-    if not target.exists():
-        raise UserError(f"There is neither a recipe nor a workspace at {target}; check the path.")
     loaded = chain.load(target, settings)
     loaded.section("report")
     return loaded, place

@@ -31,6 +31,9 @@ def locate(target: str, workspace: Path) -> Path:
         return Path(target)
     if Path(target).is_dir():
         raise UserError(f"{target} holds no PRM (no {CARD}); give a folder that `prm train` or `prm export` wrote.")
+    if Path(target).name != target:
+        # No run's name has a separator: it is not the workspace that is missing.
+        raise UserError(f"There is no folder {target}; check the path, or give a run of --workspace by its name.")
     place = Workspace.open(workspace, create=False)
     runs = trained_runs(place)
     if target not in runs:

@@ -213,6 +213,8 @@ def test_what_cannot_be_meant_is_one_sentence(places, monkeypatch, words, cure):
 def test_a_target_that_is_nothing_is_said_to_be_neither(places, monkeypatch):
     monkeypatch.chdir(places[0].root)
     assert "neither a recipe nor a workspace" in str(prm("report", "gone", "-w", ".").exception)
+    # Nor is the workspace of --workspace there: what was named first is what is missing.
+    assert "neither a recipe nor a workspace at gone" in str(prm("report", "gone", "-w", "missing").exception)
 
 
 # --- the facts behind the columns ------------------------------------------------------------------------------------

@@ -368,5 +368,7 @@ def test_what_cannot_be_served_is_said_in_a_sentence(workspace, tmp_path):
         server.bind("no host\x00", 0, False)
     with pytest.raises(UserError, match="holds no PRM"):
         server.locate(str(tmp_path), workspace.root)
+    with pytest.raises(UserError, match=r"There is no folder .*gone"):
+        server.locate(str(tmp_path / "gone"), tmp_path / "no-workspace")
     result = CliRunner().invoke(app, ["serve", "seed-9", "-w", str(workspace.root)])
     assert isinstance(result.exception, UserError) and "runs are seed-0" in str(result.exception)
