@@ -11,11 +11,12 @@ export MALLOC_TRIM_THRESHOLD_ = 20000000000
 
 BIN := .venv/bin
 
-.PHONY: help setup demo planted test lint check-kill fuzz clean
+.PHONY: help setup demo planted results test lint check-kill fuzz clean
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
 	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (70 minutes)"
+	@echo "make results     ways to train side by side on known truth, written into docs/results.md (TIME)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make check-kill  the long kill-and-resume campaign"
@@ -31,6 +32,9 @@ demo: setup
 planted: setup
 	@$(BIN)/curate run recipes/runs/planted.yaml --workspace workspace/planted
 	@$(BIN)/python benchmarks/planted.py workspace/planted
+
+results: setup
+	@$(BIN)/python benchmarks/results.py workspace/results --write docs/results.md
 
 test: setup
 	@$(BIN)/pytest -n 2 --dist loadfile

@@ -88,6 +88,7 @@ def chain(rng: random.Random, problem: Row, sample: int) -> Row:
         "answer": "3",
         "outcome": rng.random() < 0.5,
         "outcome_rule": "number",
+        "gold": None,
         "finish": "stop",
         "mean_logprob": None,
         "prompt_tokens": 300,
@@ -114,6 +115,7 @@ def rows_of(rng: random.Random, rollout: Row) -> tuple[list[Row], list[Row], lis
             text = {"text": words(rng, 300), "token_ids": [], "answer": "3", "outcome": sample < k}
             ends = {
                 "outcome_rule": "number",
+                "gold": None,
                 "finish": "stop",
                 "prompt_tokens": 1,
                 "tokens": 80,

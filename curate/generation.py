@@ -10,6 +10,7 @@ from curate import prompts, steps
 from curate.answers import extract, grade
 from curate.engines.base import Sample, Sampling
 from curate.engines.models import fingerprint
+from curate.golds import gold_of
 from curate.sections import EngineConfig, JudgeConfig, RolloutConfig
 from curate.seeds import digest
 
@@ -76,15 +77,17 @@ def sampling(config: RolloutConfig | JudgeConfig, max_tokens: int) -> Sampling:
 
 
 def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, Any]:
-    """`answer`, `outcome` and `outcome_rule` of a whole chain that ended with this sample.
+    """`answer`, `outcome`, `outcome_rule` and `gold` of a whole chain that ended with this sample.
 
     A sample that the engine failed on is missing data: outcome null. A chain cut off at the token limit, or one that
     repeats itself, has no answer and counts as wrong, under its own rule.
     """
+    gold = gold_of(problem)
     if sample.finish == "error":
-        return {"answer": None, "outcome": None, "outcome_rule": f"engine-error: {sample.error or 'unknown'}"}
+        rule = f"engine-error: {sample.error or 'unknown'}"
+        return {"answer": None, "outcome": None, "outcome_rule": rule, "gold": gold}
     if sample.finish != "stop":
-        return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}"}
+        return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}", "gold": gold}
     answer = extract(whole)
     verdict = grade(
         answer,
@@ -94,4 +97,4 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, 
         problem["accepted"],
         problem["tolerance"],
     )
-    return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule}
+    return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule, "gold": gold}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from curate import generation, labels, lineage, prompts, rules
+from curate import generation, golds, labels, lineage, prompts, rules
 from curate.allocation import Siblings, cost, pull, rate
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
@@ -27,7 +27,7 @@ from curate.labels import Ruled, Tally
 from curate.lineage import Ledger
 from curate.pictures import Pictures
 from curate.rules import Rule
-from curate.schema import COMPLETIONS, GIVEN, Row
+from curate.schema import COMPLETIONS, GIVEN, ROLLOUTS, Row
 from curate.sections import LabelConfig, RolloutConfig
 from curate.seeds import seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
@@ -107,6 +107,7 @@ def _factor(config: LabelConfig, families: Families) -> float:
 
 def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool) -> _Plan:
     """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
+    golds.check(workspace, ROLLOUTS, COMPLETIONS)
     families = Families(config, workspace)
     record = lineage.read(workspace.partition(COMPLETIONS)) or {}
     entries: list[Mapping[str, Any]] = list(record.get("inputs", {}).get("rules", []))

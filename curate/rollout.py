@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from curate import generation, lineage, prompts, steps
+from curate import generation, golds, lineage, prompts, steps
 from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
@@ -120,6 +120,7 @@ class Counts:
 def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> Counts:
     """What a run would ask for; changes nothing. UserError as `run` would raise."""
     lineage.guard(workspace.partition(ROLLOUTS), generation.settings(config) | {"seed": run_seed}, REPLACE)
+    golds.check(workspace, ROLLOUTS)
     return Wanted(config, workspace).count()
 
 
@@ -189,6 +190,7 @@ def run(
     record = generation.settings(config) | {"seed": run_seed}
     lineage.guard(partition, record, REPLACE)
     resume(partition)
+    golds.check(workspace, ROLLOUTS)
     wanted = Wanted(config, workspace)
     before = wanted.count()
     inputs = {"problems": before.problems, "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from curate import montecarlo
 from curate.answers import extract, grade, infer_type
 from curate.errors import RowError
+from curate.golds import gold_of
 from curate.images import ImageFacts
 from curate.inspectors import Found, look
 from curate.schema import GIVEN, Row
@@ -151,6 +152,7 @@ def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, 
         "answer": answer,
         "outcome": outcome,
         "outcome_rule": rule,
+        "gold": None if chain.outcome is not None else gold_of(problem),
         "finish": None,
         "mean_logprob": None,
         "prompt_tokens": None,

@@ -148,6 +148,8 @@ ROLLOUTS = _table(
         "answer": _text,
         "outcome": _flag,
         "outcome_rule": _text,
+        # What decided the outcome, see `curate.golds`; null where the source stated it, or has no gold answer.
+        "gold": _text,
         "finish": _text,
         "mean_logprob": _real,
         "prompt_tokens": _count,
@@ -157,8 +159,8 @@ ROLLOUTS = _table(
     },
     key=("rollout_id",),
     # How a chain that a source brought was sampled is not known.
-    optional=("answer", "outcome", "finish", "mean_logprob", "prompt_tokens", "tokens", "seed"),
-    version=2,
+    optional=("answer", "outcome", "gold", "finish", "mean_logprob", "prompt_tokens", "tokens", "seed"),
+    version=3,
 )
 
 COMPLETIONS = _table(
@@ -173,6 +175,7 @@ COMPLETIONS = _table(
         "answer": _text,
         "outcome": _flag,
         "outcome_rule": _text,
+        "gold": _text,
         "finish": _text,
         "prompt_tokens": _count,
         "tokens": _count,
@@ -180,7 +183,8 @@ COMPLETIONS = _table(
         "policy": _text,
     },
     key=("rollout_id", "step_index", "sample_index"),
-    optional=("answer", "outcome"),
+    optional=("answer", "outcome", "gold"),
+    version=2,
 )
 
 STEP_LABELS = _table(

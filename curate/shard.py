@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import lineage, steps
+from curate import golds, lineage, steps
 from curate.active import dropped
 from curate.errors import RowError, UserError
 from curate.lineage import Ledger
@@ -82,6 +82,7 @@ def run(
     problems: dict[str, Row] = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     if not workspace.files(ROLLOUTS):
         raise UserError("The workspace has no rollouts; run `curate rollout` first.")
+    golds.check(workspace, ROLLOUTS, COMPLETIONS)
     total, opinions = Ledger("rollouts"), Opinions.of(workspace)
     rejected: Counter[str] = Counter()
     reporter.start(STAGE, len(ROLES), "roles")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
-from curate import lineage
+from curate import golds, lineage
 from curate.errors import UserError
 from curate.schema import ROLLOUTS, STEP_SCORES
 from curate.seeds import seed
@@ -133,7 +133,7 @@ def run(workspace: Workspace, config: SelectConfig) -> Selection:
     """Best-of-N over the test rollouts for every run that has step scores.
 
     Sizes above what any problem has are left out. UserError when there are no test rollouts, no scores of them, no
-    such aggregation, or no size that can be used.
+    such aggregation, no size that can be used, or where gold answers changed since rollouts were graded.
     """
     sizes, aggregation = config.sizes, config.aggregation
     if not sizes or min(sizes) < 1:
@@ -141,6 +141,7 @@ def run(workspace: Workspace, config: SelectConfig) -> Selection:
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
     if not rollouts:
         raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
+    golds.check(workspace, ROLLOUTS)
     orms = outcome_models(workspace)
     logits = rollout_logits(workspace, rollouts, aggregation, orms)
     if not logits:

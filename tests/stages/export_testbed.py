@@ -99,6 +99,7 @@ def rollout_row(number: int) -> dict:
         "answer": "A" if name == "meta" else None if name == "none" else "B",
         "outcome": outcome,
         "outcome_rule": "choice",
+        "gold": None,
         "finish": "stop",
         "mean_logprob": -0.5,
         "prompt_tokens": 3,

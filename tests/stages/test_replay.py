@@ -168,3 +168,55 @@ def test_stored_cuts_come_back(texts, cuts, count):
     ends = _token_ends({"steps": texts, "step_ends": cuts, "token_ids": [0] * count})
     assert len(ends) == count and ends == sorted(ends)
     assert steps.token_cuts(texts, ends) == cuts
+
+
+def graded_by(tmp_path, name, golds, engine, only=(), replace=(), completions=2):
+    """Run a recipe on problems with these gold answers in the workspace `name`."""
+    lines = ({"question": f"Problem {number}?", "answer": gold} for number, gold in enumerate(golds))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tree = {
+        "ingest": {"sources": [{"kind": "files", "name": "p", "path": "p.jsonl", "answer_type": "number"}]},
+        "rollout": {"engine": engine, "samples": 3, "sampling": {"max_tokens": 600}},
+        "label": {"mode": "exact", "completions": completions},
+        "shard": {},
+    }
+    (tmp_path / "graded.yaml").write_text(json.dumps(tree))
+    workspace = Workspace.open(tmp_path / name)
+    chain.run(chain.load(tmp_path / "graded.yaml"), workspace, Silent(), only, frozenset(replace))
+    return workspace
+
+
+def test_gold_answers_that_changed_stop_every_stage_that_builds_on_grades_until_they_are_made_anew(tmp_path):
+    golds, corrected = ["1", "2", "3", "4"], ["1", "2", "3", "5"]
+    graded_by(tmp_path, "old", golds, simulated())
+    old = graded_by(tmp_path, "old", corrected, simulated(), ["ingest"], ["p"])
+    changed = next(row for row in old.read(PROBLEMS).to_pylist() if row["answer"] == "5")["problem_id"]
+    before = tables(old)
+    for stage in ("rollout", "label", "shard"):
+        with pytest.raises(UserError, match=rf"gold answers of 1 problems.*{changed}.*replay"):
+            graded_by(tmp_path, "old", corrected, simulated(), [stage])
+    assert tables(old) == before
+    # The cure that the sentence names: the same chains under the new answers.
+    new = graded_by(tmp_path, "new", corrected, replayed("old"))
+    texts = [{(row["rollout_id"], row["text"]) for row in tables(place)["rollouts"]} for place in (old, new)]
+    assert texts[0] == texts[1]
+    fresh = graded_by(tmp_path, "fresh", corrected, simulated())
+    graded = [[(row["rollout_id"], row["outcome"], row["gold"]) for row in tables(place)["rollouts"]]
+              for place in (new, fresh)]  # fmt: skip
+    assert graded[0] == graded[1] != [(row["rollout_id"], row["outcome"], row["gold"]) for row in before["rollouts"]]
+    # Or all over again; completions of the old answers are noticed by themselves.
+    graded_by(tmp_path, "old", corrected, simulated(), ["rollout"], ["rollout"])
+    with pytest.raises(UserError, match="gold answers of 1 problems"):
+        graded_by(tmp_path, "old", corrected, simulated(), ["label"])
+    graded_by(tmp_path, "old", corrected, simulated(), ["label", "shard"], ["label"])
+    assert tables(old) == tables(fresh)
+
+
+def test_a_source_that_is_ingested_again_with_the_same_gold_answers_changes_nothing(tmp_path):
+    graded_by(tmp_path, "old", ["1", "2"], simulated())
+    graded_by(tmp_path, "old", ["1", "2", "3"], simulated(), ["ingest"], ["p"])
+    # A problem more, and one that is gone: neither is a change of a gold answer.
+    old = graded_by(tmp_path, "old", ["1", "2", "3"], simulated())
+    assert old.read(ROLLOUTS).num_rows == 9
+    graded_by(tmp_path, "old", ["1", "2"], simulated(), ["ingest"], ["p"])
+    graded_by(tmp_path, "old", ["1", "2"], simulated(), ["shard"])
