@@ -1,11 +1,11 @@
 """Verdicts on the demo's planted domains, study by study.
 
-python benchmarks/planted.py WORKSPACE [--together 3]   after: curate run recipes/runs/planted.yaml -w WORKSPACE
+python benchmarks/planted.py WORKSPACE [--together 2]   after: curate run recipes/runs/planted.yaml -w WORKSPACE
 
-A study is what `prm train` with so many seeds gives: real runs 0 to 2, 3 to 5, and so on, each judged by itself, as
-`prm report` would, against all null runs. It counts when every domain with a planted defect comes out down and no clean
-one does. Each null run is judged by what the other null runs spread, and counts when every domain is indistinguishable.
-Clean domains that are too hard do not count. The last line is one JSON object.
+A study is what `prm train` with so many seeds gives: real runs 0 and 1, 2 and 3, and so on, each judged by itself, as
+`prm report` with the recipe would, against all null runs. It counts when every domain with a planted defect comes out
+down and no clean one does. Each null run is judged by what the other null runs spread, and counts when every domain is
+indistinguishable. Clean domains that are too hard do not count. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from curate import chain
 from curate.store import Workspace
 from prm import stats, verdict
 from prm.chance import bands_for
@@ -29,16 +30,20 @@ def studies(runs: Sequence[str], together: int) -> list[list[str]]:
     return [ordered[start : start + together] for start in range(0, len(ordered) - together + 1, together)]
 
 
-def judged(final: Weights, null: Weights, trained: stats.Training, noise: bool = True) -> dict[str, Weighing]:
+def judged(
+    final: Weights, null: Weights, trained: stats.Training, least: float, noise: bool = True
+) -> dict[str, Weighing]:
     """Domain -> its weighing over these runs."""
-    return verdict.weigh(final, bands_for(final, null, trained.neutral, trained.noise if noise else {}))
+    return verdict.weigh(final, bands_for(final, null, trained.neutral, trained.noise if noise else {}, least))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("workspace", type=Path)
-    parser.add_argument("--together", type=int, default=3, help="real runs in a study")
+    parser.add_argument("--together", type=int, default=2, help="real runs in a study")
+    parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes/runs/planted.yaml")
     given = parser.parse_args()
+    least = chain.load(given.recipe).section("report").least
     workspace = Workspace.open(given.workspace, create=False)
     facts, _ = stats.domain_facts(workspace)
     trained = stats.training(workspace)
@@ -48,7 +53,7 @@ def main() -> None:
     found = right = same = down = wrong = 0
     every = studies(list(trained.final), given.together)
     for runs in every:
-        told = judged({run: trained.final[run] for run in runs}, trained.null, trained)
+        told = judged({run: trained.final[run] for run in runs}, trained.null, trained, least)
         called = {domain for domain, one in told.items() if one.verdict == verdict.DOWN}
         down, wrong = down + len(called & {*bad}), wrong + len(called & {*clean})
         found += called >= {*bad}
@@ -59,7 +64,7 @@ def main() -> None:
     for name, weights in trained.null.items():
         others = {other: one for other, one in trained.null.items() if other != name}
         # What batches do to it is in the spread of the others.
-        told = judged({name: weights}, others, trained, noise=False) if others else {}
+        told = judged({name: weights}, others, trained, least, noise=False) if others else {}
         odd = {domain: one.verdict for domain, one in told.items() if one.verdict != verdict.SAME}
         same += not odd
         print(f"{name}: {odd or 'all indistinguishable'}, {min(weights.values()):.2f} to {max(weights.values()):.2f}")
@@ -67,6 +72,7 @@ def main() -> None:
         json.dumps(
             {
                 "studies": len(every),
+                "runs_a_study": given.together,
                 "studies_right": right,
                 "studies_all_bad_down": found,
                 "bad_down": f"{down} of {len(bad) * len(every)}",

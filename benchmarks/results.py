@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -31,20 +32,38 @@ from curate.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
 from curate.seeds import seed
 from curate.sources.synthetic import judge_truth
 from curate.store import Workspace
-from prm import metrics, select
+from prm import metrics, select, stats
 from prm.candidates import expected
 
 SIZE = 8
-_LEARN = {"rule": "mirror", "loss": "auroc", "unroll": 1, "warmup": 12, "lr": 20, "meta_rows": 32, "meta_ema": 0.9}
-_ADAM = {"loss": "auroc", "unroll": 1, "warmup": 12, "meta_rows": 32, "meta_ema": 0.9}
-# Way -> what it adds to the recipe's `train`.
+_SEARCH = {
+    "mode": "domain",
+    "null_runs": 0,
+    # At a low, constant rate the domains keep a pull for longer (docs/log.md, "Where signal and noise are").
+    "lr": 1e-4,
+    "lr_schedule": "constant",
+    "upper": {
+        "rule": "mirror",
+        "loss": "auroc",
+        "unroll": 1,
+        "warmup": 26,
+        "lr": 300,
+        "meta_rows": 32,
+        "meta_ema": 0.9,
+    },
+}
+_NET = {"loss": "auroc", "unroll": 1, "warmup": 12, "meta_rows": 32, "meta_ema": 0.9}
+_FIRST, _ANEW, _TOLD = "domain-weighted", "domain weights, anew", "told what is bad"
+# Way -> what it adds to the recipe's `train`. `_ANEW` trains with the weights of `_FIRST` kept from the first step on
+# (the geometric means over its runs), `_TOLD` with the truth: what weights of domains could gain at most.
 WAYS: dict[str, dict[str, Any]] = {
     "uniform PRM": {"mode": "uniform"},
     "s1": {"mode": "s1"},
     "car": {"mode": "car"},
-    "domain-weighted": {"mode": "domain", "null_runs": 0, "upper": _LEARN},
-    "instance-weighted": {"mode": "instance-net", "null_runs": 0, "upper": _ADAM},
-    "ORM": {"mode": "uniform", "target": "outcome"},
+    _FIRST: _SEARCH,
+    _ANEW: {"mode": "frozen"},
+    "instance-weighted": {"mode": "instance-net", "null_runs": 0, "upper": _NET},
+    _TOLD: {"mode": "frozen"},
 }
 # Ways that need no training.
 PLAIN = {"first": "first", "random pick": "random", "majority vote": "majority", "oracle": "oracle"}
@@ -79,6 +98,19 @@ def _linked(source: Path, target: Path) -> None:
                 os.link(path, here)
 
 
+def _folder(folder: Path, way: str) -> Path:
+    return folder / way.replace(",", "").replace(" ", "-")
+
+
+def _weights(way: str, folder: Path, sources: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The fixed weights of a way, by domain."""
+    if way == _TOLD:
+        return {one["name"]: 0.0 if "defect" in one else 1.0 for one in sources if one.get("role", "train") == "train"}
+    final = stats.training(Workspace.open(_folder(folder, _FIRST), create=False)).final
+    domains = sorted(next(iter(final.values())))
+    return {name: math.exp(metrics.mean([math.log(one[name]) for one in final.values()]) or 0.0) for name in domains}
+
+
 def train(folder: Path, recipe: Path, ways: Sequence[str]) -> None:
     """Make the data and do all ways, or what is left of them."""
     data = folder / "data"
@@ -87,11 +119,12 @@ def train(folder: Path, recipe: Path, ways: Sequence[str]) -> None:
     plan = yaml.safe_load(recipe.read_text())
     plan["train"]["model"] = locate(plan["train"]["model"], recipe.parent)
     for way in ways:
-        here = folder / way.replace(" ", "-")
+        here = _folder(folder, way)
         _linked(data, here)
-        of_way = {name: plan[name] for name in ("name", "seed", "score", "select")} | {
-            "train": plan["train"] | WAYS[way]
-        }
+        of_way = {name: plan[name] for name in ("name", "seed", "score", "select")}
+        of_way["train"] = plan["train"] | WAYS[way]
+        if WAYS[way]["mode"] == "frozen":
+            of_way["train"]["weights"] = _weights(way, folder, plan["ingest"]["sources"])
         path = folder / f"{here.name}.yaml"
         path.write_text(yaml.safe_dump(of_way))
         for stage in ("train", "score"):
@@ -111,9 +144,8 @@ def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str]
             wrong.append(not right)
     found, problems = {}, sorted(domain_of)
     for way in ways:
-        here = Workspace.open(folder / way.replace(" ", "-"), create=False)
-        orms = select.outcome_models(here)
-        logits = select.rollout_logits(here, rollouts, "mean-log-odds", orms)
+        here = Workspace.open(_folder(folder, way), create=False)
+        logits = select.rollout_logits(here, rollouts, "mean-log-odds")
         candidates, runs = select.candidates_of(rollouts, logits), sorted(logits)
         table = {name: expected(candidates[name], runs, SIZE, seed("select", name, SIZE)) for name in problems}
         accuracy = np.array([[table[name][f"prm {run}"] for name in problems] for run in runs])
@@ -175,7 +207,7 @@ def markdown(found: Mapping[str, Found], domains: Sequence[str], wrong: Sequence
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     plain: dict[str, Any] = {"problems": len(of), "overall": {}, "by_domain": {}, "steps": {}}
     for way in order:
-        steps = step_errors(found[way], wrong) if found[way].scores is not None and way != "ORM" else None
+        steps = step_errors(found[way], wrong) if found[way].scores is not None else None
         plain["overall"][way], plain["steps"][way] = overall[way], steps
         told = [f"{steps[n]:.3f} ± {steps[f'{n}_sd']:.3f}" for n in ("f1", "auroc")] if steps else ["–", "–"]
         above = "–" if way == "uniform PRM" else _cell(overall[f"{way} - uniform PRM"])

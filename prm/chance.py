@@ -37,6 +37,10 @@ class Band:
         """The same for weights that are all this much larger."""
         return Band(self.low * factor, self.high * factor, self.centre * factor, self.runs)
 
+    def reaching(self, low: float, high: float) -> Band:
+        """The same, from `low` to `high` at least."""
+        return replace(self, low=min(self.low, low), high=max(self.high, high))
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -91,6 +95,7 @@ def bands_for(
     null: Mapping[str, Mapping[str, float]],
     neutral: Mapping[str, float],
     noise: Mapping[str, Mapping[str, Spread]],
+    least: float = 1.0,
 ) -> dict[str, Band]:
     """Domain -> the band that chance gives the mean of its weights in these real runs (`final`).
 
@@ -100,6 +105,9 @@ def bands_for(
     neutral one, and shown about that of the real runs. How far batches carry the mean is read off the differences of
     all real runs, or where there is only one off its updates, if known (`noise`: run -> domain -> spread of its log
     weight). The latter is more than it is: an epoch's batches make up for one another.
+
+    Enough runs tell any domain from chance, also one whose pull is too small to matter. So bands reach at least from
+    1/`least` to `least` times the neutral weight, for those who ask for that (1 or more).
     """
     relative = {
         run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()}
@@ -112,7 +120,8 @@ def bands_for(
     elif final:
         own = dict(noise.get(next(iter(final)), {}))
     here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
-    return {name: band.scaled(here) for name, band in null_bands({run: relative[run] for run in null}, own).items()}
+    bands = null_bands({run: relative[run] for run in null}, own)
+    return {name: band.reaching(1 / least, least).scaled(here) for name, band in bands.items()}
 
 
 def _moderated(logs: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -158,7 +158,8 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     if not facts and not trained.final:
         raise UserError("There is nothing to report on; run `curate ingest` with a source of role train first.")
     learned = trained.mode in (None, *LEARNED)
-    rows = _rows(facts, trained, learned)
+    least = config.least if config else 1.0
+    rows = _rows(facts, trained, learned, least)
     selection, notes = _selection(workspace, choice)
     chains = showcase.chains(workspace, config.chains if config else 60)
     bad, clean = _known(rows) if learned else ([], [])
@@ -184,14 +185,15 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         spend=costs,
         selection=selection,
         ledger=_ledger(workspace),
-        notes=(*_training_notes(trained, learned), *notes),
+        notes=(*_training_notes(trained, learned, least), *notes),
         chains=chains,
         pictures=showcase.pictures(workspace, chains),
     )
 
 
-def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) -> tuple[DomainRow, ...]:
-    bands, runs = bands_for(trained.final, trained.null, trained.neutral, trained.noise), len(trained.final)
+def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool, least: float) -> tuple[DomainRow, ...]:
+    bands = bands_for(trained.final, trained.null, trained.neutral, trained.noise, least)
+    runs = len(trained.final)
     weighings = verdict.weigh(trained.final, bands, learned)
     rows = []
     for domain in facts.keys() | weighings.keys():
@@ -212,7 +214,7 @@ def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool) ->
                 loss_last=trained.loss_last.get(domain),
                 t=trained.t.get(domain),
                 signal=trained.signal.get(domain),
-                explanation=verdict.explain(weighing, band, runs, known.accuracy, known.planted, learned),
+                explanation=verdict.explain(weighing, band, runs, known.accuracy, known.planted, learned, least),
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.weight is None, -(row.weight or 0), row.domain)))
@@ -238,7 +240,7 @@ def _selection(workspace: Workspace, choice: SelectConfig | None) -> tuple[Selec
         return None, [f"Best-of-N is left out. {error}"]
 
 
-def _training_notes(trained: stats.Training, learned: bool) -> list[str]:
+def _training_notes(trained: stats.Training, learned: bool, least: float) -> list[str]:
     runs, null, notes = len(trained.final), len(trained.null), list[str]()
     if not runs:
         return ["No weights yet: the table shows the data alone; run `prm train`."]
@@ -253,6 +255,10 @@ def _training_notes(trained: stats.Training, learned: bool) -> list[str]:
         notes.append("No null run: weights cannot be told from chance; set `train.null_runs` to 5 or more.")
     elif null < 5:
         notes.append(f"Only {null} null run{'s' * (null > 1)}: the bands of chance are wide; use 5 or more.")
+    if learned and least > 1:
+        notes.append(
+            f"Verdicts ask for {least:g} times a neutral weight, or its inverse, besides being clear of chance."
+        )
     return notes
 
 

@@ -49,6 +49,9 @@ class ReportConfig(Config):
     """Rollouts in the page's browser of chains, 0 for none; null: 2,000 in files beside it, 100,000 when served."""
     completions: int | None = Field(default=None, ge=0)
     """Completions of each step that it has on demand; null: 2 in files, 64 when served."""
+    least: float = Field(default=1.0, ge=1)
+    """A verdict asks for a weight that is at least so many times that of a domain without effect, or at most its
+    inverse, besides being clear of chance; 1 asks for no more than that."""
     theme: Literal["auto", "light", "dark"] = "auto"
     """Which look the page opens with; `auto` follows the reader's system."""
 

@@ -92,12 +92,13 @@ def explain(
     accuracy: float | None,
     planted: Sequence[str],
     learned: bool = True,
+    least: float = 1.0,
 ) -> str:
     """Why a domain has its verdict, in plain words."""
     return " ".join(
         part
         for part in (
-            _weight_sentence(weighing, band, runs, learned, too_hard(accuracy)),
+            _weight_sentence(weighing, band, runs, learned, too_hard(accuracy), least),
             _hard_sentence(accuracy),
             _planted_sentence(weighing, planted),
         )
@@ -105,7 +106,9 @@ def explain(
     )
 
 
-def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, learned: bool, hard: bool) -> str:
+def _weight_sentence(
+    weighing: Weighing | None, band: Band | None, runs: int, learned: bool, hard: bool, least: float
+) -> str:
     if weighing is None:
         return "No weight yet: it was not part of a training run."
     found = f"Weight {weighing.weight:.2f} ({_range(weighing.interval, runs)})"
@@ -113,7 +116,8 @@ def _weight_sentence(weighing: Weighing | None, band: Band | None, runs: int, le
         return f"{found} was given, not learned, so there is no verdict."
     if band is None:
         return f"{found}; without a null run nothing tells it from chance, so there is no verdict."
-    chance = f"what chance gives it ({band.low:.2f} to {band.high:.2f})"
+    given = "what chance gives it" if least == 1 else f"what chance and a factor of {least:g} leave to it"
+    chance = f"{given} ({band.low:.2f} to {band.high:.2f})"
     if hard and weighing.verdict in (UP, DOWN):
         # Without step signal the weight moves for other reasons than the worth of the steps.
         return f"{found} lies {'above' if weighing.verdict == UP else 'below'} {chance}."

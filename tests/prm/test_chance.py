@@ -144,3 +144,19 @@ def test_a_steady_effect_shows_through_the_noise_of_batches():
     }
     found = weigh(real, bands_for(real, null, {}, {}))
     assert {name for name, one in found.items() if one.verdict == DOWN} == {"d0"}
+
+
+@pytest.mark.parametrize(("pull", "least", "expected"), [(-0.4, 1.0, DOWN), (-0.4, 2.0, SAME), (-0.8, 2.0, DOWN)])
+def test_an_effect_that_is_clear_of_chance_but_small_has_a_verdict_only_where_small_ones_count(pull, least, expected):
+    """Weights of the real runs have a neutral one of 0.5: half of that is asked for, not half of 1."""
+    rng, names = random.Random(11), [f"d{k}" for k in range(8)]
+    null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.03)) for i in range(8)}
+    real = {
+        f"seed-{i}": {name: 0.5 * math.exp((pull if name == "d0" else 0.0) + rng.gauss(0, 0.02)) for name in names}
+        for i in range(3)
+    }
+    bands = bands_for(real, null, dict.fromkeys(real, 0.5), {}, least)
+    found = weigh(real, bands)
+    assert found.pop("d0").verdict == expected
+    assert {one.verdict for one in found.values()} == {SAME}
+    assert all(band.low <= 0.5 / least and band.high >= 0.5 * least for band in bands.values())

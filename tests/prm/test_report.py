@@ -202,6 +202,8 @@ def test_sentences_claim_no_more_than_the_runs_show(final):
     told = "misses it" if final > 1 else "finds it"
     assert f"the weight {told}." in verdict.explain(many, band, runs, 0.5, ("wrong-gold",))
     assert "too few to say" in verdict.explain(one, band, 1, 0.5, ("wrong-gold",))
+    assert "a factor of 2" in verdict.explain(many, band, runs, 0.5, (), least=2.0)
+    assert "factor" not in verdict.explain(many, band, runs, 0.5, ())
 
 
 def test_json_has_every_part_and_no_picture(tmp_path, built):
