@@ -21,6 +21,9 @@ LEVEL = 0.95
 # badly from a few, and bands then held too seldom (88 instead of 95 of 100 with two null runs and eight domains).
 _PRIOR_MOST = 4.0
 _MANY = 1e4
+# A domain with an eighth of a neutral weight is as good as left out, and one with eight times is most of the batch: how
+# far beyond that runs differ (0.03 and 0.002) is a large difference of logarithms and none to anybody.
+_FAR = 8.0
 _TINY = 1e-12
 
 
@@ -102,26 +105,52 @@ def bands_for(
     `neutral` is by run the weight of a domain that moved the meta loss neither way, where the rule has such (mirror);
     runs that it lacks have 1. Weights have a mean of 1, so what one domain gains is taken from all others, and most of
     them would end outside a band of plain weights without any fault of theirs: bands are of weights relative to the
-    neutral one, and shown about that of the real runs. How far batches carry the mean is read off the differences of
-    all real runs, or where there is only one off its updates, if known (`noise`: run -> domain -> spread of its log
-    weight). The latter is more than it is: an epoch's batches make up for one another.
+    neutral one, and shown about that of the real runs. `noise` is what the updates of a run alone spread the log
+    weights of its domains, for rules that have such; see `_own` for what becomes of it.
 
     Enough runs tell any domain from chance, also one whose pull is too small to matter. So bands reach at least from
     1/`least` to `least` times the neutral weight, for those who ask for that (1 or more).
     """
     relative = {
-        run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()}
+        run: {name: min(max(w / neutral.get(run, 1.0), 1 / _FAR), _FAR) for name, w in weights.items()}
         for run, weights in {**final, **null}.items()
     }
-    own: dict[str, Spread] = {}
-    if len(final) > 1:
-        found = spreads({run: relative[run] for run in final})
-        own = {name: replace(one, variance=one.variance / one.runs) for name, one in found.items()}
-    elif final:
-        own = dict(noise.get(next(iter(final)), {}))
+    own = _own({run: relative[run] for run in final}, noise)
     here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
     bands = null_bands({run: relative[run] for run in null}, own)
     return {name: band.reaching(1 / least, least).scaled(here) for name, band in bands.items()}
+
+
+def _own(final: Mapping[str, Mapping[str, float]], noise: Mapping[str, Mapping[str, Spread]]) -> dict[str, Spread]:
+    """Domain -> how far batches carry the mean log weight of these runs.
+
+    Read off their updates where all runs have such: dozens a run, where the runs themselves are few, and not enlarged
+    by an effect that is larger in one run than in another. That is rather too much, since an epoch's batches make up
+    for one another; should runs differ by more all the same, over all domains together, it is enlarged by as much.
+    Else read off how the runs differ; nothing is known of a single run without.
+    """
+    domains = {domain for weights in final.values() for domain in weights}
+    told = bool(final) and all(noise.get(run, {}).keys() >= weights.keys() for run, weights in final.items())
+    if not told and len(final) > 1:
+        return {name: replace(one, variance=one.variance / one.runs) for name, one in spreads(final).items()}
+    if not told:
+        return {}
+    own, ratios, between = {}, list[float](), 0.0
+    for name in sorted(domains):
+        each = [noise[run][name] for run, weights in final.items() if name in weights]
+        logs = [math.log(weights[name]) for weights in final.values() if name in weights]
+        variance = math.fsum(one.variance for one in each) / len(each)
+        freedom = math.fsum(one.freedom for one in each)
+        own[name] = Spread(variance / len(each), freedom, math.fsum(logs) / len(logs), len(each))
+        spread = metrics.deviation(logs)
+        # Those that all lie as far as is counted do not differ, whatever batches do.
+        if spread and variance and any(abs(log) < math.log(_FAR) for log in logs):
+            ratios.append(spread**2 / variance)
+            between += len(logs) - 1
+    factor = metrics.mean(ratios) or 0.0
+    if factor <= 1:
+        return own
+    return {name: replace(one, variance=one.variance * factor, freedom=between) for name, one in own.items()}
 
 
 def _moderated(logs: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], dict[str, float]]:

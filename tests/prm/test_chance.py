@@ -1,5 +1,6 @@
 """Bands of chance hold as often as they say, for few null runs and for domains that differ."""
 
+import itertools
 import math
 import random
 
@@ -117,22 +118,40 @@ def test_bands_of_several_runs_are_about_the_mean_of_their_neutral_weights():
     assert bands_for({"seed-0": {}}, null, {}, {}) == null_bands(null)
 
 
-@pytest.mark.parametrize("runs", [1, 2, 3, 5])
-def test_what_batches_do_to_real_runs_alone_is_no_verdict(runs):
-    """Real runs have twice the noise of null runs, of their batches: no more than 5 of 100 studies call a domain."""
+@pytest.mark.parametrize(
+    ("runs", "told"), [(1, "the truth"), *itertools.product([2, 3, 5], ["nothing", "the truth", "half of it"])]
+)
+def test_what_batches_do_to_real_runs_alone_is_no_verdict(runs, told):
+    """Real runs have twice the noise of null runs, of their batches: no more than 5 of 100 studies call a domain.
+
+    So it is whether their updates tell how much that is, tell nothing, or tell too little and the runs themselves do.
+    """
     rng, trials, names, outside, naive = random.Random(f"batches-{runs}"), 400, [f"d{k}" for k in range(8)], 0, 0
     for _ in range(trials):
         null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.03)) for i in range(8)}
         # What all real runs share is the meta set, of which null runs have each their own.
         meta = {name: rng.gauss(0, 0.03) for name in names}
         real = {f"seed-{i}": {name: math.exp(meta[name] + rng.gauss(0, 0.06)) for name in names} for i in range(runs)}
-        noise = {"seed-0": {name: Spread(0.06**2, 60.0, 0.0, 1) for name in names}}
-        found = weigh(real, bands_for(real, null, {}, noise))
+        spread = 0.06 if told == "the truth" else 0.03
+        each = {name: Spread(spread**2, 60.0, 0.0, 1) for name in names}
+        found = weigh(real, bands_for(real, null, {}, {} if told == "nothing" else dict.fromkeys(real, each)))
         outside += any(one.verdict != SAME for one in found.values())
         naive += any(one.verdict != SAME for one in weigh(real, null_bands(null)).values())
     assert outside / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     if runs <= 2:
         assert naive / trials > 0.2
+
+
+def test_an_effect_that_is_larger_in_one_run_than_in_another_is_no_noise():
+    rng, names = random.Random(13), [f"d{k}" for k in range(8)]
+    null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.1)) for i in range(8)}
+    real = {f"seed-{i}": run(rng, dict.fromkeys(names, 0.1)) | {"d0": math.exp(-0.6 - i)} for i in range(2)}
+    noise = {key: {name: Spread(0.1**2, 60.0, 0.0, 1) for name in names} for key in real}
+    called = [
+        {name for name, one in weigh(real, bands_for(real, null, {}, each)).items() if one.verdict == DOWN}
+        for each in (noise, {})
+    ]
+    assert called == [{"d0"}, set()]
 
 
 def test_a_steady_effect_shows_through_the_noise_of_batches():
@@ -160,3 +179,15 @@ def test_an_effect_that_is_clear_of_chance_but_small_has_a_verdict_only_where_sm
     assert found.pop("d0").verdict == expected
     assert {one.verdict for one in found.values()} == {SAME}
     assert all(band.low <= 0.5 / least and band.high >= 0.5 * least for band in bands.values())
+
+
+def test_how_deep_weights_fall_that_are_as_good_as_none_is_no_doubt_about_them():
+    rng, names = random.Random(12), [f"d{k}" for k in range(8)]
+    null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.1)) for i in range(8)}
+    real = {}
+    for i, depth in enumerate((-3.0, -7.0)):
+        real[f"seed-{i}"] = run(rng, dict.fromkeys(names, 0.05)) | {"d0": math.exp(depth)}
+    bands = bands_for(real, null, {}, {})
+    found = weigh(real, bands)
+    assert {name for name, one in found.items() if one.verdict == DOWN} == {"d0"}
+    assert bands["d0"].low > 0.3
