@@ -1,8 +1,8 @@
 """Verdicts on the demo's planted domains, study by study.
 
-python benchmarks/planted.py WORKSPACE [--together 2]   after: curate run recipes/runs/planted.yaml -w WORKSPACE
+python benchmarks/planted.py WORKSPACE [--together 3]   after: curate run recipes/runs/planted.yaml -w WORKSPACE
 
-A study is what `prm train` with so many seeds gives: real runs 0 and 1, 2 and 3, and so on, each judged by itself, as
+A study is what `prm train` with so many seeds gives: real runs 0 to 2, 3 to 5, and so on, each judged by itself, as
 `prm report` with the recipe would, against all null runs. It counts when every domain with a planted defect comes out
 down and no clean one does. Each null run is judged by what the other null runs spread, and counts when every domain is
 indistinguishable. Clean domains that are too hard do not count. The last line is one JSON object.
@@ -40,7 +40,7 @@ def judged(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("workspace", type=Path)
-    parser.add_argument("--together", type=int, default=2, help="real runs in a study")
+    parser.add_argument("--together", type=int, default=3, help="real runs in a study")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes/runs/planted.yaml")
     given = parser.parse_args()
     least = chain.load(given.recipe).section("report").least
