@@ -53,11 +53,12 @@ _SEARCH = {
     },
 }
 _NET = {"loss": "auroc", "unroll": 1, "warmup": 12, "meta_rows": 32, "meta_ema": 0.9}
+_PLAIN_PRM, _MAJORITY = "uniform PRM", "majority vote"
 _FIRST, _ANEW, _TOLD = "domain-weighted", "domain weights, anew", "told what is bad"
 # Way -> what it adds to the recipe's `train`. `_ANEW` trains with the weights of `_FIRST` kept from the first step on
 # (the geometric means over its runs), `_TOLD` with the truth: what weights of domains could gain at most.
 WAYS: dict[str, dict[str, Any]] = {
-    "uniform PRM": {"mode": "uniform"},
+    _PLAIN_PRM: {"mode": "uniform"},
     "s1": {"mode": "s1"},
     "car": {"mode": "car"},
     _FIRST: _SEARCH,
@@ -66,19 +67,20 @@ WAYS: dict[str, dict[str, Any]] = {
     _TOLD: {"mode": "frozen"},
 }
 # Ways that need no training.
-PLAIN = {"first": "first", "random pick": "random", "majority vote": "majority", "oracle": "oracle"}
+PLAIN = {"first": "first", "random pick": "random", _MAJORITY: "majority", "oracle": "oracle"}
 DRAWS = 2000
 _BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->"
 
 
 @dataclass(frozen=True)
 class Found:
-    """Of one way, by seed and problem: accuracy of the pick [seeds, problems]; by seed and test step: score (NaN where
-    there is none) [seeds, steps].
+    """Of one way, by seed and problem: accuracy of the pick, and of the vote weighted by its scores [seeds, problems];
+    by seed and test step: score (NaN where there is none) [seeds, steps].
     """
 
     accuracy: Any
-    scores: Any
+    votes: Any = None
+    scores: Any = None
 
 
 def _run(*command: str) -> None:
@@ -148,30 +150,38 @@ def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str]
         logits = select.rollout_logits(here, rollouts, "mean-log-odds")
         candidates, runs = select.candidates_of(rollouts, logits), sorted(logits)
         table = {name: expected(candidates[name], runs, SIZE, seed("select", name, SIZE)) for name in problems}
-        accuracy = np.array([[table[name][f"prm {run}"] for name in problems] for run in runs])
+        accuracy, votes = (
+            np.array([[table[name][f"{kind} {run}"] for name in problems] for run in runs])
+            for kind in ("prm", "weighted")
+        )
         scores = np.full((len(runs), len(places)), np.nan)
         for row in here.read(STEP_SCORES).to_pylist():
             if row["score"] is not None:
                 scores[runs.index(row["run"]), places[row["rollout_id"], row["step_index"]]] = row["score"]
-        found[way] = Found(accuracy, scores)
+        found[way] = Found(accuracy, votes, scores)
     for name, method in PLAIN.items():
-        found[name] = Found(np.array([[table[one][method] for one in problems]]), None)
+        found[name] = Found(np.array([[table[one][method] for one in problems]]))
     return found, [domain_of[name] for name in problems], wrong
 
 
-def intervals(found: Mapping[str, Found], chosen: Any, number: int) -> dict[str, tuple[float, float, float]]:
-    """Way -> (mean, low, high) over the chosen problems, and "a - b" -> the same of differences to the uniform PRM."""
+def intervals(
+    accuracies: Mapping[str, Any], chosen: Any, number: int, than: str
+) -> dict[str, tuple[float, float, float]]:
+    """Way -> (mean, low, high) over the chosen problems, and "a - b" -> the same of its difference to the way `than`.
+
+    `accuracies` are [seeds, problems] of each way.
+    """
     draw, count = np.random.default_rng(number), int(chosen.sum())
     problems = draw.integers(0, count, (DRAWS, count))
-    seeds = max(len(one.accuracy) for one in found.values())
+    seeds = max(map(len, accuracies.values()))
     drawn = draw.integers(0, seeds, (DRAWS, seeds))
     means = {}
-    for way, one in found.items():
-        part = one.accuracy[:, chosen]
+    for way, accuracy in accuracies.items():
+        part = accuracy[:, chosen]
         of_seeds = part[drawn % len(part)].mean(axis=1) if len(part) > 1 else np.repeat(part, DRAWS, axis=0)
         means[way] = (part.mean(), np.take_along_axis(of_seeds, problems, axis=1).mean(axis=1))
-    base = means["uniform PRM"]
-    shown = dict(means) | {f"{way} - uniform PRM": (m - base[0], d - base[1]) for way, (m, d) in means.items()}
+    base = means[than]
+    shown = dict(means) | {f"{way} - {than}": (m - base[0], d - base[1]) for way, (m, d) in means.items()}
     return {way: (float(m), *map(float, np.quantile(d, (0.025, 0.975)))) for way, (m, d) in shown.items()}
 
 
@@ -200,21 +210,25 @@ def _cell(found: tuple[float, float, float], digits: int = 1) -> str:
 def markdown(found: Mapping[str, Found], domains: Sequence[str], wrong: Sequence[bool]) -> tuple[str, dict[str, Any]]:
     """Tables for people, and the same figures as plain values."""
     of = np.array(domains)
-    overall = intervals(found, np.ones(len(of), bool), 1)
+    picks = {way: one.accuracy for way, one in found.items()}
+    overall = intervals(picks, np.ones(len(of), bool), 1, _PLAIN_PRM)
+    voted = {way: one.votes for way, one in found.items() if one.votes is not None}
+    votes = intervals(voted | {_MAJORITY: picks[_MAJORITY]}, np.ones(len(of), bool), 1, _MAJORITY)
     order = sorted(found, key=lambda way: overall[way][0])
     head = [f"best of {SIZE}, {len(of)} problems", "% right (95 % interval)", "points above the uniform PRM"]
-    head += ["F1 of wrong steps", "AUROC of steps"]
+    head += ["% right of the vote weighted by it", "points above majority vote", "F1 of wrong steps", "AUROC of steps"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    plain: dict[str, Any] = {"problems": len(of), "overall": {}, "by_domain": {}, "steps": {}}
+    plain: dict[str, Any] = {"problems": len(of), "overall": {}, "votes": votes, "by_domain": {}, "steps": {}}
     for way in order:
         steps = step_errors(found[way], wrong) if found[way].scores is not None else None
         plain["overall"][way], plain["steps"][way] = overall[way], steps
         told = [f"{steps[n]:.3f} ± {steps[f'{n}_sd']:.3f}" for n in ("f1", "auroc")] if steps else ["–", "–"]
-        above = "–" if way == "uniform PRM" else _cell(overall[f"{way} - uniform PRM"])
-        lines.append(f"| {way} | {_cell(overall[way])} | {above} | {told[0]} | {told[1]} |")
+        above = "–" if way == _PLAIN_PRM else _cell(overall[f"{way} - {_PLAIN_PRM}"])
+        by_vote = [_cell(votes[way]), _cell(votes[f"{way} - {_MAJORITY}"])] if way in voted else ["–", "–"]
+        lines.append(f"| {' | '.join([way, _cell(overall[way]), above, *by_vote, *told])} |")
     lines += ["", f"| domain | {' | '.join(order)} |", "|---|" + "---|" * len(order)]
     for domain in sorted(set(domains)):
-        here = intervals(found, of == domain, 2)
+        here = intervals(picks, of == domain, 2, _PLAIN_PRM)
         plain["by_domain"][domain] = {way: here[way] for way in order}
         lines.append(f"| {domain} | {' | '.join(_cell(here[way], 0) for way in order)} |")
     return "\n".join(lines) + "\n", plain
