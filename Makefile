@@ -15,8 +15,8 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
-	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (70 minutes)"
-	@echo "make results     ways to train side by side on known truth, written into docs/results.md (TIME)"
+	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (an hour)"
+	@echo "make results     ways to train side by side on known truth, written into docs/results.md (80 minutes)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make check-kill  the long kill-and-resume campaign"
