@@ -112,10 +112,12 @@ def bands_for(
     1/`least` to `least` times the neutral weight, for those who ask for that (1 or more).
     """
     relative = {
-        run: {name: min(max(w / neutral.get(run, 1.0), 1 / _FAR), _FAR) for name, w in weights.items()}
+        run: {name: w / neutral.get(run, 1.0) for name, w in weights.items()}
         for run, weights in {**final, **null}.items()
     }
-    own = _own({run: relative[run] for run in final}, noise)
+    # Of real runs alone: null runs that went so far would leave no band.
+    capped = {run: {name: min(max(w, 1 / _FAR), _FAR) for name, w in relative[run].items()} for run in final}
+    own = _own(capped, noise)
     here = metrics.mean([neutral.get(run, 1.0) for run in final]) or 1.0
     bands = null_bands({run: relative[run] for run in null}, own)
     return {name: band.reaching(1 / least, least).scaled(here) for name, band in bands.items()}
