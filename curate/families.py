@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from curate.active import dropped
 from curate.allocation import Siblings
-from curate.errors import UserError
 from curate.rules import Outcomes
 from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import LabelConfig
@@ -112,7 +111,9 @@ class Families:
     """See the module's text. Without rollouts whose source brought their labels, and those of dropped problems."""
 
     def __init__(self, config: LabelConfig, workspace: Workspace) -> None:
-        """UserError when there is no rollout."""
+        """Reads all rollouts once."""
+        self.there = False
+        """Whether there is any, also when none of them is to be labelled."""
         self.rollouts = self.prefixes = 0
         """How many are to be labelled, and the prefixes that they have."""
         self.policies: Counter[str] = Counter()
@@ -123,16 +124,13 @@ class Families:
         self._roles = among("role", config.roles)
         self._lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
         self._ranges: list[list[Any]] = []
-        there = False
         for shard in range(workspace.shards):
             files = self._open(shard)
             self._ranges.append(_ranges(files.rollouts.read(["problem_id"], self._roles)["problem_id"]))
             for where in self._ranges[shard]:
                 for row in self._rows(files, where, (*_LIGHT, "policy")):
-                    there = True
+                    self.there = True
                     self._see(row)
-        if not there:
-            raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
 
     def _see(self, row: Row) -> None:
         count = len(row["steps"])

@@ -34,6 +34,7 @@ from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Partition, Workspace
 
 STAGE = "label"
+Group = tuple[str, str]
 REPLACE = "curate label --replace"
 
 
@@ -105,10 +106,12 @@ def _factor(config: LabelConfig, families: Families) -> float:
     return rate(pulls, costs, config.budget_tokens, config.most)
 
 
-def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool) -> _Plan:
+def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool, families: Families | None = None) -> _Plan:
     """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
     golds.check(workspace, ROLLOUTS, COMPLETIONS)
-    families = Families(config, workspace)
+    families = families or Families(config, workspace)
+    if not families.there:
+        raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
     record = lineage.read(workspace.partition(COMPLETIONS)) or {}
     entries: list[Mapping[str, Any]] = list(record.get("inputs", {}).get("rules", []))
     asked: dict[str, Any] = {"mode": config.mode, "most": config.most, "mean": None, "budget": config.budget_tokens}
@@ -179,6 +182,11 @@ async def _work(
     return rows
 
 
+def _record(policy: RolloutConfig, run_seed: int) -> dict[str, Any]:
+    """What decides the completions beside the rule."""
+    return generation.settings(policy) | {"seed": run_seed}
+
+
 def run(
     config: LabelConfig,
     policy: RolloutConfig,
@@ -192,7 +200,7 @@ def run(
     partition = workspace.partition(COMPLETIONS)
     if replace:
         partition.clear()
-    record = generation.settings(policy) | {"seed": run_seed}
+    record = _record(policy, run_seed)
     lineage.guard(partition, record, REPLACE)
     resume(partition)
     plan = _plan(config, workspace, generation.policy_digest(policy), new=True)
@@ -232,6 +240,46 @@ def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, re
             "label.completions, or run `curate label`."
         )
     return _write_labels(plan, workspace, reporter)
+
+
+@dataclass
+class Owed:
+    """What the rollouts that are there have and are owed, by role and domain."""
+
+    prefixes: Counter[Group] = field(default_factory=Counter)
+    open: Counter[Group] = field(default_factory=Counter)
+    """Prefixes that are owed completions."""
+    asked: Counter[Group] = field(default_factory=Counter)
+    """Completions that a run asks for first; all there are going to be, unless the rule goes by what it sees."""
+    drawn: Counter[Group] = field(default_factory=Counter)
+    tokens: Counter[Group] = field(default_factory=Counter)
+    """Of the drawn ones."""
+    settled: bool = False
+    """Whether the rule drew before: sizes of `pooled` stay what they are."""
+
+
+def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_seed: int) -> Owed:
+    """What a run would ask for; changes nothing, and is empty without rollouts. UserError as `run` would raise.
+
+    What a run that was killed left in its journal counts as owed.
+    """
+    lineage.guard(workspace.partition(COMPLETIONS), _record(policy, run_seed), REPLACE)
+    if not (families := Families(config, workspace)).there:
+        return Owed()
+    plan = _plan(config, workspace, generation.policy_digest(policy), new=True, families=families)
+    before = (lineage.read(workspace.partition(COMPLETIONS)) or {}).get("inputs", {}).get("rules", [])
+    found = Owed(settled=plan.entry in before)
+    for family in plan.families.all():
+        rule = plan.ruled(family).rule
+        for row, step in family.prefixes():
+            group, drawn = (row["role"], row["domain"]), family.drawn(row, step)
+            missing = rule.owed(row, step, drawn.outcomes)
+            found.prefixes[group] += 1
+            found.open[group] += missing > 0
+            found.asked[group] += missing
+            found.drawn[group] += len(drawn.outcomes)
+            found.tokens[group] += sum(drawn.tokens)
+    return found
 
 
 @dataclass

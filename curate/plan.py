@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from curate import label as labelling
 from curate import rollout
 from curate.engines.keeper import Engines, Keeper
-from curate.schema import COMPLETIONS, ROLLOUTS, Row, Table
+from curate.label import Group
+from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, Row, Table
 from curate.sections import JudgeConfig, LabelConfig, RolloutConfig
 from curate.stage import Reporter
 from curate.store import Workspace
 
-Group = tuple[str, str]
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
-_COLUMNS = ("role", "domain", "steps", "step_ends", "tokens")
+_COLUMNS = ("rollout_id", "role", "domain", "steps", "step_ends", "tokens")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Chains:
 
 @dataclass(frozen=True)
 class Line:
-    """One domain. Tokens are of what is still to be generated; null where nothing was measured."""
+    """One domain: what is still to be generated, prefixes and votes too. Null where nothing was measured."""
 
     domain: str
     role: str
@@ -164,29 +164,35 @@ def make(
     """The plan from what is in the workspace and what a pilot measured."""
     tried = tried or Pilot()
     rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
-    wanted = rollout.Wanted(config, workspace)
-    owed: dict[Group, list[int]] = defaultdict(lambda: [0, 0])
-    samples: dict[Group, int] = defaultdict(int)
-    for row in wanted.rows():
-        per = config.samples_for(row["role"])
-        samples[row["role"], row["domain"]] += min(per, label.rollouts or per) if label else per
-    for _, row, missing in wanted.owed():
-        owed[row["role"], row["domain"]][0] += 1
-        owed[row["role"], row["domain"]][1] += len(missing)
+    fresh = _fresh(rollout.Wanted(config, workspace), label)
     rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
     known: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
         known[row["role"], row["domain"]].append(row)
+    groups = sorted({*fresh, *known})
     everything = Chains.of(rows) if rows else None
+    chains = {group: Chains.of(known[group]) if group in known else everything for group in groups}
+    labels: dict[Group, Labels] = {}
+    if label is not None:
+        labelled = {group: chains[group] for group in groups if group[0] in label.roles}
+        owed = labelling.owed(label, config, workspace, run_seed)
+        labels = _labels(label, owed, labelled, {group: fresh[group].labelled for group in labelled}, tried.label)
+    votes = _votes(judge, workspace, known, {group: fresh[group].labelled for group in labels}) if judge else {}
+    nothing = Labels(0, 0, 0)
     lines = []
-    for group in sorted(samples):
-        chains = Chains.of(known[group]) if known[group] else everything
-        labelled = label if label is not None and group[0] in label.roles else None
-        votes = _votes(judge, samples[group]) if judge is not None and group[0] in judge.roles and labelled else 0
-        lines.append(_line(group, owed[group], samples[group], chains, labelled, tried.label, votes))
+    for group in groups:
+        one, like = fresh[group], chains[group]
+        tokens = None if like is None else round(one.samples * like.tokens / like.count)
+        of = labels.get(group, nothing)
+        lines.append(
+            Line(
+                group[1], group[0], one.requests, one.samples, tokens,
+                of.prefixes, of.completions, of.tokens, votes.get(group, 0),
+            )
+        )  # fmt: skip
     made = Plan(
         tuple(lines),
-        sum(count for _, count in owed.values()) * config.sampling.max_tokens,
+        sum(one.samples for one in fresh.values()) * config.sampling.max_tokens,
         tried.tokens_per_second,
         tried.label_tokens_per_second,
         int(config.engine.args.get("tensor_parallel_size", 1)) * max(len(config.engine.urls), 1),
@@ -196,43 +202,111 @@ def make(
     return Plan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 
 
-def _votes(judge: JudgeConfig, chains: int) -> int:
-    return min(chains, judge.limit or chains) * judge.samples
+@dataclass
+class Fresh:
+    """What is still to be rolled out of a domain: requests, samples, and how many of these are to be labelled."""
+
+    requests: int = 0
+    samples: int = 0
+    labelled: int = 0
 
 
-def _line(
-    group: Group,
-    owed: Sequence[int],
-    samples: int,
-    chains: Chains | None,
-    label: LabelConfig | None,
+def _fresh(wanted: rollout.Wanted, label: LabelConfig | None) -> defaultdict[Group, Fresh]:
+    found: defaultdict[Group, Fresh] = defaultdict(Fresh)
+    for row in wanted.rows():
+        found[row["role"], row["domain"]]  # a line for each, also where nothing is missing
+    for _, row, missing in wanted.owed():
+        one = found[row["role"], row["domain"]]
+        one.requests += 1
+        one.samples += len(missing)
+        if label is not None and row["role"] in label.roles:
+            one.labelled += sum(label.rollouts is None or index < label.rollouts for index in missing)
+    return found
+
+
+def _votes(
+    judge: JudgeConfig, workspace: Workspace, known: Mapping[Group, Sequence[Row]], fresh: Mapping[Group, int]
+) -> dict[Group, int]:
+    """Votes that are still missing, if all rollouts of these domains get labels."""
+    voted = Counter(workspace.partition(JUDGEMENTS).read(["rollout_id"])["rollout_id"].to_pylist())
+    found = {}
+    for group in fresh:
+        if group[0] in judge.roles:
+            chains = len(known.get(group, ())) + fresh[group]
+            there = sum(min(voted[row["rollout_id"]], judge.samples) for row in known.get(group, ()))
+            found[group] = max(min(chains, judge.limit or chains) * judge.samples - there, 0)
+    return found
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What labels of a domain are still going to take: prefixes, completions of them, tokens of those."""
+
+    prefixes: int | None
+    completions: int | None
+    tokens: int | None
+
+
+def _labels(
+    label: LabelConfig,
+    owed: labelling.Owed,
+    chains: Mapping[Group, Chains | None],
+    fresh: Mapping[Group, int],
     tried: labelling.Trial | None,
-    votes: int,
-) -> Line:
-    role, domain = group
-    requests, missing = owed
-    prefixes = completions = label_tokens = None
-    if label is None:
-        prefixes = completions = label_tokens = 0
-    elif chains is not None:
-        prefixes = round(samples * chains.prefixes / chains.count)
-        each, tokens = _completions(domain, chains, label, tried)
-        completions = round(prefixes * each)
-        label_tokens = round(completions * tokens)
-    rollout_tokens = None if chains is None else round(missing * chains.tokens / chains.count)
-    return Line(domain, role, requests, missing, rollout_tokens, prefixes, completions, label_tokens, votes)
+) -> dict[Group, Labels]:
+    """Of the rollouts that are there as a run would count it; of `fresh` ones as of chains that are known."""
+    prefixes: dict[Group, float] = {}
+    tokens: dict[Group, float] = {}
+    for group, like in chains.items():
+        if like is not None:
+            prefixes[group] = fresh[group] * like.prefixes / like.count
+            tokens[group] = _tokens(group, like, owed, tried)
+    shared = None
+    if label.budget_tokens is not None and not owed.settled and any(fresh.values()):
+        # Sizes are chosen when all rollouts are there.
+        spent = sum((owed.prefixes[group] + prefixes[group]) * tokens[group] for group in prefixes)
+        shared = min(label.most, label.budget_tokens / spent) if spent else 0.0
+    found = dict.fromkeys(chains, Labels(None, None, None))
+    for group, new in prefixes.items():
+        if shared is not None:
+            completions = max((owed.prefixes[group] + new) * shared - owed.drawn[group], 0.0)
+        else:
+            there = owed.open[group] * each if (each := _looks(group, label, owed, tried)) else owed.asked[group]
+            completions = there + new * (each or _size(group, label, owed))
+        found[group] = Labels(
+            round(owed.open[group] + new), round(completions), round(round(completions) * tokens[group])
+        )
+    return found
 
 
-def _completions(domain: str, chains: Chains, label: LabelConfig, tried: labelling.Trial | None) -> tuple[float, float]:
-    """(completions a prefix, tokens a completion) in the mean."""
-    each: float = label.mean if label.mode == "pooled" else label.most
-    if tried is None or not tried.completions[domain]:
-        # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
-        return each, chains.left / chains.prefixes if chains.prefixes else 0.0
-    if label.mode in ("hard", "legacy"):
-        # They stop before they have all.
-        each = tried.completions[domain] / tried.prefixes[domain]
-    return each, tried.tokens[domain] / tried.completions[domain]
+def _tokens(group: Group, like: Chains, owed: labelling.Owed, tried: labelling.Trial | None) -> float:
+    """Of a completion, in the mean: a pilot's, or those that are there."""
+    if tried is not None and tried.completions[group[1]]:
+        return tried.tokens[group[1]] / tried.completions[group[1]]
+    if owed.drawn[group]:
+        return owed.tokens[group] / owed.drawn[group]
+    # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
+    return like.left / like.prefixes if like.prefixes else 0.0
+
+
+def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: labelling.Trial | None) -> float | None:
+    """Completions a prefix, in the mean, by a rule that may stop before it has all; None for the others."""
+    if label.mode not in ("hard", "legacy"):
+        return None
+    if tried is not None and tried.completions[group[1]]:
+        return tried.completions[group[1]] / tried.prefixes[group[1]]
+    if done := owed.prefixes[group] - owed.open[group]:
+        return owed.drawn[group] / done
+    return label.most - (label.mode == "legacy")  # which counts the rollout itself
+
+
+def _size(group: Group, label: LabelConfig, owed: labelling.Owed) -> float:
+    """Completions a prefix, in the mean, by a rule that does not look at them."""
+    if label.mode == "exact":
+        return label.most
+    if label.budget_tokens is None or not owed.prefixes[group]:
+        return label.mean
+    return (owed.drawn[group] + owed.asked[group]) / owed.prefixes[group]
 
 
 def _disk(plan: Plan, workspace: Workspace) -> int | None:
@@ -258,6 +332,8 @@ def summary(plan: Plan) -> str:
             f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; nothing was generated yet to measure "
             "on, so labels cannot be estimated: use --pilot."
         )
+    if not (samples or plan.tokens or any(line.votes for line in plan.lines)):
+        return "Nothing is left to generate."
     said = [f"About {plan.tokens:,} tokens, measured on {plan.measured_on:,} rollouts"]
     if plan.hours is not None:
         speed = plan.label_tokens_per_second

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from curate import chain
 from curate.cli.app import app
-from curate.schema import COMPLETIONS, ROLLOUTS
+from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS
 from curate.stage import Silent
 from curate.store import Workspace
 
@@ -85,7 +85,9 @@ def test_a_pilot_is_kept_and_its_estimate_holds(recipe):
     # Pooled labels draw more where completions are short.
     assert spent == pytest.approx(sum(line["label_tokens"] for line in expected.values()), rel=0.25)
     done = json.loads(plan(recipe, "--json"))
-    assert sum(line["samples"] for line in done["lines"]) == 0
+    assert done["tokens"] == done["disk_bytes"] == 0
+    assert {value for line in done["lines"] for key, value in line.items() if key not in ("domain", "role")} == {0}
+    assert plan(recipe).endswith("Nothing is left to generate.\n")
 
 
 def test_a_pilot_tries_labels_too_and_keeps_none_of_their_completions(recipe):
@@ -106,3 +108,48 @@ def test_a_pilot_tries_labels_too_and_keeps_none_of_their_completions(recipe):
     # Far from the 16 that there may be: it stops at the first right one.
     assert drawn.num_rows == pytest.approx(sum(line["completions"] for line in made["lines"]), rel=0.35)
     assert sum(drawn["tokens"].to_pylist()) == pytest.approx(made["tokens"] - rollouts, rel=0.35)
+
+
+def test_a_plan_of_labels_for_rollouts_that_are_there_is_what_a_run_draws(recipe):
+    """Also of a part that another rule has drawn, and of votes."""
+    workspace = Workspace.open(recipe.parent / "w")
+    tree = json.loads(recipe.read_text())
+    judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1}, "samples": 2}
+
+    def drawn(label):
+        recipe.write_text(json.dumps(tree | {"label": label, "judge": judge}))
+        made = json.loads(plan(recipe, "--json"))
+        before, votes = workspace.read(COMPLETIONS).num_rows, workspace.read(JUDGEMENTS).num_rows
+        ledger = chain.run(chain.load(recipe), workspace, Silent(), ["label", "judge"])["label"]
+        lines = made["lines"]
+        assert sum(line["prefixes"] for line in lines) == ledger.taken - ledger.skipped
+        assert sum(line["votes"] for line in lines) == workspace.read(JUDGEMENTS).num_rows - votes
+        return workspace.read(COMPLETIONS).num_rows - before, sum(line["completions"] for line in lines)
+
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout"])
+    for label in ({"mode": "exact", "completions": 2}, {"mode": "exact", "completions": 5}, {"mean_completions": 6}):
+        real, planned = drawn(label)
+        assert real == planned > 0
+
+
+@pytest.mark.parametrize("pilot", [True, False])
+def test_a_budget_of_tokens_is_what_labels_are_planned_to_take(recipe, pilot):
+    """Before all rollouts are there, and when they are; less where every prefix has the most that it may have."""
+    tree = json.loads(recipe.read_text())
+    workspace = Workspace.open(recipe.parent / "w")
+    if not pilot:
+        chain.run(chain.load(recipe), workspace, Silent(), ["rollout"])
+
+    def planned(budget):
+        recipe.write_text(json.dumps(tree | {"label": {"budget_tokens": budget, "max_completions": 4}}))
+        made = json.loads(plan(recipe, "--json", *(["--pilot", "10"] if pilot else [])))
+        return sum(line["label_tokens"] for line in made["lines"]), made["lines"]
+
+    tokens, _ = planned(30_000)
+    assert tokens == pytest.approx(30_000, rel=0.02 if pilot else 0.15)
+    _, lines = planned(10**9)
+    assert sum(line["completions"] for line in lines) == 4 * sum(line["prefixes"] for line in lines)
+    recipe.write_text(json.dumps(tree | {"label": {"budget_tokens": 30_000, "max_completions": 4}}))
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout", "label"])
+    assert sum(workspace.read(COMPLETIONS)["tokens"].to_pylist()) == pytest.approx(tokens, rel=0.15)
+    assert planned(30_000)[0] == 0
