@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ TOO_HARD = 0.1
 
 @dataclass(frozen=True)
 class Weighing:
-    """A domain's weight: mean over runs, interval, verdict, rank of the mean, best and worst rank over runs."""
+    """A domain's weight: mean over runs, its interval (from 0 on), verdict, rank of the mean, best and worst rank."""
 
     weight: float
     interval: Interval
@@ -47,7 +48,7 @@ def weigh(
     by_run = [metrics.ranks(weights) for weights in final.values()]
     weighings = {}
     for domain in domains:
-        spread = metrics.interval(values[domain])
+        spread = metrics.within(metrics.interval(values[domain]), 0.0, math.inf)
         places = [ranks[domain] for ranks in by_run if domain in ranks]
         if spread is not None:
             verdict = judge(means[domain], bands.get(domain)) if learned else UNKNOWN

@@ -188,6 +188,13 @@ def test_a_verdict_needs_a_weight_outside_the_band(weight, expected):
     assert verdict.judge(weight, None) == "unknown"
 
 
+def test_an_interval_of_a_weight_has_nothing_below_zero():
+    weights = (0.005, 0.009, 0.087)
+    told = verdict.weigh({f"seed-{k}": {"a": w, "b": 2 - w} for k, w in enumerate(weights)}, {})
+    assert told["a"].interval.low == 0 < told["a"].weight < told["a"].interval.high
+    assert told["b"].interval.low < told["b"].weight < 2 < told["b"].interval.high
+
+
 @pytest.mark.parametrize("final", [0.5, 1.5])
 def test_sentences_claim_no_more_than_the_runs_show(final):
     band, runs = BAND, 3
