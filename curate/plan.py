@@ -27,7 +27,7 @@ from curate.store import Workspace
 
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
-_COLUMNS = ("rollout_id", "role", "domain", "steps", "step_ends", "tokens")
+_COLUMNS = ("rollout_id", "sample_index", "role", "domain", "steps", "step_ends", "tokens")
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,13 @@ def make(
     everything = Chains.of(rows) if rows else None
     chains = {group: Chains.of(known[group]) if group in known else everything for group in groups}
     labels: dict[Group, Labels] = {}
+    votes: dict[Group, int] = {}
     if label is not None:
         labelled = {group: chains[group] for group in groups if group[0] in label.roles}
         owed = labelling.owed(label, config, workspace, run_seed)
         labels = _labels(label, owed, labelled, {group: fresh[group].labelled for group in labelled}, tried.label)
-    votes = _votes(judge, workspace, known, {group: fresh[group].labelled for group in labels}) if judge else {}
+        if judge is not None:
+            votes = _votes(judge, label, workspace, known, fresh)
     nothing = Labels(0, 0, 0)
     lines = []
     for group in groups:
@@ -220,22 +222,31 @@ def _fresh(wanted: rollout.Wanted, label: LabelConfig | None) -> defaultdict[Gro
         one.requests += 1
         one.samples += len(missing)
         if label is not None and row["role"] in label.roles:
-            one.labelled += sum(label.rollouts is None or index < label.rollouts for index in missing)
+            one.labelled += sum(_chosen(label, index) for index in missing)
     return found
 
 
 def _votes(
-    judge: JudgeConfig, workspace: Workspace, known: Mapping[Group, Sequence[Row]], fresh: Mapping[Group, int]
+    judge: JudgeConfig,
+    label: LabelConfig,
+    workspace: Workspace,
+    known: Mapping[Group, Sequence[Row]],
+    fresh: Mapping[Group, Fresh],
 ) -> dict[Group, int]:
-    """Votes that are still missing, if all rollouts of these domains get labels."""
+    """Votes that are still missing, when all rollouts that are to be labelled are."""
     voted = Counter(workspace.partition(JUDGEMENTS).read(["rollout_id"])["rollout_id"].to_pylist())
     found = {}
-    for group in fresh:
-        if group[0] in judge.roles:
-            chains = len(known.get(group, ())) + fresh[group]
-            there = sum(min(voted[row["rollout_id"]], judge.samples) for row in known.get(group, ()))
-            found[group] = max(min(chains, judge.limit or chains) * judge.samples - there, 0)
+    for group in {*known, *fresh}:
+        if group[0] in {*judge.roles} & {*label.roles}:
+            there = [row["rollout_id"] for row in known.get(group, ()) if _chosen(label, row["sample_index"])]
+            chains = len(there) + (fresh[group].labelled if group in fresh else 0)
+            done = sum(min(voted[name], judge.samples) for name in there)
+            found[group] = max(min(chains, judge.limit or chains) * judge.samples - done, 0)
     return found
+
+
+def _chosen(label: LabelConfig, index: int) -> bool:
+    return label.rollouts is None or index < label.rollouts
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,8 @@ def test_a_plan_of_labels_for_rollouts_that_are_there_is_what_a_run_draws(recipe
         return workspace.read(COMPLETIONS).num_rows - before, sum(line["completions"] for line in lines)
 
     chain.run(chain.load(recipe), workspace, Silent(), ["rollout"])
-    for label in ({"mode": "exact", "completions": 2}, {"mode": "exact", "completions": 5}, {"mean_completions": 6}):
+    exact = {"mode": "exact", "completions": 2}
+    for label in (exact | {"rollouts": 1}, exact, exact | {"completions": 5}, {"mean_completions": 6}):
         real, planned = drawn(label)
         assert real == planned > 0
 
