@@ -184,7 +184,7 @@ def training(workspace: Workspace) -> Training:
         neutral=_neutral(mirrored),
         noise=_noise(mirrored),
         updates=int(real["update"].max() or 0) if len(real) else 0,  # type: ignore[arg-type]
-        weights=_curves(real, "weight"),
+        weights=_curves(_held(real), "weight"),
         null_curve=_null_curve(null),
         losses=_loss_curves(real),
         meta=_meta_curve(real),
@@ -255,10 +255,10 @@ def _noise(frame: pl.DataFrame) -> dict[str, dict[str, Spread]]:
 
 
 def _thinned(steps: Sequence[int]) -> set[int]:
-    """At most `POINTS` of the sorted steps, with the first and the last."""
+    """At most `POINTS` of the sorted steps, with the first and the last; and the first few."""
     if len(steps) <= POINTS:
         return set(steps)
-    return {steps[round(index * (len(steps) - 1) / (POINTS - 1))] for index in range(POINTS)}
+    return {*steps[:3]} | {steps[round(index * (len(steps) - 1) / (POINTS - 1))] for index in range(POINTS)}
 
 
 def _last_t(frame: pl.DataFrame) -> dict[str, Over]:
@@ -280,11 +280,18 @@ def _curves(frame: pl.DataFrame, column: str) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
+def _held(frame: pl.DataFrame) -> pl.DataFrame:
+    """With the weights of the start once more right before the first update: until then they do not move."""
+    first = frame.filter(pl.col("update") > 0).group_by("run", "domain").agg(before=pl.col("step").min() - 1)
+    start = frame.filter(pl.col("update") == 0).join(first, on=["run", "domain"]).filter(pl.col("before") > 0)
+    return pl.concat([frame, start.with_columns(step=pl.col("before")).select(frame.columns)])
+
+
 def _null_curve(frame: pl.DataFrame) -> Curve | None:
     """Mean, lowest and highest of all weights of null runs at each step."""
     if frame.is_empty():
         return None
-    pooled = frame.with_columns(domain=pl.lit("null runs"))
+    pooled = _held(frame).with_columns(domain=pl.lit("null runs"))
     return _curves(pooled, "weight")[0]
 
 

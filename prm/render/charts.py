@@ -186,7 +186,7 @@ def _places(rows: list[DomainRow]) -> dict[str, str]:
     """Where each point's name stands so that names and points cover one another least, heaviest first."""
     # Size of the plot in pixels, about; a name is about 6 pixels a letter wide and 14 high.
     tall, wide, weights = 340, 480, [row.weight or 0 for row in rows]
-    spans = [row.interval for row in rows if row.interval is not None]
+    spans = [span for row in rows for span in (row.interval, row.band) if span is not None]
     ends = [*weights, *(span.low for span in spans), *(span.high for span in spans)]
     scale = tall / ((max(ends) - min(ends)) or 1)
     points = {row.domain: ((row.facts.accuracy or 0) * wide, (row.weight or 0) * scale) for row in rows}
@@ -240,7 +240,7 @@ def scatter(report: Report) -> go.Figure | None:
             hovertemplate="%{text}: %{x:.0%} right, weight %{y:.2f}<extra></extra>")  # fmt: skip
     if any(row.too_hard for row in rows):
         figure.add_vline(x=TOO_HARD, line={"dash": "dot", "width": 1, "color": "#858d99"})
-        figure.add_annotation(x=TOO_HARD, y=0, yref="paper", yanchor="bottom", xanchor="left", text="too hard below",
+        figure.add_annotation(x=TOO_HARD, y=1, yref="paper", yanchor="top", xanchor="left", text="too hard below",
             showarrow=False, font_size=11, xshift=3)  # fmt: skip
     layout(figure, 480)
     figure.update_xaxes(title_text="MC accuracy", tickformat=".0%", range=[-0.06, 1])

@@ -23,6 +23,8 @@ METHOD_NAMES = {
     "oracle": "oracle",
 }
 
+# Of more runs than these the lowest and the highest are told, not each.
+_NAMED = 6
 
 # Directions that a text may set for what follows it; they can make a line read as another.
 _STEERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -193,7 +195,10 @@ def order_sentence(report: Report) -> str:
 
 
 def _by_run(orders: Mapping[str, PairOrder]) -> str:
-    return ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in orders.items())
+    if len(orders) <= _NAMED:
+        return ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in orders.items())
+    least, most = (pick(orders.values(), key=lambda pairs: pairs.share or 0.0) for pick in (min, max))
+    return f"{least.right}/{least.total} to {most.right}/{most.total} in single runs"
 
 
 def _controls(report: Report) -> str:
