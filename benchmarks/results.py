@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import yaml
 
 from curate.engines.models import locate
+from curate.errors import guarded
 from curate.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
 from curate.seeds import seed
 from curate.sources.synthetic import judge_truth
@@ -86,7 +87,15 @@ class Found:
 def _run(*command: str) -> None:
     started = time.monotonic()
     # The commands lie beside the interpreter that runs this.
-    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+    with subprocess.Popen([str(Path(sys.executable).parent / command[0]), *command[1:]]) as child:
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            # The key went to it as well, and it ends in its own time.
+            child.wait()
+            raise
+    if code:
+        sys.exit(code)  # it has said why
     print(f"{' '.join(command[:2])}: {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -252,4 +261,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)
