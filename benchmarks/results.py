@@ -95,7 +95,7 @@ def _run(*command: str) -> None:
             child.wait()
             raise
     if code:
-        sys.exit(code)  # it has said why
+        sys.exit(f"{' '.join(command[:2])} ended with exit code {code}; what it finished is kept.")
     print(f"{' '.join(command[:2])}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -136,15 +136,11 @@ class Families:
         count = len(row["steps"])
         if count:
             self._lengths[row["domain"]][count] += 1
-        if self._chosen(row):
+        if self._config.takes(row["sample_index"]):
             self.rollouts += 1
             self.prefixes += max(count - 1, 0)
             self.policies[row["policy"]] += 1
             self.without_tokens |= count > 0 and not row["step_ends"]
-
-    def _chosen(self, row: Row) -> bool:
-        """By sample index, never by outcome."""
-        return self._config.rollouts is None or row["sample_index"] < self._config.rollouts
 
     def _open(self, shard: int) -> _Shard:
         place = self._workspace
@@ -177,7 +173,7 @@ class Families:
             problems = {row["problem_id"]: row for row in files.problems.read(None, where).to_pylist()} if whole else {}
             for name, group in itertools.groupby(rows, key=lambda row: str(row["problem_id"])):
                 everyone = list(group)
-                chosen = [row for row in everyone if self._chosen(row)]
+                chosen = [row for row in everyone if self._config.takes(row["sample_index"])]
                 domain = self._lengths[everyone[0]["domain"]]
                 yield Family(shard, chosen, everyone, domain, store, problems.get(name, {}))
 

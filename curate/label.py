@@ -34,21 +34,23 @@ from curate.stage import Outcome, Reporter, Unit, resume, run_units
 from curate.store import Partition, Workspace
 
 STAGE = "label"
-Group = tuple[str, str]
 REPLACE = "curate label --replace"
+# Role and domain.
+Group = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class _Plan:
     """What is labelled, and by which rule; `entries` are the rules that drew completions here.
 
-    `new` says that the rule is to draw as well, and is among them.
+    `new` says that the rule is to draw as well, and is among them; `settled` that it was before.
     """
 
     families: Families
     entry: Mapping[str, Any]
     entries: Sequence[Mapping[str, Any]]
     new: bool
+    settled: bool
 
     def rules_of(self, siblings: Mapping[str, Siblings]) -> tuple[Rule, list[Rule]]:
         """(the rule, those that drew) for rollouts of these siblings."""
@@ -119,13 +121,14 @@ def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool, fam
         asked["mean"] = config.mean
     # The scale stays what it was, so that problems added later change no size of the others.
     entry = next((each for each in entries if {**each, "factor": None} == {**asked, "factor": None}), None)
+    settled = entry is not None
     if entry is None:
         before = [each["factor"] for each in entries if each["mode"] == "pooled"]
         fresh = _factor(config, families) if new and config.mode == "pooled" else max(before, default=0.0)
         entry = asked | {"factor": fresh if config.mode == "pooled" else None}
         if new:
             entries.append(entry)
-    plan = _Plan(families, entry, entries, new)
+    plan = _Plan(families, entry, entries, new, settled)
     _check_policy(families.policies, plan.rules_of({})[0], policy)
     return plan
 
@@ -252,6 +255,8 @@ class Owed:
     asked: Counter[Group] = field(default_factory=Counter)
     """Completions that a run asks for first; all there are going to be, unless the rule goes by what it sees."""
     drawn: Counter[Group] = field(default_factory=Counter)
+    begun: Counter[Group] = field(default_factory=Counter)
+    """Those of them that are of open prefixes."""
     tokens: Counter[Group] = field(default_factory=Counter)
     """Of the drawn ones."""
     settled: bool = False
@@ -267,8 +272,7 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
     if not (families := Families(config, workspace)).there:
         return Owed()
     plan = _plan(config, workspace, generation.policy_digest(policy), new=True, families=families)
-    before = (lineage.read(workspace.partition(COMPLETIONS)) or {}).get("inputs", {}).get("rules", [])
-    found = Owed(settled=plan.entry in before)
+    found = Owed(settled=plan.settled)
     for family in plan.families.all():
         rule = plan.ruled(family).rule
         for row, step in family.prefixes():
@@ -278,6 +282,7 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
             found.open[group] += missing > 0
             found.asked[group] += missing
             found.drawn[group] += len(drawn.outcomes)
+            found.begun[group] += len(drawn.outcomes) if missing else 0
             found.tokens[group] += sum(drawn.tokens)
     return found
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from curate import label as labelling
 from curate import rollout
+from curate.active import dropped
 from curate.engines.keeper import Engines, Keeper
 from curate.label import Group
 from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, Row, Table
@@ -27,7 +28,7 @@ from curate.store import Workspace
 
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
-_COLUMNS = ("rollout_id", "sample_index", "role", "domain", "steps", "step_ends", "tokens")
+_COLUMNS = ("rollout_id", "problem_id", "sample_index", "role", "domain", "steps", "step_ends", "tokens")
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,14 @@ def make(
     """The plan from what is in the workspace and what a pilot measured."""
     tried = tried or Pilot()
     rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
-    fresh = _fresh(rollout.Wanted(config, workspace), label)
+    fresh, out = _fresh(rollout.Wanted(config, workspace), label), dropped(workspace)
     rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
     known: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
-        known[row["role"], row["domain"]].append(row)
+        if row["problem_id"] not in out:
+            known[row["role"], row["domain"]].append(row)
     groups = sorted({*fresh, *known})
+    fresh = {group: fresh.get(group, Fresh()) for group in groups}
     everything = Chains.of(rows) if rows else None
     chains = {group: Chains.of(known[group]) if group in known else everything for group in groups}
     labels: dict[Group, Labels] = {}
@@ -213,16 +216,15 @@ class Fresh:
     labelled: int = 0
 
 
-def _fresh(wanted: rollout.Wanted, label: LabelConfig | None) -> defaultdict[Group, Fresh]:
-    found: defaultdict[Group, Fresh] = defaultdict(Fresh)
-    for row in wanted.rows():
-        found[row["role"], row["domain"]]  # a line for each, also where nothing is missing
+def _fresh(wanted: rollout.Wanted, label: LabelConfig | None) -> dict[Group, Fresh]:
+    """Of every domain that is wanted, also where nothing is missing."""
+    found = {(row["role"], row["domain"]): Fresh() for row in wanted.rows()}
     for _, row, missing in wanted.owed():
         one = found[row["role"], row["domain"]]
         one.requests += 1
         one.samples += len(missing)
         if label is not None and row["role"] in label.roles:
-            one.labelled += sum(_chosen(label, index) for index in missing)
+            one.labelled += sum(map(label.takes, missing))
     return found
 
 
@@ -236,17 +238,13 @@ def _votes(
     """Votes that are still missing, when all rollouts that are to be labelled are."""
     voted = Counter(workspace.partition(JUDGEMENTS).read(["rollout_id"])["rollout_id"].to_pylist())
     found = {}
-    for group in {*known, *fresh}:
+    for group, new in fresh.items():
         if group[0] in {*judge.roles} & {*label.roles}:
-            there = [row["rollout_id"] for row in known.get(group, ()) if _chosen(label, row["sample_index"])]
-            chains = len(there) + (fresh[group].labelled if group in fresh else 0)
+            there = [row["rollout_id"] for row in known.get(group, ()) if label.takes(row["sample_index"])]
+            chains = len(there) + new.labelled
             done = sum(min(voted[name], judge.samples) for name in there)
             found[group] = max(min(chains, judge.limit or chains) * judge.samples - done, 0)
     return found
-
-
-def _chosen(label: LabelConfig, index: int) -> bool:
-    return label.rollouts is None or index < label.rollouts
 
 
 @dataclass(frozen=True)
@@ -282,8 +280,10 @@ def _labels(
         if shared is not None:
             completions = max((owed.prefixes[group] + new) * shared - owed.drawn[group], 0.0)
         else:
-            there = owed.open[group] * each if (each := _looks(group, label, owed, tried)) else owed.asked[group]
-            completions = there + new * (each or _size(group, label, owed))
+            there, each = float(owed.asked[group]), _looks(group, label, owed, tried)
+            if each is not None:
+                there = max(there, owed.open[group] * each - owed.begun[group])
+            completions = there + new * (_size(group, label, owed) if each is None else each)
         found[group] = Labels(
             round(owed.open[group] + new), round(completions), round(round(completions) * tokens[group])
         )
@@ -306,8 +306,9 @@ def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: labell
         return None
     if tried is not None and tried.completions[group[1]]:
         return tried.completions[group[1]] / tried.prefixes[group[1]]
-    if done := owed.prefixes[group] - owed.open[group]:
-        return owed.drawn[group] / done
+    if owed.settled and (done := owed.prefixes[group] - owed.open[group]):
+        return (owed.drawn[group] - owed.begun[group]) / done
+    # At most: where another rule drew, those that are left may be the ones that need most.
     return label.most - (label.mode == "legacy")  # which counts the rollout itself
 
 

@@ -174,6 +174,10 @@ class LabelConfig(Config):
             raise ValueError(f"mean_completions {self.mean} is above max_completions {self.most}")
         return self
 
+    def takes(self, sample_index: int) -> bool:
+        """Whether rollouts of this index get labels; their outcomes have no say."""
+        return self.rollouts is None or sample_index < self.rollouts
+
     @property
     def mean(self) -> float:
         """Completions a step in the mean, for `pooled`."""

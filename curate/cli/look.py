@@ -117,7 +117,7 @@ def plan(
         int | None, typer.Option(min=1, help="Roll out and complete so many problems of each domain first.")
     ] = None,
 ) -> None:
-    """Estimate what rollout and label will cost.
+    """Estimate what rollout and label are still going to cost.
 
     From the rollouts that are there or from a pilot, which times the warm engine at rollouts and at completions, and
     whose rollouts are kept. Prints the first prompt of each domain, and counts a judge's votes.

@@ -197,7 +197,7 @@ def order_sentence(report: Report) -> str:
 def _by_run(orders: Mapping[str, PairOrder]) -> str:
     if len(orders) <= _NAMED:
         return ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in orders.items())
-    least, most = (pick(orders.values(), key=lambda pairs: pairs.share or 0.0) for pick in (min, max))
+    least, *_, most = sorted(orders.values(), key=lambda pairs: pairs.share or 0.0)
     return f"{least.right}/{least.total} to {most.right}/{most.total} in single runs"
 
 

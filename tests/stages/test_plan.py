@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from curate import chain
 from curate.cli.app import app
-from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS
+from curate.schema import COMPLETIONS, DROPS, JUDGEMENTS, PROBLEMS, ROLLOUTS
 from curate.stage import Silent
 from curate.store import Workspace
 
@@ -133,6 +133,23 @@ def test_a_plan_of_labels_for_rollouts_that_are_there_is_what_a_run_draws(recipe
         assert real == planned > 0
 
 
+@pytest.mark.parametrize("mode", [{"mode": "hard", "completions": 12}, {"mode": "legacy", "completions": 9}])
+def test_a_rule_that_stops_early_is_planned_at_its_most_after_another(recipe, mode):
+    """What the other drew says little about prefixes that it could not decide."""
+    workspace = Workspace.open(recipe.parent / "w")
+    tree = json.loads(recipe.read_text()) | {"label": {"mode": "exact", "completions": 3}}
+    recipe.write_text(json.dumps(tree))
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout", "label"])
+    recipe.write_text(json.dumps(tree | {"label": mode}))
+    lines, before = json.loads(plan(recipe, "--json"))["lines"], workspace.read(COMPLETIONS).num_rows
+    ledger = chain.run(chain.load(recipe), workspace, Silent(), ["label"])["label"]
+    drawn = workspace.read(COMPLETIONS).num_rows - before
+    prefixes, planned = (sum(line[name] for line in lines) for name in ("prefixes", "completions"))
+    assert prefixes == ledger.taken - ledger.skipped > 0
+    assert planned == prefixes * (mode["completions"] - 3 - (mode["mode"] == "legacy")) >= drawn > 0
+    assert json.loads(plan(recipe, "--json"))["tokens"] == 0
+
+
 @pytest.mark.parametrize("pilot", [True, False])
 def test_a_budget_of_tokens_is_what_labels_are_planned_to_take(recipe, pilot):
     """Before all rollouts are there, and when they are; less where every prefix has the most that it may have."""
@@ -154,3 +171,22 @@ def test_a_budget_of_tokens_is_what_labels_are_planned_to_take(recipe, pilot):
     chain.run(chain.load(recipe), workspace, Silent(), ["rollout", "label"])
     assert sum(workspace.read(COMPLETIONS)["tokens"].to_pylist()) == pytest.approx(tokens, rel=0.15)
     assert planned(30_000)[0] == 0
+
+
+def test_a_problem_that_is_dropped_costs_nothing(recipe):
+    """Its rollouts are there, and get neither completions nor votes."""
+    workspace = Workspace.open(recipe.parent / "w")
+    judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1}}
+    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"judge": judge}))
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout"])
+    gone = [row for row in workspace.read(PROBLEMS).to_pylist() if row["role"] == "train"][:20]
+    fields = {"by": "dedup", "reason": "duplicate", "against": "x", "against_domain": "x", "against_role": "train"}
+    drops = [{name: row[name] for name in ("problem_id", "domain", "role")} | fields for row in gone]
+    workspace.partition(DROPS, "dedup").commit_all(
+        [{"image_distance": None, "text_similarity": 1.0} | r for r in drops]
+    )
+    lines = json.loads(plan(recipe, "--json"))["lines"]
+    assert sum(line["votes"] for line in lines) == (60 - 20) * 4 * chain.load(recipe).section("judge").samples
+    chain.run(chain.load(recipe), workspace, Silent(), ["label", "judge"])
+    assert workspace.read(COMPLETIONS).num_rows == sum(line["completions"] for line in lines)
+    assert plan(recipe).endswith("Nothing is left to generate.\n")
