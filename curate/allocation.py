@@ -52,12 +52,16 @@ class Siblings:
         outcomes: Sequence[bool | None],
         sizes: Sequence[Sequence[int]],
         domain: Mapping[int, int] | None = None,
+        like: Sequence[float] = (1.0, 1.0),
     ) -> Siblings:
-        """From outcomes and step sizes of the problem's other rollouts; never from the rollout itself."""
+        """From outcomes and step sizes of the problem's other rollouts; never from the rollout itself.
+
+        `like` is the mean size of a step and of a last one in other problems' chains, for a problem without others.
+        """
         known = [outcome for outcome in outcomes if outcome is not None]
         right = (sum(known) + 0.5) / (len(known) + 1)
-        lasts = [each[-1] for each in sizes] or [1]
-        others = [size for each in sizes for size in each[:-1]] or lasts
+        lasts: Sequence[float] = [each[-1] for each in sizes] or [like[1]]
+        others: Sequence[float] = [size for each in sizes for size in each[:-1]] or (lasts if sizes else [like[0]])
         return cls(
             right,
             Counter(map(len, sizes)),

@@ -2,7 +2,7 @@
 
 A problem's rollouts and their completions lie in the shard of the problem. A shard is read in ranges of problem ids,
 each with about `GROUP` rollouts, as often as needed: once to see what there is, then for each thing that is asked of
-all. What is kept of the whole set is a count of chains by domain and length, and the ranges.
+all. What is kept of the whole set is a few sums and a count of chains by length for each domain, and the ranges.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -43,18 +43,50 @@ Store = Mapping[tuple[str, int], Drawn]
 NOTHING = Drawn()
 
 
+@dataclass
+class Habits:
+    """How long the chains of a domain are: counted by their steps, and the sizes of their steps and last steps."""
+
+    lengths: Counter[int] = field(default_factory=Counter)
+    steps: int = 0
+    size: int = 0
+    """Of all steps but the last ones, of which there are `steps`."""
+    last: int = 0
+
+    def add(self, sizes: Sequence[int]) -> None:
+        """Count a chain, which has a step."""
+        self.lengths[len(sizes)] += 1
+        self.steps += len(sizes) - 1
+        self.size += sum(sizes[:-1])
+        self.last += sizes[-1]
+
+    def without(self, chains: Sequence[Sequence[int]]) -> Habits:
+        """Those of all chains but these."""
+        own = Habits()
+        for sizes in chains:
+            own.add(sizes)
+        lengths = self.lengths - own.lengths
+        return Habits(lengths, self.steps - own.steps, self.size - own.size, self.last - own.last)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean size of a step and of a last one; 1 where there is no chain."""
+        last = self.last / self.lengths.total() if self.lengths else 1.0
+        return self.size / self.steps if self.steps else last, last
+
+
 @dataclass(frozen=True)
 class Family:
     """A problem's rollouts that are to be labelled, with what was drawn for them; both in the order of their ids.
 
-    `everyone` holds all of the problem's rollouts, as the others say something about each, and `domain` counts the
-    chains of the whole domain by their steps. `problem` is the problem's row where it was asked for, else empty.
+    `everyone` holds all of the problem's rollouts, as the others say something about each, and `domain` is of the
+    chains of the whole domain. `problem` is the problem's row where it was asked for, else empty.
     """
 
     shard: int
     rollouts: Sequence[Row]
     everyone: Sequence[Row]
-    domain: Mapping[int, int]
+    domain: Habits
     store: Store
     problem: Row
 
@@ -79,19 +111,20 @@ def _sizes(row: Row) -> list[int]:
     return [end - start for start, end in itertools.pairwise([0, *row["step_ends"]])]
 
 
-def siblings_of(rollouts: Sequence[Row], domain: Mapping[int, int]) -> dict[str, Siblings]:
+def siblings_of(rollouts: Sequence[Row], domain: Habits) -> dict[str, Siblings]:
     """For each of a problem's rollouts with steps, what the others and the chains of other problems say.
 
-    `domain` counts the chains of the problem's domain by their steps, its own among them.
+    `domain` is of all chains of the problem's domain, its own among them.
     """
     rows = [row for row in rollouts if row["steps"]]
-    elsewhere = Counter(domain) - Counter(len(row["steps"]) for row in rows)
     sizes = [_sizes(row) for row in rows]
+    elsewhere = domain.without(sizes)
     return {
         row["rollout_id"]: Siblings.of(
             [each["outcome"] for each in rows[:place] + rows[place + 1 :]],
             sizes[:place] + sizes[place + 1 :],
-            elsewhere,
+            elsewhere.lengths,
+            elsewhere.means,
         )
         for place, row in enumerate(rows)
     }
@@ -122,7 +155,7 @@ class Families:
         """Whether one of them has steps and no token ids."""
         self._config, self._workspace, self._out = config, workspace, dropped(workspace)
         self._roles = among("role", config.roles)
-        self._lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._habits: defaultdict[str, Habits] = defaultdict(Habits)
         self._ranges: list[list[Any]] = []
         for shard in range(workspace.shards):
             files = self._open(shard)
@@ -135,7 +168,7 @@ class Families:
     def _see(self, row: Row) -> None:
         count = len(row["steps"])
         if count:
-            self._lengths[row["domain"]][count] += 1
+            self._habits[row["domain"]].add(_sizes(row))
         if self._config.takes(row["sample_index"]):
             self.rollouts += 1
             self.prefixes += max(count - 1, 0)
@@ -174,7 +207,7 @@ class Families:
             for name, group in itertools.groupby(rows, key=lambda row: str(row["problem_id"])):
                 everyone = list(group)
                 chosen = [row for row in everyone if self._config.takes(row["sample_index"])]
-                domain = self._lengths[everyone[0]["domain"]]
+                domain = self._habits[everyone[0]["domain"]]
                 yield Family(shard, chosen, everyone, domain, store, problems.get(name, {}))
 
     def all(self, drawn: bool = True) -> Iterator[Family]:

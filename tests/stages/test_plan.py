@@ -190,3 +190,18 @@ def test_a_problem_that_is_dropped_costs_nothing(recipe):
     chain.run(chain.load(recipe), workspace, Silent(), ["label", "judge"])
     assert workspace.read(COMPLETIONS).num_rows == sum(line["completions"] for line in lines)
     assert plan(recipe).endswith("Nothing is left to generate.\n")
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_run_spends_its_budget_however_many_rollouts_a_problem_has(recipe, samples):
+    """With one, the cost of a completion is known from the chains of other problems alone."""
+    tree = json.loads(recipe.read_text())
+    tree["rollout"]["samples"] = samples
+    tree["label"] = {"budget_tokens": 10_000 * samples, "max_completions": 8}
+    recipe.write_text(json.dumps(tree))
+    workspace = Workspace.open(recipe.parent / "w")
+    chain.run(chain.load(recipe), workspace, Silent(), ["rollout"])
+    planned = sum(line["label_tokens"] for line in json.loads(plan(recipe, "--json"))["lines"])
+    chain.run(chain.load(recipe), workspace, Silent(), ["label"])
+    spent = sum(workspace.read(COMPLETIONS)["tokens"].to_pylist())
+    assert (planned, spent) == (pytest.approx(10_000 * samples, rel=0.2), pytest.approx(10_000 * samples, rel=0.2))
