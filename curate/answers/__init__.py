@@ -86,8 +86,10 @@ def assess(text: str, problem: Mapping[str, Any], words: Words = KNOWN) -> Asses
     found = extract(text, wanted_of(problem, words))
     if found is None:
         return Assessment(None, False, NO_ANSWER)
-    rest = (problem[column] for column in ("answer_type", "choices", "accepted", "tolerance"))
-    verdict = grade(found.answer, problem["answer"], *rest, words=words)
+    kind, choices, accepted, tolerance = (
+        problem[column] for column in ("answer_type", "choices", "accepted", "tolerance")
+    )
+    verdict = grade(found.answer, problem["answer"], kind, choices, accepted, tolerance, words)
     return Assessment(found.answer, verdict.outcome, f"{found.rule}/{verdict.rule}")
 
 
