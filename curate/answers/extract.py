@@ -168,7 +168,9 @@ def _read(value: str, wanted: Wanted) -> str | None:
 
 
 def _bare(text: str, wanted: Wanted) -> Iterator[Extracted]:
-    """The whole text, where it is short and can be read."""
+    """The whole text, where it is short and can be read; without a wanted type anything short would be."""
+    if wanted.answer_type is None:
+        return
     whole = text.strip()
     value = spans.block(whole, 0) if "\n" in whole else whole
     if "\n" in whole and (value is None or len(whole) > len(value) + 40 or len(whole.split()) > len(value.split()) + 3):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.answers import Wanted, assess, extract, grade, infer_type, runs_on, words
+from curate.answers import Wanted, extract, grade, infer_type
 from curate.answers.pool import Pool
 
 
