@@ -71,15 +71,19 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
     return tree
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """The first so many bytes of a file; OSError when it cannot be read, or is a folder, a pipe or a device."""
+    if path.exists() and not path.is_file():
+        # A pipe or a device would be read for ever.
+        raise OSError(f"{path} is no file")
+    with path.open("rb") as file:
+        return file.read(most)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping from a YAML file, which is data alone (`curate.plain_yaml`); UserError with the place otherwise."""
     try:
-        # A pipe or a device would be read for ever.
-        if path.exists() and not path.is_file():
-            raise UserError(f"The recipe {path} is no file.")
-        with path.open("rb") as file:
-            data = file.read(plain_yaml.MOST_BYTES + 1)
-        tree = plain_yaml.parse(data)
+        tree = plain_yaml.parse(read_small(path, plain_yaml.MOST_BYTES + 1))
     except FileNotFoundError:
         raise UserError(f"There is no recipe at {path}; check the path.") from None
     except plain_yaml.Unreadable as error:
