@@ -15,6 +15,9 @@ from enum import IntEnum
 from typing import NoReturn
 
 
+_MOST_DETAIL = 2000
+
+
 class ExitCode(IntEnum):
     """What a command tells its shell."""
 
@@ -29,9 +32,13 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen."""
+    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
+
+    Details quote what a row held: they are cut where they are long, and halves of surrogate pairs become question marks.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = detail[:_MOST_DETAIL].encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
