@@ -14,7 +14,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NoReturn
 
-
 _MOST_DETAIL = 2000
 
 
@@ -34,7 +33,7 @@ class UserError(Exception):
 class RowError(Exception):
     """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
 
-    Details quote what a row held: they are cut where they are long, and halves of surrogate pairs become question marks.
+    Details quote what a row held: long ones are cut, and halves of surrogate pairs become question marks.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

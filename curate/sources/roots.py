@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -62,7 +61,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # Of damaged archives zipfile raises anything.
             raise UserError(f"{path.name} is no readable zip archive ({error}); get it again.") from None
         self._names = {name for name in self._zip.namelist() if not name.endswith("/")}
         tops = {name.partition("/")[0] for name in self._names if "/" in name}
@@ -86,9 +86,9 @@ class Archive:
                 # Never without a number: then all that it unpacks to is in memory before it is held against what the
                 # archive says of it. The one more byte is where the check sum is looked at.
                 data = file.read(told.file_size + 1)
-        # The last three: encrypted, packed in a way that Python cannot undo, cut short.
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-            raise RowError("image-unreadable", f"{name} in the archive: {error}") from None
+        except Exception as error:
+            # Encrypted, cut short, damaged: of damaged archives zipfile raises anything, such as a negative place.
+            raise RowError("image-unreadable", f"{name} in the archive: {error or type(error).__name__}") from None
         if len(data) != told.file_size:
             raise RowError("image-unreadable", f"{name} in the archive is cut short")
         return data
