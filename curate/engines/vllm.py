@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import warnings
 from collections.abc import Callable, Mapping
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from curate.config import did_you_mean
@@ -22,6 +20,7 @@ from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
 from curate.errors import UserError
 from curate.sections import EngineConfig
+from curate.signals import held_off
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -105,19 +104,15 @@ class VllmEngine:
 
         arguments = self._arguments(AsyncEngineArgs.__dataclass_fields__)
         config = self._config
-        # Ctrl+C reaches every process of the terminal; the engine must live on until the work in flight is drained,
-        # so its process inherits a mask that holds the signal off. This process's main thread still gets it. Python's
-        # resource tracker lifts the mask when it starts, so it is started first.
-        resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             pretrained.check(config.model, config.revision)
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+            # The engine must live on until the work in flight is drained.
+            with held_off():
+                made = AsyncEngineArgs(**arguments)
+                self._engine = AsyncLLM.from_engine_args(made, usage_context=UsageContext.LLM_CLASS)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
         self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures()

@@ -88,7 +88,7 @@ class Archive:
                 data = file.read(told.file_size + 1)
         except Exception as error:
             # Encrypted, cut short, damaged: of damaged archives zipfile raises anything, such as a negative place.
-            raise RowError("image-unreadable", f"{name} in the archive: {error or type(error).__name__}") from None
+            raise RowError("image-unreadable", f"{name} in the archive: {str(error) or type(error).__name__}") from None
         if len(data) != told.file_size:
             raise RowError("image-unreadable", f"{name} in the archive is cut short")
         return data
