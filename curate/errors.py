@@ -59,11 +59,7 @@ class StalledError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl+C does; the command exits 143."""
+    """Ctrl+C or SIGTERM, after the work in flight was drained and committed; the command exits 130 or 143."""
 
 
 # Control characters, which a terminal would obey, and marks that turn the direction of writing round.
@@ -77,8 +73,22 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode()
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+# Signals that asked this process to end.
+_asked: list[int] = []
+
+
+def asked(number: int) -> None:
+    """Note that this signal asked the command to end: its exit code tells which one did."""
+    _asked.append(number)
+
+
+def _terminate(number: int, _: object) -> None:
+    """SIGTERM ends a command as Ctrl+C does, which asyncio and the stages know how to take."""
+    asked(number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background.
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -120,7 +130,7 @@ def guarded(command: Callable[[], object]) -> NoReturn:
             raise
         _signals(_leave, signal.SIGINT, signal.SIGTERM)
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
-        sys.exit(ExitCode.TERMINATED if isinstance(cause, Terminated) else ExitCode.INTERRUPTED)
+        sys.exit(ExitCode.TERMINATED if _asked[:1] == [signal.SIGTERM] else ExitCode.INTERRUPTED)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
+from curate.errors import printable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -180,7 +181,7 @@ def plan(
         typer.echo(json.dumps(made.to_json()))
         return
     for text in preview.rollouts(loaded, place):
-        typer.echo(text)
+        typer.echo(printable(text))
     _table(polars.DataFrame([vars(line) for line in made.lines], infer_schema_length=None), False, "Plan")
     typer.echo(plans.summary(made))
 
