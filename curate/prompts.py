@@ -3,7 +3,7 @@
 `structured-five` asks for the five roles of DreamPRM's structured thinking (arXiv 2505.20241, its public README): the
 question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A judge is asked for
 the first wrong step, as in ProcessBench (arXiv 2412.06559). A user's own template is the text of a Jinja2 file, see
-`from_file`; it is rendered in a process of its own (`curate.templates`).
+`from_file`; it is rendered in a process of its own (`curate.sandbox`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate import templates
+from curate import sandbox
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.seeds import digest
@@ -106,8 +106,8 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     `solution_text` gives, and must use one of them.
     """
     try:
-        lines = templates.shared().used(text)
-    except templates.TemplateError as error:
+        lines = sandbox.shared().used(text)
+    except sandbox.TemplateError as error:
         if error.line is None:
             raise UserError(f"The prompt {name} cannot be used: {error}.") from None
         raise UserError(f"The prompt {name} is no Jinja2, line {error.line}: {error}") from None
@@ -160,8 +160,8 @@ def _filled(found: Template, values: Mapping[str, Any]) -> str:
         # In one pass, so that braces in a problem are left alone.
         return _FIELD.sub(lambda field: str(values[field[1]]), found.text)
     try:
-        return templates.shared().render(found.text, values)
-    except templates.TemplateError as error:
+        return sandbox.shared().render(found.text, values)
+    except sandbox.TemplateError as error:
         line = "?" if error.line is None else error.line
         raise UserError(
             f"The prompt {found.name} fails in line {line} ({error}) for a problem with "
