@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -36,11 +37,12 @@ class UserError(Exception):
 class RowError(Exception):
     """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
 
-    Details quote what a row held: long ones are cut, and halves of surrogate pairs become question marks.
+    Details quote what a row held or a server said: long ones are cut, halves of surrogate pairs become question marks,
+    and secrets are left out.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        detail = detail[:_MOST_DETAIL].encode("utf-8", "replace").decode()
+        detail = redacted(detail[:_MOST_DETAIL]).encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -66,6 +68,34 @@ class Interrupted(Exception):
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 for _code in map(ord, "\n\t"):
     del _CONTROLS[_code]
+
+
+# Passwords in addresses, keys in their queries and in headers, tokens of the hub and of OpenAI's kind.
+_SECRETS = re.compile(
+    r"(?P<kept>://)[^/\s@'\"\\]+(?=@)"
+    r"|(?P<name>[?&](?:[a-z_-]*key|[a-z_-]*token|sig|signature|secret|password)=)[^&\s'\"\\]+"
+    r"|(?P<word>\bbearer\s+)[^\s'\",}\\]+"
+    r"|\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+# A shorter value, or one of small letters alone, may be a word that stands everywhere.
+_SHORTEST = 12
+_WORD = re.compile(r"[a-z_./-]+")
+HIDDEN = "***"
+
+
+def redacted(text: str) -> str:
+    """The text without passwords, keys and tokens: those that look like some, and those of this environment."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and _NAMES.search(name) and not _WORD.fullmatch(value) and value in text:
+            text = text.replace(value, HIDDEN)
+    return _SECRETS.sub(lambda found: (found["kept"] or found["name"] or found["word"] or "") + HIDDEN, text)
+
+
+def said(text: str) -> str:
+    """The text as a command may say it: `redacted` and `printable`."""
+    return printable(redacted(text))
 
 
 def printable(text: str) -> str:
@@ -112,13 +142,13 @@ def guarded(command: Callable[[], object]) -> NoReturn:
     try:
         command()
     except UserError as error:
-        sys.stderr.write(printable(f"Error: {error}\n"))
+        sys.stderr.write(said(f"Error: {error}\n"))
         sys.exit(ExitCode.USAGE)
     except BudgetError as error:
-        sys.stderr.write(printable(f"Failed: {error}\n"))
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.exit(ExitCode.FAILED)
     except StalledError as error:
-        sys.stderr.write(printable(f"Failed: {error}\n"))
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.stderr.flush()
         sys.stdout.flush()
         # What hangs in a thread would keep the process from its end.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from curate.errors import printable
+from curate.errors import printable, redacted, said
 from curate.stage import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Lines:
         console().print(result)
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.write(said(text) + "\n")
         sys.stderr.flush()
 
 
@@ -118,7 +118,7 @@ class Bar:
         self._progress.update(self._task, advance=count, rate=rate, note=note or task.fields["note"])
 
     def note(self, text: str) -> None:
-        self._console.print(text, style="dim", highlight=False)
+        self._console.print(redacted(text), style="dim", highlight=False)
 
     def finish(self) -> None:
         self._progress.stop()
