@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -133,6 +134,11 @@ def _signals(handler: Callable[[int, Any], object], *numbers: int) -> None:
             signal.signal(number, handler)
 
 
+def _threads_left() -> bool:
+    """Whether there are threads that the interpreter would wait for."""
+    return any(not each.daemon for each in threading.enumerate() if each is not threading.main_thread())
+
+
 def guarded(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave with its exit code: the one place where the fates become codes.
 
@@ -160,7 +166,13 @@ def guarded(command: Callable[[], object]) -> NoReturn:
             raise
         _signals(_leave, signal.SIGINT, signal.SIGTERM)
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
-        sys.exit(ExitCode.TERMINATED if _asked[:1] == [signal.SIGTERM] else ExitCode.INTERRUPTED)
+        code = ExitCode.TERMINATED if _asked[:1] == [signal.SIGTERM] else ExitCode.INTERRUPTED
+        if isinstance(cause, KeyboardInterrupt) and _threads_left():
+            # What still runs in a thread, such as the start of an engine, would keep the process from its end.
+            sys.stderr.flush()
+            sys.stdout.flush()
+            os._exit(code)
+        sys.exit(code)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

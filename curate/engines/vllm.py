@@ -63,6 +63,7 @@ class VllmEngine:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
+            self._note("Stopping as soon as the engine has started (Ctrl+C again stops at once).")
             # The thread cannot be stopped half-way, and what it starts must not be left behind.
             await asyncio.wait([starting])
             await self.__aexit__()
