@@ -7,12 +7,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_MOST_DETAIL = 2000
 
 
 class ExitCode(IntEnum):
@@ -22,6 +28,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class UserError(Exception):
@@ -29,9 +36,14 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen."""
+    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
+
+    Details quote what a row held or a server said: long ones are cut, halves of surrogate pairs become question marks,
+    and secrets are left out.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = redacted(detail[:_MOST_DETAIL]).encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -50,7 +62,81 @@ class StalledError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
+    """Ctrl+C or SIGTERM, after the work in flight was drained and committed; the command exits 130 or 143."""
+
+
+# Control characters, which a terminal would obey, and marks that turn the direction of writing round.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+for _code in map(ord, "\n\t"):
+    del _CONTROLS[_code]
+
+
+# Passwords in addresses, keys in their queries and in headers, tokens of the hub and of OpenAI's kind.
+_SECRETS = re.compile(
+    r"(?P<kept>://)[^/\s@'\"\\]+(?=@)"
+    r"|(?P<name>[?&](?:[a-z_-]*key|[a-z_-]*token|sig|signature|secret|password)=)[^&\s'\"\\]+"
+    r"|(?P<word>\bbearer\s+)[^\s'\",}\\]+"
+    r"|\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+# A shorter value, or one of small letters alone, may be a word that stands everywhere.
+_SHORTEST = 12
+_WORD = re.compile(r"[a-z_./-]+")
+HIDDEN = "***"
+
+
+def redacted(text: str) -> str:
+    """The text without passwords, keys and tokens: those that look like some, and those of this environment."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and _NAMES.search(name) and not _WORD.fullmatch(value) and value in text:
+            text = text.replace(value, HIDDEN)
+    return _SECRETS.sub(lambda found: (found["kept"] or found["name"] or found["word"] or "") + HIDDEN, text)
+
+
+def said(text: str) -> str:
+    """The text as a command may say it: `redacted` and `printable`."""
+    return printable(redacted(text))
+
+
+def printable(text: str) -> str:
+    """The text for a terminal, whoever wrote it: control characters do nothing but show that they are there."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode()
+
+
+# Signals that asked this process to end.
+_asked: list[int] = []
+
+
+def asked(number: int) -> None:
+    """Note that this signal asked the command to end: its exit code tells which one did."""
+    _asked.append(number)
+
+
+def _terminate(number: int, _: object) -> None:
+    """SIGTERM ends a command as Ctrl+C does, which asyncio and the stages know how to take."""
+    asked(number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background.
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    # All is said; whoever is impatient need not wait for threads and engines to end.
+    os._exit(128 + number)
+
+
+def _signals(handler: Callable[[int, Any], object], *numbers: int) -> None:
+    with contextlib.suppress(ValueError):
+        # Elsewhere than in the main thread, whoever runs us there handles signals.
+        for number in numbers:
+            signal.signal(number, handler)
+
+
+def _threads_left() -> bool:
+    """Whether there are threads that the interpreter would wait for."""
+    return any(not each.daemon for each in threading.enumerate() if each is not threading.main_thread())
 
 
 def guarded(command: Callable[[], object]) -> NoReturn:
@@ -58,23 +144,35 @@ def guarded(command: Callable[[], object]) -> NoReturn:
 
     A `UserError` is printed as its sentence alone; a bug keeps its traceback (Python's own exit code 1).
     """
+    _signals(_terminate, signal.SIGTERM)
     try:
         command()
     except UserError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(said(f"Error: {error}\n"))
         sys.exit(ExitCode.USAGE)
     except BudgetError as error:
-        sys.stderr.write(f"Failed: {error}\n")
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.exit(ExitCode.FAILED)
     except StalledError as error:
-        sys.stderr.write(f"Failed: {error}\n")
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.stderr.flush()
         sys.stdout.flush()
         # What hangs in a thread would keep the process from its end.
         os._exit(ExitCode.FAILED)
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, SystemExit) as end:
+        # typer leaves with a code of its own where it sees a KeyboardInterrupt.
+        cause = getattr(end.__context__, "__cause__", None) if isinstance(end, SystemExit) else end
+        if not isinstance(cause, Interrupted | KeyboardInterrupt):
+            raise
+        _signals(_leave, signal.SIGINT, signal.SIGTERM)
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
-        sys.exit(ExitCode.INTERRUPTED)
+        code = ExitCode.TERMINATED if _asked[:1] == [signal.SIGTERM] else ExitCode.INTERRUPTED
+        if isinstance(cause, KeyboardInterrupt) and _threads_left():
+            # What still runs in a thread, such as the start of an engine, would keep the process from its end.
+            sys.stderr.flush()
+            sys.stdout.flush()
+            os._exit(code)
+        sys.exit(code)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curate.errors import RowError, UserError
+from curate.errors import RowError, UserError, redacted
 from curate.schema import REJECTS, Row
 from curate.seeds import digest
 from curate.store import Partition, Workspace, write_atomic
@@ -128,7 +128,7 @@ def write(
         "complete": ledger is not None,
         "ledger": asdict(ledger) if ledger else None,
     }
-    write_atomic(partition.folder / FILE, json.dumps(record, indent=1, sort_keys=True).encode())
+    write_atomic(partition.folder / FILE, redacted(json.dumps(record, indent=1, sort_keys=True)).encode())
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from curate.errors import BudgetError, Interrupted, RowError
+from curate.errors import BudgetError, Interrupted, RowError, asked
 from curate.schema import Row
 from curate.store import Journal, Partition, Writer
 
@@ -99,12 +99,14 @@ class _Stop:
     """First Ctrl+C: no new work, drain and commit. Second: stop now."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.asked = False
+        self.asked = self.at_once = False
         self._reporter = reporter
         self._task = asyncio.current_task()
 
-    def __call__(self) -> None:
+    def __call__(self, number: int) -> None:
+        asked(number)
         if self.asked and self._task is not None:
+            self.at_once = True
             self._task.cancel()
         self.asked = True
         self._reporter.note("Stopping: what is under way is finished and kept (Ctrl+C again stops at once).")
@@ -113,9 +115,10 @@ class _Stop:
 @contextlib.contextmanager
 def _signals(stop: _Stop) -> Iterator[None]:
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
+        for number in before:
+            loop.add_signal_handler(number, stop, number)
     except (RuntimeError, NotImplementedError, ValueError):
         # Not in the main thread: whoever runs us there handles signals.
         yield
@@ -123,8 +126,10 @@ def _signals(stop: _Stop) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            # asyncio leaves the system's own, which would end the process without a word.
+            signal.signal(number, handler)
 
 
 def settle(writer: Writer, shard: int) -> None:
@@ -152,8 +157,11 @@ async def run_units(
     with _signals(stop):
         try:
             await run.drive(reporter, stop)
-        except BaseException:
+        except BaseException as error:
             reporter.finish()
+            if stop.at_once and isinstance(error, asyncio.CancelledError):
+                # Nobody else knows why it was cancelled.
+                raise Interrupted from None
             raise
         finally:
             for shard in run.shards.values():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
-from curate.errors import UserError
+from curate.errors import UserError, printable
 
 if TYPE_CHECKING:
     from curate.chain import Recipe
@@ -98,7 +98,7 @@ def ingest(
     if dry_run:
         for one in loaded:
             for text in preview.texts(one):
-                typer.echo(text)
+                typer.echo(printable(text))
         return
     _run_all(list(zip(loaded, shares, strict=True)), workspace, as_json, ["ingest"])
 
@@ -171,7 +171,7 @@ def rollout(
     if replace or as_json:
         raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
     for text in preview.rollouts(chain.load(recipe, changed), Workspace.open(workspace, create=False)):
-        typer.echo(text)
+        typer.echo(printable(text))
 
 
 Mode = Annotated[str | None, typer.Option(help="How labels are estimated: pooled, exact, hard or legacy.")]
