@@ -163,8 +163,8 @@ def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base
                 "text": sample.text,
                 "finish": sample.finish,
                 "prompt_tokens": sample.prompt_tokens,
-                "tokens": len(sample.token_ids),
-                "seed": base + vote,
+                "tokens": sample.count(),
+                "seed": sample.seed_of(base + vote),
                 "policy": policy,
             }
         )

@@ -148,8 +148,8 @@ def _rows(
             **generation.graded(sample, prefix + sample.text, problem),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
-            "tokens": len(sample.token_ids),
-            "seed": base + index,
+            "tokens": sample.count(),
+            "seed": sample.seed_of(base + index),
             "policy": policy,
         }
         for index, sample in enumerate(samples, start=first)

@@ -157,6 +157,8 @@ def _sample(row: Row) -> Sample:
         finish=row["finish"],
         mean_logprob=row.get("mean_logprob"),
         prompt_tokens=row["prompt_tokens"],
+        tokens=row["tokens"],
+        seed=row["seed"],
     )
 
 
