@@ -36,7 +36,7 @@ class Drawn:
 
     outcomes: Outcomes = ()
     finishes: Sequence[str] = ()
-    tokens: Sequence[int] = ()
+    tokens: Sequence[int | None] = ()
 
 
 Store = Mapping[tuple[str, int], Drawn]
@@ -196,12 +196,13 @@ class Families:
     def of(self, shard: int, drawn: bool = True, whole: bool = False) -> Iterator[Family]:
         """The families of a shard, by problem id.
 
-        Without their completions when not `drawn`; `whole` brings the problems' rows and the rollouts' token ids.
+        Without their completions when not `drawn`; `whole` brings the problems' rows, and the rollouts' thoughts and
+        token ids.
         Completions that are committed after the first family was read do not show.
         """
         files = self._open(shard)
         for where in self._ranges[shard]:
-            rows = self._rows(files, where, (*_LIGHT, "token_ids") if whole else _LIGHT)
+            rows = self._rows(files, where, (*_LIGHT, "reasoning", "token_ids") if whole else _LIGHT)
             store = _store(files.completions, where) if drawn else {}
             problems = {row["problem_id"]: row for row in files.problems.read(None, where).to_pylist()} if whole else {}
             for name, group in itertools.groupby(rows, key=lambda row: str(row["problem_id"])):
@@ -232,7 +233,7 @@ def _ranges(problems: Any) -> list[Any]:
 
 def _store(files: Files, where: Any) -> dict[tuple[str, int], Drawn]:
     """The stored completions of a range by prefix. Whole units are stored, so their indices have no gaps."""
-    found: dict[tuple[str, int], list[tuple[int, bool | None, str, int]]] = defaultdict(list)
+    found: dict[tuple[str, int], list[tuple[int, bool | None, str, int | None]]] = defaultdict(list)
     for batch in files.read(_DRAWN, where).to_batches(max_chunksize=20_000):
         for rollout, step, *rest in zip(*(batch[name].to_pylist() for name in _DRAWN), strict=True):
             found[rollout, step].append(tuple(rest))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import generation, judgement, lineage, prompts
+from curate import generation, judgement, lineage, prompts, thinking
 from curate.active import dropped
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
@@ -149,7 +149,7 @@ class Wanted:
 def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base: int, policy: str) -> list[Row]:
     rows, count = [], len(rollout["steps"])
     for vote, sample in zip(missing, samples, strict=True):
-        reading = judgement.read(sample.text, count, sample.finish)
+        reading = judgement.read(thinking.apart(sample.text).text, count, sample.finish)
         first = reading.first_error
         rows.append(
             {
@@ -248,14 +248,16 @@ def _account(workspace: Workspace, wanted: Wanted, before: Counts, outcome: Outc
 
 def cost(workspace: Workspace) -> str:
     """What all stored judgements took and what could not be read of them, in one sentence."""
-    votes = tokens = prompt = 0
+    votes = tokens = prompt = uncounted = 0
     unread: Counter[str] = Counter()
     for batch in workspace.batches(JUDGEMENTS, ["sample_index", "prompt_tokens", "tokens", "unread"]):
         for row in batch.to_pylist():
-            votes, tokens = votes + 1, tokens + row["tokens"]
+            votes, tokens = votes + 1, tokens + (row["tokens"] or 0)
             # All votes on a chain read one prompt.
-            prompt += row["prompt_tokens"] if row["sample_index"] == 0 else 0
+            prompt += (row["prompt_tokens"] or 0) if row["sample_index"] == 0 else 0
+            uncounted += row["tokens"] is None or row["prompt_tokens"] is None
             unread.update([row["unread"]] if row["unread"] else [])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(unread.items()))
     lost = f"; {unread.total():,} cannot be read ({reasons})" if unread else ""
-    return f"{votes:,} judgements, {tokens:,} tokens generated on {prompt:,} of prompts{lost}."
+    known = f" ({uncounted:,} of them without a count of tokens by their server)" if uncounted else ""
+    return f"{votes:,} judgements{known}, {tokens:,} tokens generated on {prompt:,} of prompts{lost}."

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from curate import generation, golds, labels, lineage, prompts, rules
+from curate import generation, golds, labels, lineage, prompts, rules, thinking
 from curate.allocation import Siblings, cost, pull, rate
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
@@ -137,22 +137,24 @@ def _rows(
     rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str
 ) -> list[Row]:
     prefix = "".join(rollout["steps"][: step + 1])
+    parts = [thinking.apart(sample.text) for sample in samples]
     return [
         {
             "rollout_id": rollout["rollout_id"],
             "problem_id": rollout["problem_id"],
             "step_index": step,
             "sample_index": index,
-            "text": sample.text,
+            "reasoning": thinking.merged(sample.reasoning, part.reasoning),
+            "text": part.text,
             "token_ids": list(sample.token_ids),
-            **generation.graded(sample, prefix + sample.text, problem),
+            **generation.graded(sample, prefix + part.text, problem),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
             "tokens": sample.count(),
             "seed": sample.seed_of(base + index),
             "policy": policy,
         }
-        for index, sample in enumerate(samples, start=first)
+        for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
     ]
 
 
@@ -171,7 +173,7 @@ async def _work(
             prompt=prompts.render(policy.prompt, problem["question"], problem["choices"]),
             images=pictures.of(problem),
             prefix_ids=rollout["token_ids"][:cut],
-            prefix_text="".join(rollout["steps"][: step + 1]),
+            prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
             n=more,
             seed=base + first,
             # The budget is the whole chain's, so that "right within the budget" is the same event for both.
@@ -258,7 +260,9 @@ class Owed:
     begun: Counter[Group] = field(default_factory=Counter)
     """Those of them that are of open prefixes."""
     tokens: Counter[Group] = field(default_factory=Counter)
-    """Of the drawn ones."""
+    """Of the drawn ones, as far as they were counted."""
+    counted: Counter[Group] = field(default_factory=Counter)
+    """Of how many of the drawn ones the tokens are known."""
     settled: bool = False
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 
@@ -283,7 +287,8 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
             found.asked[group] += missing
             found.drawn[group] += len(drawn.outcomes)
             found.begun[group] += len(drawn.outcomes) if missing else 0
-            found.tokens[group] += sum(drawn.tokens)
+            found.tokens[group] += sum(each or 0 for each in drawn.tokens)
+            found.counted[group] += len(drawn.tokens) - drawn.tokens.count(None)
     return found
 
 
@@ -294,6 +299,8 @@ class Trial:
     prefixes: Counter[str] = field(default_factory=Counter)
     completions: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    counted: Counter[str] = field(default_factory=Counter)
+    """Completions whose tokens are known."""
     seconds: float = 0.0
 
 
@@ -340,7 +347,8 @@ def trial(
     domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
     for row in staged.read(["rollout_id", "tokens"]).to_pylist():
         found.completions[domains[row["rollout_id"]]] += 1
-        found.tokens[domains[row["rollout_id"]]] += row["tokens"]
+        found.tokens[domains[row["rollout_id"]]] += row["tokens"] or 0
+        found.counted[domains[row["rollout_id"]]] += row["tokens"] is not None
     staged.clear()
     return found
 
