@@ -345,8 +345,8 @@ def summary(plan: Plan) -> str:
     samples = sum(line.samples for line in plan.lines)
     if plan.tokens is None and plan.measured_on:
         return (
-            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; how many tokens those that are there have "
-            "is not known, because their engine did not count them."
+            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; how many tokens those that are there "
+            "have is not known, because their engine did not count them."
         )
     if plan.tokens is None:
         return (

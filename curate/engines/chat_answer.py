@@ -38,6 +38,7 @@ _SILENT_PARTS = ("redacted_thinking", "signature")
 _MAX_COUNT = 2**31 - 1
 # Of the log of a probability; a little above 0 is rounding.
 _MAX_LOGPROB = 0.01
+_STATUSES = frozenset(map(str, range(400, 600)))
 _BYTES_A_TOKEN = 4096
 _BYTES_A_CHOICE = 2**20
 
@@ -61,6 +62,7 @@ class _Choice:
     entries: list[dict[str, Any]] = field(default_factory=list)
     finish: str | None = None
     in_pieces: bool = False
+    ends: int = 0
     overrun: bool = False
     """Whether more came behind its end."""
 
@@ -86,6 +88,7 @@ class _Choice:
         self.ids += _is(ids or [], list, "token ids")
         self.entries += [_is(each, dict, "a log-probability") for each in _is(entries or [], list, "log-probabilities")]
         finish = choice.get("finish_reason") or None
+        self.ends += finish is not None
         self.finish = self.finish if finish is None else _is(finish, str, "a finish reason")
         return bool(text or thought or refusal or ids or entries or finish)
 
@@ -112,7 +115,8 @@ class Answer:
     @property
     def mixed(self) -> bool:
         """Whether pieces came of which it is not known to which of several samples they belong."""
-        return self.n > 1 and (self._unnumbered or any(each.overrun for each in self._choices.values()))
+        few = len(self._choices) < self.n and any(each.overrun or each.ends > 1 for each in self._choices.values())
+        return self.n > 1 and (self._unnumbered or few)
 
     def feed(self, data: bytes) -> bool:
         """Take bytes; whether they brought text, thoughts, tokens or an end. Unusable, or Refused for an error."""
@@ -164,7 +168,9 @@ class Answer:
         # A refusal is what the model answers: it counts as its text.
         text, reasoning = "".join(choice.texts) or "".join(choice.refusals), "".join(choice.thoughts)
         entries, drawn = choice.entries, self._ids(choice)
-        tokens = self._tokens(len(drawn) or len(entries))
+        cut = _CLASSES.get((choice.finish or "").lower()) == "length"
+        ends = _ends(text, [_bytes(entry) for entry in entries], not cut)
+        tokens = self._tokens(len(drawn) or len(ends))
         finish = self._finish(choice, tokens)
         # A model may end its turn at once; then one token tells of it. One that was cut may not have got beyond its
         # thoughts, which some servers keep to themselves. Otherwise the text was lost on its way.
@@ -174,7 +180,6 @@ class Answer:
             (text + reasoning).encode()
         except UnicodeEncodeError:
             raise Unusable("a sample's text is no Unicode") from None
-        ends = _ends(text, [_bytes(entry) for entry in entries], finish == "stop")
         if len(drawn) == len(entries) and ends:
             ids, tokens = drawn[: len(ends)], None
         else:
@@ -209,7 +214,7 @@ class Answer:
         """Tokens of a sample, `seen` ones or as the server counts; null where it counts several samples together."""
         if seen:
             return seen
-        return self._count("completion_tokens") if self.n == 1 else None
+        return self._count("completion_tokens") if len(self._choices) == 1 else None
 
     def _count(self, name: str) -> int | None:
         """A count that the server tells; null for none, for 0 (servers that do not count) and for what is no count."""
@@ -250,7 +255,7 @@ def _check_error(tree: dict[str, Any]) -> None:
     places = [error if isinstance(error, dict) else {}, tree]
     kinds = " ".join(str(place.get(name, "")) for place in places for name in ("code", "type")).lower()
     codes = [place.get(name) for place in places for name in ("code", "status", "status_code", "http_code")]
-    status = next((int(code) for code in codes if str(code).isdecimal() and 400 <= int(str(code)) < 600), 0)
+    status = next((int(str(code)) for code in codes if str(code) in _STATUSES), 0)
     if not status and ("invalid_request" in kinds or "badrequest" in kinds):
         status = 400
     raise Refused(tree, status)

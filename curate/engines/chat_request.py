@@ -91,7 +91,10 @@ class Dialect:
         if "stream_options" in names and "stream" in names:
             names.remove("stream")  # which explains the other
         done = list[str]()
-        for name in names:
+        # The temperature last: some servers refuse it only beside `top_p`.
+        for name in sorted(names, key="temperature".__eq__):
+            if name == "temperature" and done:
+                break
             neutral = body[name] == (_NEUTRAL | {"n": 1}).get(name)
             if name in _INFORM or neutral:
                 self.most = 1 if name == "n" else self.most
