@@ -191,7 +191,8 @@ def make(
     lines = []
     for group in groups:
         one, like = fresh[group], chains[group]
-        tokens = None if like is None or like.tokens is None else round(one.samples * like.tokens)
+        mean = None if like is None else 0.0 if not one.samples else like.tokens
+        tokens = None if mean is None else round(one.samples * mean)
         of = labels.get(group, nothing)
         lines.append(
             Line(

@@ -71,7 +71,8 @@ def judge(beginning: str, rest: str, words: str) -> Verdict:
         return Verdict.GOES_ON
     if words.lstrip().startswith(beginning.strip()):
         return Verdict.REPEATS
-    return Verdict.STARTS_ANEW if _alike(words, beginning) else Verdict.UNKNOWN
+    # Perhaps behind a few words of its own.
+    return Verdict.STARTS_ANEW if beginning.strip()[:_ALIKE] in words else Verdict.UNKNOWN
 
 
 def _greedy(request: Request) -> Sampling:
