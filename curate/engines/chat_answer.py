@@ -102,6 +102,8 @@ class Answer:
         self._choices: dict[int, _Choice] = {}
         self._usage: dict[str, Any] = {}
         self._pieces = 0
+        # A count of all tokens stands at the end of a stream.
+        self._over = False
         self._whole = False
         self._unnumbered = False
         self.odd: set[str] = set()
@@ -134,6 +136,7 @@ class Answer:
         _check_error(tree)
         if isinstance(tree.get("usage"), dict):
             self._usage |= {key: value for key, value in tree["usage"].items() if value is not None}
+            self._over |= not tree.get("choices")
         choices = [_is(each, dict, "a choice") for each in _is(tree.get("choices") or [], list, "choices")]
         self._pieces += bool(choices)
         indices = [self._index(place, each) for place, each in enumerate(choices)]
@@ -163,10 +166,12 @@ class Answer:
         return [self._sample(choice, seeds[index]) for index, choice in sorted(self._choices.items())]
 
     def _sample(self, choice: _Choice, seed: int | None) -> Sample:
-        if choice.overrun:
-            raise Unusable("a sample goes on behind its end")
         # A refusal is what the model answers: it counts as its text.
         text, reasoning = "".join(choice.texts) or "".join(choice.refusals), "".join(choice.thoughts)
+        if reasoning and not text and _CLASSES.get((choice.finish or "").lower()) == "stop":
+            # The model answered at once, and its server took the answer for thoughts because no mark ended them.
+            text, reasoning = reasoning, ""
+            self.odd.add("reasoning")
         entries, drawn = choice.entries, self._ids(choice)
         cut = _CLASSES.get((choice.finish or "").lower()) == "length"
         ends = _ends(text, [_bytes(entry) for entry in entries], not cut)
@@ -199,7 +204,7 @@ class Answer:
 
     def _finish(self, choice: _Choice, tokens: int | None) -> str:
         said = (choice.finish or "").lower()
-        if not said and (self._whole or self._documents.done):
+        if not said and (self._whole or self._over or self._documents.done):
             # It came to an orderly end, of which nothing is said.
             return "length" if tokens is not None and tokens >= self._max_tokens else "stop"
         kind = _CLASSES.get(said, "error")

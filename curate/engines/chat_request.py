@@ -44,6 +44,8 @@ class Dialect:
     most: int = 256
     budget: str = "max_tokens"
     seed_bits: int = _SEED_BITS
+    mark: str | None = None
+    """What a message is marked with that the server is to go on from."""
 
     def seed(self, request: Request, first: int) -> int | None:
         """The seed that is sent for the samples from `first` on; null where none is.
@@ -64,7 +66,7 @@ class Dialect:
         given = request.sampling
         fields: dict[str, Any] = {
             "model": model,
-            "messages": _messages(request),
+            "messages": _messages(request, self.mark),
             "n": count,
             "seed": self.seed(request, first),
             "temperature": given.temperature,
@@ -91,6 +93,10 @@ class Dialect:
         if "stream_options" in names and "stream" in names:
             names.remove("stream")  # which explains the other
         done = list[str]()
+        mark = refusal.mark()
+        if mark and mark != self.mark and body["messages"][-1]["role"] == "assistant":
+            self.mark = mark
+            done.append(f"goes on from messages that are marked {mark}: true")
         # The temperature last: some servers refuse it only beside `top_p`.
         for name in sorted(names, key="temperature".__eq__):
             if name == "temperature" and done:
@@ -128,7 +134,7 @@ class Dialect:
         ).bit_length() - 1
 
 
-def _messages(request: Request) -> list[dict[str, Any]]:
+def _messages(request: Request, mark: str | None) -> list[dict[str, Any]]:
     """The user's turn, and the beginning of the assistant's where there is one."""
     parts: list[dict[str, Any]] = [
         {"type": "image_url", "image_url": {"url": _data_uri(image)}} for image in request.images
@@ -136,7 +142,9 @@ def _messages(request: Request) -> list[dict[str, Any]]:
     # Servers of models without eyes take texts only.
     content = [*parts, {"type": "text", "text": request.prompt}] if parts else request.prompt
     turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    return [*turns, {"role": "assistant", "content": request.prefix_text}] if request.prefix_text else turns
+    if request.prefix_text:
+        turns.append({"role": "assistant", "content": request.prefix_text, **({mark: True} if mark else {})})
+    return turns
 
 
 def _data_uri(image: Image) -> str:

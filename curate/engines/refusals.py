@@ -31,6 +31,7 @@ _ONE_SAMPLE = re.compile(
     r"(?i)(?:only (?:one|1|a single)|single|multiple|several|more than (?:one|1)) (?:\w+ )?(?:choice|completion|sample|"
     r"sequence|candidate|response|output)s?"
 )
+_MARK = re.compile(r"""(?i)\b(prefix|partial)['"`]?\s*(?:[:=]|to|is|set)?\s*true\b""")
 _SPENT = re.compile(r"(?i)insufficient_quota|current quota|billing")
 _PAGE = re.compile(r"(?is)<(style|script|head)\b.*?</\1>|<[^<>]*>")
 # Pieces of a key from which on they are a secret; a shorter key than four characters keeps nothing.
@@ -62,7 +63,9 @@ class Refusal:
     @property
     def of_parameters(self) -> bool:
         """Whether it may be about a parameter: some servers answer 500 to one that they do not know."""
-        return self.status in (400, 405, 406, 413, 415, 422) or (self.status in (0, 500, 501) and self.unknown)
+        if self.status in (0, 500, 501):
+            return self.unknown or bool(_ONE_SAMPLE.search(self.text))
+        return self.status in (400, 405, 406, 413, 415, 422)
 
     @property
     def too_large(self) -> bool:
@@ -80,6 +83,11 @@ class Refusal:
         if "n" in sent and "n" not in found and _ONE_SAMPLE.search(self.text):
             found.append("n")
         return found
+
+    def mark(self) -> str | None:
+        """The mark that it wants on a message which the model is to go on from; null where it asks for none."""
+        found = _MARK.search(self.text)
+        return None if found is None else found[1].lower()
 
     def numbers(self) -> list[int]:
         """The whole numbers in it."""

@@ -46,10 +46,13 @@ _DEFAULTS: dict[str, Any] = {
 _LEFT_OUT = {"stream": "stream", "token_ids": "return_token_ids", "logprobs": "logprobs", "seed": "seed"}
 _MAX_WAIT = 60.0
 _CONNECT_SECONDS = 10.0
+# Of an error, as much is read.
+_MAX_ERROR = 2**16
 # About this server, not about this request; with several servers another one may be right.
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ELSEWHERE = (*_REDIRECTS, 401, 402, 403, 404)
 _ODD = {
+    "reasoning": "gives answers that are nothing but thoughts; they are taken for the answers themselves",
     "token_ids": "gives token ids that are none; they are left out",
     "logprobs": "gives log-probabilities that are none; they are left out",
     "prompt_tokens": "gives counts of prompt tokens that cannot be right; they are left out",
@@ -113,7 +116,9 @@ class ServerEngine:
                     api_key=self._key or "EMPTY",
                     timeout=timeout,
                     max_retries=0,
-                    http_client=DefaultAsyncHttpxClient(follow_redirects=False, timeout=timeout),
+                    http_client=DefaultAsyncHttpxClient(
+                        follow_redirects=False, timeout=timeout, event_hooks={"response": [_stop_at_errors]}
+                    ),
                 ),
                 dialect=Dialect(set(left_out)),
                 goes_on=bool(self._args["continues"]),
@@ -272,7 +277,7 @@ class ServerEngine:
 
     async def _try(self, place: Endpoint, body: dict[str, Any], answer: Answer) -> None:
         """Send one request and take in its answer; _Failure, Unusable, or Refused."""
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIConnectionError
 
         async with self._gate:
             deadline = asyncio.timeout(float(self._args["timeout"]))
@@ -285,9 +290,9 @@ class ServerEngine:
                 if place.stalled >= begun:
                     raise _Failure(f"it brought no token for {self._args['stall']:g} s", strike=False) from None
                 raise _Failure(f"it took longer than {self._args['timeout']:g} s") from None
-            except APIStatusError as error:
-                raise Refused(error.response.text, error.status_code, error.response.headers) from None
             except APIConnectionError as error:
+                if isinstance(error.__cause__, Refused):
+                    raise error.__cause__ from None
                 raise _Failure(str(error.__cause__ or error) or type(error).__name__) from None
             finally:
                 place.tries.discard(deadline)
@@ -303,6 +308,18 @@ class ServerEngine:
                 if answer.feed(data):
                     place.moved = time.monotonic()
             answer.close()
+
+
+async def _stop_at_errors(response: Any) -> None:
+    """Refused for an answer that is an error; the client would read all of it, however long it is."""
+    if response.is_success:
+        return
+    said = b""
+    async for piece in response.aiter_bytes():
+        said += piece
+        if len(said) > _MAX_ERROR:
+            break
+    raise Refused(said.decode(errors="replace"), response.status_code, response.headers)
 
 
 async def _bytes(response: Any) -> AsyncIterator[bytes]:

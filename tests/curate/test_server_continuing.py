@@ -104,12 +104,23 @@ def refuses_the_field(call: Call) -> None:
         goes_on(call)
 
 
+def wants_a_mark(call: Call) -> None:
+    if beginning(call) and not call.body["messages"][-1].get("prefix"):
+        error = {"message": "Expected last role User or Tool (or Assistant with prefix True) but got assistant"}
+        data = json.dumps(error).encode()
+        call.head(400, "application/json", Content_Length=len(data))
+        call.handler.wfile.write(data)
+    else:
+        repeats(call)
+
+
 def go_on(number: int = 1) -> Request:
     return Request(f"{number}", "How high?", (), (), 2, 256 * number, Sampling(1.0, 1.0, 0, 50), FULL[:41])
 
 
 @pytest.mark.parametrize(
-    ("script", "asked"), [(goes_on, 2), (goes_on_trimmed, 2), (repeats, 3), (refuses_the_field, 2 + 2)]
+    ("script", "asked"),
+    [(goes_on, 2), (goes_on_trimmed, 2), (repeats, 3), (refuses_the_field, 2 + 2), (wants_a_mark, 3 + 1)],
 )
 def test_a_server_that_goes_on_is_asked_about_it_once(server: Make, script: Fault, asked: int) -> None:
     there = server(script)

@@ -79,6 +79,13 @@ def only_one(call: Call) -> None:
     call.send(*chunks(call.body, 1))
 
 
+def of_500(call: Call) -> None:
+    if call.body["n"] > 1:
+        refuse(call, {"error": {"code": 500, "message": "Only one completion choice is allowed"}}, 500)
+    else:
+        right(call)
+
+
 def at_most_three(call: Call) -> None:
     if call.body["n"] > 3:
         refuse(call, {"message": f"Invalid input: n={call.body['n']} must be between 1 and 3"}, 422)
@@ -91,12 +98,13 @@ def at_most_three(call: Call) -> None:
     [
         (only_one, [3, 1, 1]),
         (unless(lambda body: body["n"] > 1 and openai_error("Only one completion choice is allowed")), [3, 1, 1, 1]),
+        (of_500, [3, 1, 1, 1]),
         (unless(lambda body: body["n"] > 1 and {"error": "`n` > 1 is not supported", "error_type": "validation"}),
          [3, 1, 1, 1]),
         (unless(lambda body: body["n"] > 1 and {"detail": [{"loc": ["body", "n"], "msg": "Input should be 1"}]}),
          [3, 1, 1, 1]),
     ],
-    ids=["ignored", "refused", "refused-by-text", "refused-by-place"],
+    ids=["ignored", "refused", "refused-as-a-fault", "refused-by-text", "refused-by-place"],
 )  # fmt: skip
 def test_a_server_that_gives_one_sample_is_asked_for_each_and_only_the_first_request_pays(
     server: Make, script: Fault, first: list[int]
@@ -396,6 +404,14 @@ def test_a_budget_spent_on_thoughts_is_a_sample_that_was_cut() -> None:
     assert taken(whole({"content": None}, finish="max_tokens"), head="")[0].count() is None
 
 
+def test_an_answer_that_a_server_took_for_thoughts_is_the_answer(server: Make) -> None:
+    (sample,) = taken(delta(reasoning_content="It is 7."), delta("stop"))
+    assert (sample.text, sample.finish, sample.reasoning) == ("It is 7.", "stop", None)
+    notes: list[str] = []
+    served([server(lambda call: call.whole(whole({"reasoning": "It is 7."}))).url], [ask(1, n=1)] * 2, notes)
+    assert sum("nothing but thoughts" in note for note in notes) == 1
+
+
 def test_thinking_is_progress(server: Make) -> None:
     """It takes twice the stall, and no text comes meanwhile."""
 
@@ -423,10 +439,12 @@ def test_reasons_of_an_end_in_other_words(said: str | None, finish: str) -> None
 
 
 def test_an_end_of_which_nothing_is_said_is_a_cut_where_the_budget_is_spent() -> None:
-    done = {"choices": [], "usage": {"completion_tokens": 50}}
-    assert taken(delta(content="7"), done, "[DONE]")[0].finish == "length"
+    for tokens, finish in ((50, "length"), (49, "stop")):
+        done = {"choices": [], "usage": {"completion_tokens": tokens}}
+        assert taken(delta(content="7"), done, "[DONE]")[0].finish == finish
+        assert taken(delta(content="7"), done)[0].finish == finish
     with pytest.raises(Unusable, match="broke off"):
-        taken(delta(content="7"), done)
+        taken(delta(content="7"), {**delta(content="8"), "usage": {"completion_tokens": 2}})
 
 
 def test_a_refusal_is_the_models_answer() -> None:
@@ -454,8 +472,8 @@ def test_choices_without_a_number_are_taken_where_there_is_no_doubt() -> None:
     ):
         with pytest.raises(Unusable, match="does not say which"):
             taken(*mixed, n=2)
-    with pytest.raises(Unusable, match="behind its end"):
-        taken(delta("stop", content="a"), delta("stop", content="b"))
+    # Of one sample, pieces may come behind a reason that says too early that it is over.
+    assert taken(delta("stop", content="a"), delta("stop", content="b"))[0].text == "ab"
 
 
 def test_mixed_up_samples_are_asked_for_one_by_one(server: Make) -> None:
@@ -557,8 +575,15 @@ def test_an_answer_without_an_end_fills_no_memory(server: Make) -> None:
         while True:
             call.handler.wfile.write(line)
 
+    def endless_error(call: Call) -> None:
+        call.head(400, "text/plain")
+        while True:
+            call.handler.wfile.write(b"no " * 10_000)
+
     (answer,) = served([server(endless).url], [ask(1, n=1)], retries=0, timeout=20.0)
     assert isinstance(answer, RequestRejected) and "bytes" in str(answer)
+    (answer,) = served([server(endless_error).url], [ask(1, n=1)], timeout=20.0)
+    assert isinstance(answer, RequestRejected) and "refused: HTTP 400: no no no" in str(answer)
 
 
 def test_refusals_name_what_they_refuse() -> None:
