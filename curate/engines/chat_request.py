@@ -85,7 +85,12 @@ class Dialect:
         if request.prefix_text:
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         hidden = self.left_out | ({"stream_options"} if "stream" in self.left_out else set())
-        return {name: value for name, value in fields.items() if name not in hidden}
+        # One that was left out because it had no effect is sent where it has one.
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in hidden or (name in _NEUTRAL and value != _NEUTRAL[name])
+        }
 
     def learn(self, refusal: Refusal, body: Mapping[str, Any]) -> list[str]:
         """Take a refusal of this body; what is done otherwise from now on, in words, [] where nothing can be."""

@@ -140,8 +140,14 @@ class ServerEngine:
             await place.client.close()
 
     def versions(self) -> dict[str, str]:
-        """Version of the client, and the model's name as the server knows it; the server's own version is unknown."""
-        return {"openai": importlib.metadata.version("openai"), "model": self._config.model}
+        """Version of the client, the model's name as the server knows it, and the parameters that it was not sent.
+
+        The server's own version is unknown.
+        """
+        places = self._servers.every if self._servers is not None else ()
+        without = sorted({name for place in places for name in place.dialect.left_out})
+        known = {"openai": importlib.metadata.version("openai"), "model": self._config.model}
+        return known | ({"not sent": ", ".join(without)} if without else {})
 
     async def generate(self, request: Request) -> list[Sample]:
         """`request.n` samples in order.

@@ -156,6 +156,14 @@ def test_what_only_informs_or_has_no_effect_is_left_out_after_its_refusal(
     assert sum(parameter in note for note in notes) == 1
 
 
+def test_what_was_left_out_without_an_effect_is_sent_where_it_has_one(server: Make) -> None:
+    there = server(unless(lambda body: body.get("top_p") == 1.0 and openai_error("top_p is not supported")))
+    narrow = Request("r", "Why?", (), (), 3, 512, Sampling(1.0, 0.5, 0, 50))
+    answers = one_after_the_other(there, [ask(1), narrow], [])
+    assert [texts(answer) for answer in answers] == [expected(ask(1)), expected(narrow)]
+    assert [body.get("top_p") for body in there.bodies] == [1.0, None, 0.5]
+
+
 def test_a_refusal_that_names_several_parameters_is_heeded_at_once(server: Make) -> None:
     error = openai_error("UnsupportedParamsError: this model does not support parameters: ['logprobs', 'n']")
     there = server(unless(lambda body: ("logprobs" in body or body.get("n", 1) > 1) and error))
