@@ -266,6 +266,8 @@ class ServerEngine:
         failure = refusal.sentence if not refusal.status else f"HTTP {refusal.status}: {refusal.sentence}"
         if refusal.status in _REDIRECTS:
             failure += "; redirects are not followed, engine.urls needs the address itself"
+        if refusal.status == 404 and "model" not in refusal.text.lower():
+            failure += "; engine.urls are base URLs, such as http://localhost:8000/v1"
         elsewhere = len(servers.every) > 1 and refusal.status in _ELSEWHERE
         if refusal.passes or elsewhere:
             wait = retry_after(error.headers)

@@ -299,6 +299,12 @@ def test_redirects_are_not_followed_and_the_key_stays(server: Make) -> None:
     assert not other.bodies and len(there.bodies) == 1
 
 
+def test_a_url_that_is_no_base_url_is_said(server: Make) -> None:
+    for body, said in ((openai_error("Not Found"), True), (openai_error("The model `m` does not exist."), False)):
+        (answer,) = served([server(lambda call, body=body: refuse(call, body, 404)).url], [ask(1)])  # type: ignore[misc]
+        assert isinstance(answer, RequestRejected) and ("base URLs" in str(answer)) == said
+
+
 def test_an_empty_quota_is_not_asked_again(server: Make) -> None:
     there = server(lambda call: refuse(call, openai_error("You exceeded it", code="insufficient_quota"), 429))
     (answer,) = served([there.url], [ask(1)])
