@@ -560,7 +560,7 @@ def test_bytes_that_are_none_make_no_sample(spelled: object) -> None:
                         st.sampled_from(["choices", "delta", "message", "content", "index", "finish_reason", "usage",
                                          "prompt_tokens", "token_ids", "logprobs", "bytes", "error", "code", "text",
                                          "type", "reasoning"]), each, max_size=4), max_leaves=12))  # fmt: skip
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=120)
 def test_whatever_a_server_says_is_samples_or_no_answer(tree: object) -> None:
     try:
         samples = taken({"choices": [tree]} if isinstance(tree, dict) else tree)
