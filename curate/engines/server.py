@@ -145,9 +145,9 @@ class ServerEngine:
         The server's own version is unknown.
         """
         places = self._servers.every if self._servers is not None else ()
-        without = sorted({name for place in places for name in place.dialect.left_out})
+        left_out = sorted({name for place in places for name in place.dialect.left_out})
         known = {"openai": importlib.metadata.version("openai"), "model": self._config.model}
-        return known | ({"not sent": ", ".join(without)} if without else {})
+        return known | ({"not sent": ", ".join(left_out)} if left_out else {})
 
     async def generate(self, request: Request) -> list[Sample]:
         """`request.n` samples in order.
