@@ -150,8 +150,8 @@ def _rows(
             **generation.graded(sample, prefix + part.text, problem),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
-            "tokens": len(sample.token_ids),
-            "seed": base + index,
+            "tokens": sample.count(),
+            "seed": sample.seed_of(base + index),
             "policy": policy,
         }
         for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
@@ -260,7 +260,9 @@ class Owed:
     begun: Counter[Group] = field(default_factory=Counter)
     """Those of them that are of open prefixes."""
     tokens: Counter[Group] = field(default_factory=Counter)
-    """Of the drawn ones."""
+    """Of the drawn ones, as far as they were counted."""
+    counted: Counter[Group] = field(default_factory=Counter)
+    """Of how many of the drawn ones the tokens are known."""
     settled: bool = False
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 
@@ -285,7 +287,8 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
             found.asked[group] += missing
             found.drawn[group] += len(drawn.outcomes)
             found.begun[group] += len(drawn.outcomes) if missing else 0
-            found.tokens[group] += sum(drawn.tokens)
+            found.tokens[group] += sum(each or 0 for each in drawn.tokens)
+            found.counted[group] += len(drawn.tokens) - drawn.tokens.count(None)
     return found
 
 
@@ -296,6 +299,8 @@ class Trial:
     prefixes: Counter[str] = field(default_factory=Counter)
     completions: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    counted: Counter[str] = field(default_factory=Counter)
+    """Completions whose tokens are known."""
     seconds: float = 0.0
 
 
@@ -342,7 +347,8 @@ def trial(
     domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
     for row in staged.read(["rollout_id", "tokens"]).to_pylist():
         found.completions[domains[row["rollout_id"]]] += 1
-        found.tokens[domains[row["rollout_id"]]] += row["tokens"]
+        found.tokens[domains[row["rollout_id"]]] += row["tokens"] or 0
+        found.counted[domains[row["rollout_id"]]] += row["tokens"] is not None
     staged.clear()
     return found
 

@@ -33,10 +33,13 @@ _COLUMNS = ("rollout_id", "problem_id", "sample_index", "role", "domain", "steps
 
 @dataclass(frozen=True)
 class Chains:
-    """What chains of one domain were like: how many, their tokens, their prefixes, and what is left after those."""
+    """What chains of one domain were like: how many, their prefixes, and what is left after those.
+
+    `tokens` is the mean of those whose tokens are known; null where none are.
+    """
 
     count: int
-    tokens: int
+    tokens: float | None
     prefixes: int
     left: int
 
@@ -44,9 +47,10 @@ class Chains:
     def of(cls, rows: Sequence[Row]) -> Chains:
         """From rows of `rollouts`."""
         ends = [row["step_ends"] for row in rows]
+        known = [row["tokens"] for row in rows if row["tokens"] is not None]
         return cls(
             len(rows),
-            sum(row["tokens"] or 0 for row in rows),
+            sum(known) / len(known) if known else None,
             sum(max(len(row["steps"]) - 1, 0) for row in rows),
             sum(each[-1] - end for each in ends if each for end in each[:-1]),
         )
@@ -187,7 +191,8 @@ def make(
     lines = []
     for group in groups:
         one, like = fresh[group], chains[group]
-        tokens = None if like is None else round(one.samples * like.tokens / like.count)
+        mean = None if like is None else 0.0 if not one.samples else like.tokens
+        tokens = None if mean is None else round(one.samples * mean)
         of = labels.get(group, nothing)
         lines.append(
             Line(
@@ -265,7 +270,7 @@ def _labels(
 ) -> dict[Group, Labels]:
     """Of the rollouts that are there as a run would count it; of `fresh` ones as of chains that are known."""
     prefixes: dict[Group, float] = {}
-    tokens: dict[Group, float] = {}
+    tokens: dict[Group, float | None] = {}
     for group, like in chains.items():
         if like is not None:
             prefixes[group] = fresh[group] * like.prefixes / like.count
@@ -273,7 +278,7 @@ def _labels(
     shared = None
     if label.budget_tokens is not None and not owed.settled and any(fresh.values()):
         # Sizes are chosen when all rollouts are there.
-        spent = sum((owed.prefixes[group] + prefixes[group]) * tokens[group] for group in prefixes)
+        spent = sum((owed.prefixes[group] + prefixes[group]) * (tokens[group] or 0) for group in prefixes)
         shared = min(label.most, label.budget_tokens / spent) if spent else 0.0
     found = dict.fromkeys(chains, Labels(None, None, None))
     for group, new in prefixes.items():
@@ -284,20 +289,20 @@ def _labels(
             if each is not None:
                 there = max(there, owed.open[group] * each - owed.begun[group])
             completions = there + new * (_size(group, label, owed) if each is None else each)
-        found[group] = Labels(
-            round(owed.open[group] + new), round(completions), round(round(completions) * tokens[group])
-        )
+        mean = tokens[group]
+        spent_on = 0 if not round(completions) else None if mean is None else round(round(completions) * mean)
+        found[group] = Labels(round(owed.open[group] + new), round(completions), spent_on)
     return found
 
 
-def _tokens(group: Group, like: Chains, owed: labelling.Owed, tried: labelling.Trial | None) -> float:
-    """Of a completion, in the mean: a pilot's, or those that are there."""
-    if tried is not None and tried.completions[group[1]]:
-        return tried.tokens[group[1]] / tried.completions[group[1]]
-    if owed.drawn[group]:
-        return owed.tokens[group] / owed.drawn[group]
+def _tokens(group: Group, like: Chains, owed: labelling.Owed, tried: labelling.Trial | None) -> float | None:
+    """Of a completion, in the mean: a pilot's, or those that are there; None where they are not counted."""
+    if tried is not None and tried.counted[group[1]]:
+        return tried.tokens[group[1]] / tried.counted[group[1]]
+    if owed.counted[group]:
+        return owed.tokens[group] / owed.counted[group]
     # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
-    return like.left / like.prefixes if like.prefixes else 0.0
+    return like.left / like.prefixes if like.left else None if like.prefixes else 0.0
 
 
 def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: labelling.Trial | None) -> float | None:
@@ -339,6 +344,11 @@ def _bytes_per_token(workspace: Workspace, table: Table) -> float | None:
 def summary(plan: Plan) -> str:
     """The sum in a few sentences, for people."""
     samples = sum(line.samples for line in plan.lines)
+    if plan.tokens is None and plan.measured_on:
+        return (
+            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; how many tokens those that are there "
+            "have is not known, because their engine did not count them."
+        )
     if plan.tokens is None:
         return (
             f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; nothing was generated yet to measure "

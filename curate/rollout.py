@@ -149,8 +149,8 @@ def _rows(
                 "finish": sample.finish,
                 "mean_logprob": sample.mean_logprob,
                 "prompt_tokens": sample.prompt_tokens,
-                "tokens": len(sample.token_ids),
-                "seed": base + place,
+                "tokens": sample.count(),
+                "seed": sample.seed_of(base + place),
                 "policy": policy,
             }
         )

@@ -159,6 +159,8 @@ def _sample(row: Row) -> Sample:
         mean_logprob=row.get("mean_logprob"),
         prompt_tokens=row["prompt_tokens"],
         reasoning=row["reasoning"],
+        tokens=row["tokens"],
+        seed=row["seed"],
     )
 
 

@@ -548,7 +548,7 @@ def test_server_gets_only_what_it_must_know(endpoint: Callable[..., Endpoint]) -
 def test_server_continues_a_prefix_as_text(endpoint: Callable[..., Endpoint]) -> None:
     there = endpoint(lambda _, body: completion(body))
     good = ask(n=1, prefix_ids=[1, 2], prefix_text="Step 1: so\n")
-    answers = served(at(there.url), good, ask(n=1, prefix_ids=[1, 2]))
+    answers = served(at(there.url, continues=True), good, ask(n=1, prefix_ids=[1, 2]))
     assert isinstance(answers[0], list) and isinstance(answers[1], RequestRejected)
     (body,) = there.bodies
     assert body["messages"][1] == {"role": "assistant", "content": "Step 1: so\n"}
@@ -594,7 +594,7 @@ def test_servers_share_the_load_and_the_key_stays_out_of_sight(
     assert "secret-key" not in " ".join(notes) + str(engine.versions()) + repr(engine)
 
 
-def test_too_few_samples_are_no_answer(endpoint: Callable[..., Endpoint]) -> None:
-    there = endpoint(lambda _, body: completion(body | {"n": 1}))
-    (answer,) = served(at(there.url), ask(n=3))
-    assert isinstance(answer, RequestRejected) and "1 samples for n=3" in str(answer)
+def test_too_many_samples_are_no_answer(endpoint: Callable[..., Endpoint]) -> None:
+    there = endpoint(lambda _, body: completion(body | {"n": 4}))
+    (answer,) = served(at(there.url, retries=1), ask(n=3))
+    assert isinstance(answer, RequestRejected) and "4 samples for n=3" in str(answer)
