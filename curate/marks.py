@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 # The names besides `image` are tags of HTML where they have no number.
 _MARK = re.compile(
@@ -41,6 +41,16 @@ def readable(question: str, choices: Sequence[str], images: int | None) -> tuple
     single = marks == 1 or images == 1
     asked = _spoken(question, numbers, images, single, alone=False)
     return asked, [_spoken(choice, numbers, images, single, alone=True) for choice in choices]
+
+
+def renumbered(text: str, places: Mapping[int, int]) -> str:
+    """The text with the numbers of its marks replaced, where `places` has another one for them."""
+
+    def place(mark: re.Match[str]) -> str:
+        number = mark["image"] or mark["other"]
+        return f"<image {places[int(number)]}>" if number and int(number) in places else mark[0]
+
+    return _MARK.sub(place, text)
 
 
 def bare(text: str) -> str:
