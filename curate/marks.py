@@ -21,11 +21,13 @@ _ENDS = frozenset(".?!:;\u2026\u3002\uff1f\uff01\uff1a\uff1b")
 # Behind the label of a choice or of a list, a mark is what the choice says.
 _LABEL = re.compile(r"(?:^|[\s;,(])[A-Za-z0-9][.):]$")
 _ASKS = re.compile(
-    r"(?:what|which|how|who|whose|where|when|why|is|are|do|does|did|can|find|calculate|determine|compute|solve|describe|"
-    r"choose|select|given|if|in|the)\b"
+    r"(?:what|which|how|who|whose|where|when|why|find|calculate|determine|compute|solve|describe|choose|select)\b"
 )
 # Words, and commas, that something must follow.
-_JOINS = re.compile(r"(?:,|\b(?:with|and|or|to|of|than|from|in|by|is|are|compare))$", re.IGNORECASE)
+_JOINS = re.compile(
+    r"(?:,|\b(?:with|and|or|to|of|than|from|in|on|at|by|for|into|onto|over|under|between|like|is|are|compare))$",
+    re.IGNORECASE,
+)
 _ARTICLE = re.compile(r"\b(?:the|this|that|an?|each|given|following|above|below)$", re.IGNORECASE)
 _KIND = re.compile(r"\b(?:image|picture|figure|diagram|graph|chart|table|photo|map|plot|drawing)s?$", re.IGNORECASE)
 

@@ -20,9 +20,9 @@ class Indices:
         self._seen: dict[tuple[str, str], list[int]] = {}
         self._columns: list[tuple[str, str]] = []
         chain, answer = source.chain, source.columns.answer
-        if chain is not None and chain.labels and not chain.labels_from:
-            if chain.labels_form in ("first-error", "wrong-steps"):
-                self._columns.append((chain.labels, "chain.labels_from"))
+        indexed = chain is not None and chain.labels_form in ("first-error", "wrong-steps")
+        if chain is not None and chain.labels and indexed and not chain.labels_from:
+            self._columns.append((chain.labels, "chain.labels_from"))
         if source.answer_form == "index" and answer and not source.answer_from:
             self._columns.append((answer, "answer_from"))
 
