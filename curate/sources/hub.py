@@ -128,7 +128,7 @@ class Hub:
         split = self._config.split
         files = builder.config.data_files
         if files is not None and split not in files:
-            raise _Unfit(f'has no split "{split}", it has {", ".join(files)}; set split')
+            raise _Unfit(f'has no split "{split}", it has {", ".join(map(str, files))}; set split')
         chosen = [str(file) for file in files[split]] if files is not None else []
         found = _inputs(datasets, builder, chosen)
         if self.root is None:

@@ -210,7 +210,7 @@ def test_a_folder_of_the_hub_kind_loads_through_datasets_with_original_bytes(pla
     assert [row["bytes"] for row in workspace.read(IMAGES).to_pylist()] == [data]
     with pytest.raises(UserError, match='no column "lable"'):
         ingest(place, [source | {"name": "x", "columns": columns | {"answer": "lable"}}])
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match='has no split "nowhere", it has train'):
         ingest(place, [source | {"name": "y", "split": "nowhere"}])
 
 
