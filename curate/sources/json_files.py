@@ -161,14 +161,20 @@ def _columns(top: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[A
     """(names, rows) of an object that frames write column by column, or as names and rows."""
     values = list(top.values())
     names, cells = top.get("columns"), top.get("data")
-    framed = isinstance(names, list) and isinstance(cells, list) and all(isinstance(name, str) for name in names)
-    if framed and all(isinstance(row, list) and len(row) == len(names) for row in cells):
+    if isinstance(names, list) and isinstance(cells, list) and _frames(names, cells):
         return names, cells
     if _is_by_column(top):
         return list(top), zip(
             *(value.values() if isinstance(value, Mapping) else value for value in values), strict=True
         )
     return None
+
+
+def _frames(names: Sequence[Any], cells: Sequence[Any]) -> bool:
+    """Whether these are names of columns, and rows of as many cells."""
+    return all(isinstance(name, str) for name in names) and all(
+        isinstance(row, list) and len(row) == len(names) for row in cells
+    )
 
 
 def _is_by_column(top: Mapping[str, Any]) -> bool:
