@@ -86,7 +86,8 @@ class EngineConfig(Config):
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
     max_pixels: int | None = Field(default=None, ge=1)
-    """A larger picture is scaled down to so many pixels; the model's own limit when null. A part of the policy."""
+    """A larger picture is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
+    the policy."""
     stall_minutes: float = Field(default=30, gt=0)
     """When no request was answered for so long, the engine is started again; when that does not help, the command ends
     and says where it stood."""

@@ -1,9 +1,10 @@
 """Any OpenAI-compatible endpoint, through chat completions; several servers share the load.
 
-Pictures go as data URIs before the text. A prefix goes as the beginning of the assistant's message, as text: the server
-renders and tokenises it anew, and nothing it returns shows how, so here, unlike in the other engines, "continues
-exactly" is the server's word (vLLM's `continue_final_message`). A chat template that trims or rewrites an assistant's
-message makes labels off-policy; where that matters, use an engine in process.
+Pictures go as data URIs before the text, with the pixels that a model in process is shown. A prefix goes as the
+beginning of the assistant's message, as text: the server renders and tokenises it anew, and nothing it returns shows
+how, so here, unlike in the other engines, "continues exactly" is the server's word (vLLM's `continue_final_message`). A
+chat template that trims or rewrites an assistant's message makes labels off-policy; where that matters, use an engine
+in process.
 
 Answers come as streams, because a stream shows progress: when none of a server's requests has brought a token for
 `stall` seconds, the server is taken for failed, and its requests are asked again, elsewhere if there is another. One
@@ -16,7 +17,6 @@ hangs.
 from __future__ import annotations
 
 import asyncio
-import binascii
 import importlib.metadata
 import os
 import random
@@ -25,9 +25,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from curate.config import did_you_mean
-from curate.engines.base import EngineDead, Image, Request, RequestRejected, Sample
+from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat_answer import Answer, Unusable
 from curate.engines.endpoints import Endpoint, Endpoints, retry_after
+from curate.engines.pictures import Sent
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
@@ -39,8 +40,6 @@ _MAX_WAIT = 60.0
 _CONNECT_SECONDS = 10.0
 # About this server, not about this request; with several servers another one may be right.
 _ELSEWHERE = (401, 403, 404)
-# What the magic bytes of a picture say about its type; servers decode by content, so a wrong guess does no harm.
-_MEDIA = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 
 
 class _Failure(Exception):
@@ -69,7 +68,7 @@ class ServerEngine:
         if not config.urls:
             raise UserError("The server engine needs `engine.urls`, such as [http://localhost:8000/v1].")
         self._config, self._note = config, on_note
-        self._args = _DEFAULTS | config.args
+        self._args, self._sent = _DEFAULTS | config.args, Sent(config.max_pixels)
         if "stall" in config.args and not self._args["stream"]:
             raise UserError("engine.args.stall has no effect with stream: false; leave one of them out.")
         self._servers: Endpoints | None = None
@@ -188,7 +187,7 @@ class ServerEngine:
     def _body(self, request: Request) -> dict[str, Any]:
         given, extra = request.sampling, dict[str, Any]()
         parts: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_uri(image)}} for image in request.images
+            {"type": "image_url", "image_url": {"url": self._sent(image)}} for image in request.images
         ]
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": [*parts, {"type": "text", "text": request.prompt}]},
@@ -229,8 +228,3 @@ async def _lines(response: Any) -> AsyncIterator[str]:
         except Exception as error:  # of the HTTP library below the client, which is not the same in every version
             raise _Failure(str(error) or type(error).__name__) from error
         yield line
-
-
-def _data_uri(image: Image) -> str:
-    media = next((kind for magic, kind in _MEDIA if image.data.startswith(magic)), "png")
-    return f"data:image/{media};base64,{binascii.b2a_base64(image.data, newline=False).decode()}"

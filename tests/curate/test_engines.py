@@ -25,8 +25,9 @@ from curate import judgement, prompts
 from curate.config import validate
 from curate.engines import build, simulated, torch_companions, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
-from curate.engines.chat import Chat, Pictures
+from curate.engines.chat import Chat
 from curate.engines.detokenize import Detokenizer, join_bytes
+from curate.engines.pictures import Pictures
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
