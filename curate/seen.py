@@ -240,5 +240,6 @@ def deep(picture: Image.Image) -> bool:
     """Whether a picture that is not read yet has 16 bits a channel, of which Pillow keeps the higher 8."""
     if picture.mode in _DEEP:
         return False
-    modes = [args[0] if isinstance(args, tuple) and args else args for args in (tile.args for tile in picture.tile)]
+    tiles = getattr(picture, "tile", ())
+    modes = [args[0] if isinstance(args, tuple) and args else args for args in (tile.args for tile in tiles)]
     return any(isinstance(mode, str) and mode.partition(";")[2].startswith("16") for mode in modes)

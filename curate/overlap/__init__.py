@@ -4,7 +4,7 @@ What is dropped goes into the table `drops`, with the problem that it is too muc
 and a stage that is run again decides afresh. Later stages leave dropped problems alone.
 """
 
-from curate.overlap.decontaminate import decontaminate
-from curate.overlap.dedup import dedup
+from curate.overlap.contamination import decontaminate
+from curate.overlap.duplicates import dedup
 
 __all__ = ["decontaminate", "dedup"]

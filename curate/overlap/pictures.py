@@ -8,7 +8,8 @@ than a copy does. One other digit on a chart, or another colour, makes another p
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,13 @@ from PIL import Image, ImageChops, ImageFilter
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
-from curate.pictures import Pictures
 from curate.schema import IMAGES
 from curate.seen import decode, fitted
-from curate.store import Workspace, among
+from curate.store import Workspace, stream
 
 BITS = 64
 # Larger blocks of pictures whose hashes share a band are all looked at instead of compared with one another.
-_BLOCK = 4_000_000
+_BLOCK = 1_000_000
 # Miniatures: RGB of so many points a side, blurred, so that a copy of another size has nearly the same.
 _MINI, _FINE, _BLUR = 16, 64, 2.0
 # Copies of 40 real tables (JPEG of quality 50, half to twice the size) differ by at most 4.0 of 255, root mean square.
@@ -34,7 +34,7 @@ _DIRECTIONS, _SAMPLE, _NEAREST = 12, 2000, 4
 _PIXELS = 1_000_000
 _READ_AT_ONCE = 20
 # Encoded and decoded pictures that are held meanwhile, in bytes.
-_ENCODED, _DECODED = 32 * 2**20, 48 * 2**20
+_ENCODED, _DECODED = 16 * 2**20, 16 * 2**20
 
 Key = tuple[str, str]
 
@@ -57,75 +57,91 @@ class Gallery:
         right = left if theirs is None else sorted(set(theirs) & self._hashes.keys())
         one, other = (np.array([self._hashes[key] for key in side], np.uint64) for side in (left, right))
         chosen, facing = has_near(one, other, self._distance, theirs is None)
-        left, right = (
-            [side[place] for place in np.flatnonzero(mask)] for side, mask in ((left, chosen), (right, facing))
-        )
-        return self._verified(self._nearest(left, right))
+        left = [left[place] for place in np.flatnonzero(chosen)]
+        right = [right[place] for place in np.flatnonzero(facing)]
+        originals = _Originals(self._workspace)
+        found: dict[Key, int] = {}
+        for one_, other_ in originals.same(list(self._nearest(left, right, originals)) if left and right else []):
+            found[one_, other_] = found[other_, one_] = self._bits(one_, other_)
+        return found
 
-    def _nearest(self, left: Sequence[str], right: Sequence[str]) -> Iterator[Key]:
-        """Pairs whose miniatures are near; of each picture of `left` with so many of the nearest of `right`."""
-        if not left or not right:
-            return
-        minis = self._minis(sorted({*left, *right}))
-        reach = _NEAR * np.sqrt(_MINI * _MINI * 3)
-        directions = _directions(np.stack([minis[key] for key in sorted(minis)[:: len(minis) // _SAMPLE + 1]]))
-        ours, theirs = (
-            np.stack([minis[key] for key in side]).astype(np.float32) @ directions for side in (left, right)
-        )
+    def _nearest(self, left: Sequence[str], right: Sequence[str], originals: _Originals) -> Iterator[Key]:
+        """Pairs whose miniatures are near, each once; of each picture of `left` with so many of the nearest."""
+        keys = sorted({*left, *right})
+        place = {key: at for at, key in enumerate(keys)}
+        minis = originals.minis(place)
+        reach = _NEAR * np.sqrt(minis.shape[1])
+        directions = _directions(minis[:: len(keys) // _SAMPLE + 1])
+        ours, theirs = (minis[[place[key] for key in side]] @ directions for side in (left, right))
         count = min(_NEAREST + 1, len(right))
         # Projections are no farther apart than the miniatures themselves.
-        _, places = cKDTree(theirs).query(ours, k=list(range(1, count + 1)), distance_upper_bound=reach)
-        for place, found in enumerate(places):
-            one = left[place]
+        _, facing = cKDTree(theirs).query(ours, k=list(range(1, count + 1)), distance_upper_bound=reach)
+        met = set[Key]()
+        for one, found in zip(left, facing, strict=True):
             for other in (right[each] for each in found if each < len(right)):
-                apart = np.linalg.norm(minis[one].astype(np.float32) - minis[other])
-                if one != other and apart <= reach and self._bits(one, other) <= self._distance:
-                    yield one, other
+                pair = (min(one, other), max(one, other))
+                apart = np.linalg.norm(minis[place[one]].astype(np.float32) - minis[place[other]])
+                if one != other and pair not in met and apart <= reach and self._bits(*pair) <= self._distance:
+                    met.add(pair)
+                    yield pair
 
     def _bits(self, one: str, other: str) -> int:
         return (self._hashes[one] ^ self._hashes[other]).bit_count()
 
-    def _minis(self, keys: Sequence[str]) -> dict[str, NDArray[np.uint8]]:
-        found = {}
-        for start in range(0, len(keys), 5000):
-            where = among("image_hash", keys[start : start + 5000])
-            columns = ["image_hash", "bytes"]
-            for batch in self._workspace.batches(IMAGES, columns, where=where, size=_READ_AT_ONCE):
-                for key, data in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-                    found[key] = miniature(decode(data))
-        return found
 
-    def _verified(self, pairs: Iterator[Key]) -> dict[Key, int]:
-        found: dict[Key, int] = {}
-        looked = set[Key]()
-        look = _Decoded(self._workspace)
-        for one, other in pairs:
-            pair = (min(one, other), max(one, other))
-            if pair not in looked and same_picture(look(one), look(other)):
-                found[one, other] = found[other, one] = self._bits(one, other)
-            looked.add(pair)
-        return found
-
-
-class _Decoded:
-    """Pictures of a workspace at a size that they are compared at, the last used ones kept."""
+class _Originals:
+    """The pictures themselves, read a few at a time."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._pictures = Pictures(workspace, _ENCODED)
-        self._kept: OrderedDict[str, Image.Image] = OrderedDict()
+        self._files = workspace.files(IMAGES)
+        self._where: dict[str, tuple[int, int]] = {}
+        self._decoded: OrderedDict[str, Image.Image] = OrderedDict()
         self._held = 0
 
-    def __call__(self, key: str) -> Image.Image:
-        if key not in self._kept:
-            (image,) = self._pictures.of({"image_hashes": [key]})
-            picture = decode(image.data, _PIXELS)
-            self._kept[key] = picture
+    def _read(self, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Encoded bytes by content hash; where each lies is remembered."""
+        known = all(key in self._where for key in keys)
+        for number in sorted({self._where[key][0] for key in keys}) if known else range(len(self._files)):
+            for batch in stream(self._files[number], ["image_hash", "bytes"], _READ_AT_ONCE):
+                for row, key in enumerate(batch["image_hash"].to_pylist()):
+                    if key in keys:
+                        data: bytes = batch["bytes"][row].as_py()
+                        self._where[key] = number, len(data)
+                        yield key, data
+
+    def minis(self, place: Mapping[str, int]) -> NDArray[np.uint8]:
+        """Miniatures [pictures, points], each in its place."""
+        made = np.zeros((len(place), _MINI * _MINI * 3), np.uint8)
+        for key, data in self._read(place.keys()):
+            made[place[key]] = miniature(decode(data))
+        return made
+
+    def same(self, pairs: Sequence[Key]) -> Iterator[Key]:
+        """Those of the pairs that are the same picture. All were decoded for their miniatures before."""
+        at = 0
+        while at < len(pairs):
+            keys, held, begun = set[str](), 0, at
+            # As many pairs as fit in memory, one at least.
+            while at < len(pairs) and (at == begun or held <= _ENCODED):
+                new = set(pairs[at]) - keys
+                held, at = held + sum(self._where[key][1] for key in new), at + 1
+                keys |= new
+            data = dict(self._read(keys))
+            for one, other in pairs[begun:at]:
+                if same_picture(self._decode(one, data), self._decode(other, data)):
+                    yield one, other
+
+    def _decode(self, key: str, data: Mapping[str, bytes]) -> Image.Image:
+        """At the size that pictures are compared at, the last used ones kept."""
+        if key not in self._decoded:
+            picture = decode(data[key], _PIXELS)
+            self._decoded[key] = picture
             self._held += picture.width * picture.height * 3
-            while self._held > _DECODED and len(self._kept) > 1:
-                _, gone = self._kept.popitem(last=False)
+            while self._held > _DECODED and len(self._decoded) > 1:
+                _, gone = self._decoded.popitem(last=False)
                 self._held -= gone.width * gone.height * 3
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        self._decoded.move_to_end(key)
+        return self._decoded[key]
 
 
 def has_near(
@@ -179,7 +195,7 @@ def miniature(picture: Image.Image) -> NDArray[np.uint8]:
 # Mean difference of 8 x 8 points in any channel, of 255: what a flat area of a copy may have, and besides it a share of
 # the contrast there, where JPEG and scaling leave their traces. On tables copies stay below 9 by this count, and the
 # least other digit is at 20; where nothing is above the first bound, or something above the last, that is enough.
-_POINTS, _FLAT, _SHARE, _APART = 8, 10.0, 0.65, 90
+_POINTS, _FLAT, _SHARE, _APART = 8, 10.0, 0.65, 60
 _SOFT = ImageFilter.GaussianBlur(1.0)
 
 
@@ -196,20 +212,20 @@ def same_picture(one: Image.Image, other: Image.Image) -> bool:
     small, large = small.filter(_SOFT), large.filter(_SOFT)
     apart = ImageChops.difference(small, large)
     around = apart.filter(ImageFilter.BoxBlur((_POINTS - 1) / 2))
-    worst = max(high for _, high in around.getextrema())
+    worst = int(np.asarray(around).max())
     if worst <= _FLAT or worst > _APART:
         return worst <= _FLAT
     return bool((_mean(np.asarray(apart)) - _SHARE * _contrast(np.asarray(small))).max() <= _FLAT)
 
 
-def _mean(values: NDArray[np.generic]) -> NDArray[np.float32]:
+def _mean(values: NDArray[Any]) -> NDArray[Any]:
     """Over the points around each one, [height, width, channels]."""
-    found: NDArray[np.float32] = uniform_filter(values.astype(np.float32), (_POINTS, _POINTS, 1))
+    found: NDArray[Any] = uniform_filter(values.astype(np.float32), (_POINTS, _POINTS, 1))
     return found
 
 
-def _contrast(values: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _contrast(values: NDArray[Any]) -> NDArray[Any]:
     """Standard deviation of the points around each one, of the channel that has the most, [height, width, 1]."""
     real = values.astype(np.float32)
-    spread: NDArray[np.float32] = np.sqrt(np.maximum(_mean(real * real) - _mean(real) ** 2, 0))
-    return spread.max(2, keepdims=True)
+    spread: NDArray[Any] = np.sqrt(np.maximum(_mean(real * real) - _mean(real) ** 2, 0)).max(2, keepdims=True)
+    return spread

@@ -19,6 +19,9 @@ _COLUMNS = [
     "image_hashes",
 ]  # fmt: skip
 
+# A question in its normal form, and the texts of its choices.
+Asked = tuple[str, tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -41,7 +44,7 @@ class Problem:
         return tuple(sorted(map(folded, self.choices)))
 
     @property
-    def asked(self) -> tuple[str, tuple[str, ...]]:
+    def asked(self) -> Asked:
         """What is asked, apart from the pictures."""
         return texts.normal(self.question), self.options
 

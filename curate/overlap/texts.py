@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,13 @@ _PLACEHOLDER = re.compile(r"<image\s*\d*>")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _PRIME = np.uint64(0x100000001B3)
-_COUNTERS = 2**20
+_COUNTERS, _EACH = 2**20, 128
 # A text is held against so many of those that share its rarest shingles: where thousands are alike, the nearest are
 # among them, and the cost stays in proportion to the number of texts.
 _MET, _COMPARED = 400, 40
 
 Shingles = NDArray[np.uint64]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @lru_cache(4096)
@@ -81,19 +83,22 @@ def reordered(one: str, other: str) -> bool:
     return len(moved) > 1 or (bool(moved) and gone == come)
 
 
-class Near:
+class Near(Generic[Name]):
     """Texts by name, to find one that is near another text. `every` are all texts that may come: rarity is theirs."""
 
-    def __init__(self, threshold: float, every: Iterable[str]) -> None:
+    def __init__(self, threshold: float, every: Collection[str]) -> None:
         self._threshold = threshold
-        # Counts in a table of fixed size: of two shingles that share a place both count as less rare, no more.
-        self._count = np.zeros(_COUNTERS, np.int64)
+        # Counts in a table of bounded size: of two shingles that share a place both count as less rare, no more.
+        self._count = np.zeros(min(_COUNTERS, _EACH * len(every)), np.int64)
         for text in every:
-            np.add.at(self._count, shingles(text) % np.uint64(_COUNTERS), 1)
-        self._texts: dict[Hashable, tuple[str, Shingles]] = {}
-        self._holders: dict[int, list[Hashable]] = defaultdict(list)
+            self._count[self._places(shingles(text))] += 1
+        self._texts: dict[Name, tuple[str, Shingles]] = {}
+        self._holders: dict[int, list[Name]] = defaultdict(list)
 
-    def add(self, name: Hashable, text: str) -> None:
+    def _places(self, own: Shingles) -> Shingles:
+        return own % np.uint64(len(self._count))
+
+    def add(self, name: Name, text: str) -> None:
         """From now on this text can be found."""
         own = shingles(text)
         self._texts[name] = (text, own)
@@ -102,14 +107,14 @@ class Near:
 
     def _rarest(self, own: Shingles) -> Sequence[int]:
         """Two sets of Jaccard t share one of the first (1 - t) |set| + 1 of each, in any order that both use."""
-        order = np.lexsort((own, self._count[own % np.uint64(_COUNTERS)]))
+        order = np.lexsort((own, self._count[self._places(own)]))
         found: list[int] = own[order[: int((1 - self._threshold) * len(own) + 1e-9) + 1]].tolist()
         return found
 
-    def find(self, text: str) -> list[tuple[Hashable, float]]:
+    def find(self, text: str) -> list[tuple[Name, float]]:
         """(name, similarity) of the near ones, the nearest first."""
         own = shingles(text)
-        met = Counter[Hashable]()
+        met = Counter[Name]()
         left = _MET
         for shingle in self._rarest(own):
             holders = self._holders.get(shingle, ())[:left]

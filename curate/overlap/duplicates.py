@@ -30,28 +30,52 @@ def dedup(config: DedupConfig, workspace: Workspace) -> Ledger:
     a tie the first one's; the others are dropped as `contradiction`.
     """
     every = reading.read(workspace)
-    gallery = Gallery(workspace, config.image_distance)
-    alike = _sharing(every, config)
-    near = gallery.near(key for group in alike for problem in group for key in problem.image_hashes)
-    leaders = _leaders(near)
-    dropped: dict[str, Row] = {}
-    for group in alike:
-        by_pictures: dict[tuple[str, ...], list[Problem]] = defaultdict(list)
-        for problem in group:
-            by_pictures[tuple(leaders.get(key, key) for key in problem.image_hashes)].append(problem)
-        for each in by_pictures.values():
-            if len(each) > 1:
-                dropped |= _Group(near, config.text_similarity).sort(each)
+    texts_alike = _Alike(every, config)
+    near = Gallery(workspace, config.image_distance).near(texts_alike.pictures())
+    dropped = _Dropping(near, config.text_similarity).all(texts_alike)
     return write(workspace, "dedup", config.model_dump(), every, dropped)
 
 
-def _sharing(every: Sequence[Problem], config: DedupConfig) -> list[list[Problem]]:
-    """Problems that share all but the words of the question and the pictures: only these are compared."""
-    by_key: dict[tuple[Any, ...], list[Problem]] = defaultdict(list)
-    for problem in every:
-        domain = None if config.across else problem.domain
-        by_key[problem.role, domain, problem.options, problem.numbers, len(problem.image_hashes)].append(problem)
-    return [group for group in by_key.values() if len(group) > 1]
+class _Alike:
+    """Problems whose texts are equal or near: pictures are looked at only where these are."""
+
+    def __init__(self, every: Sequence[Problem], config: DedupConfig) -> None:
+        asking: dict[tuple[Any, ...], list[Problem]] = defaultdict(list)
+        for problem in every:
+            domain = None if config.across else problem.domain
+            key = (problem.role, domain, problem.options, problem.numbers, len(problem.image_hashes))
+            asking[(*key, texts.normal(problem.question))].append(problem)
+        self.equal = [group for group in asking.values() if len(group) > 1]
+        answering: dict[tuple[Any, ...], dict[str, list[Problem]]] = defaultdict(dict)
+        for (*shared, question), group in asking.items():
+            for problem in group:
+                answering[(*shared, problem.right)].setdefault(str(question), []).append(problem)
+        self.reworded = [
+            linked
+            for by_question in answering.values()
+            if len(by_question) > 1
+            for linked in _linked(by_question, config.text_similarity)
+        ]
+
+    def pictures(self) -> set[str]:
+        """Of all of them."""
+        groups = (*self.equal, *self.reworded)
+        return {key for group in groups for problem in group for key in problem.image_hashes}
+
+
+def _linked(by_question: Mapping[str, list[Problem]], threshold: float) -> Iterator[list[Problem]]:
+    """Problems of one answer whose questions are linked by near ones."""
+    index = texts.Near[str](threshold, by_question)
+    near: dict[Key, int] = {}
+    for question in by_question:
+        near |= {(question, other): 0 for other, _ in index.find(question)}
+        index.add(question, question)
+    leaders = _leaders(near)
+    linked: dict[str, list[Problem]] = defaultdict(list)
+    for question, problems in by_question.items():
+        if question in leaders:
+            linked[leaders[question]] += problems
+    yield from linked.values()
 
 
 def _leaders(near: Mapping[Key, int]) -> dict[str, str]:
@@ -70,29 +94,31 @@ def _leaders(near: Mapping[Key, int]) -> dict[str, str]:
     return {key: top(key) for pair in near for key in pair}
 
 
-class _Group:
-    """Problems on linked pictures, with the same choices and numbers."""
+class _Dropping:
+    """Decides which of the problems whose texts are alike stay."""
 
     def __init__(self, near: Mapping[Key, int], threshold: float) -> None:
-        self._near, self._threshold = near, threshold
+        self._near, self._leaders, self._threshold = near, _leaders(near), threshold
         self._dropped: dict[str, Row] = {}
 
-    def sort(self, group: Sequence[Problem]) -> dict[str, Row]:
+    def all(self, alike: _Alike) -> dict[str, Row]:
         """Problem id -> the row of `drops`, of those that do not stay."""
-        by_question: dict[str, list[Problem]] = defaultdict(list)
-        for problem in group:
-            by_question[texts.normal(problem.question)].append(problem)
-        staying = [kept for equal in by_question.values() for kept in self._equal(equal)]
-        by_answer: dict[str | None, list[Problem]] = defaultdict(list)
-        for problem in staying:
-            by_answer[problem.right].append(problem)
-        for each in by_answer.values():
-            if len({texts.normal(problem.question) for problem in each}) > 1:
-                self._reworded(each)
+        for group in self._by_pictures(alike.equal):
+            self._equal(group)
+        for group in self._by_pictures(alike.reworded):
+            self._reworded([problem for problem in group if problem.problem_id not in self._dropped])
         return self._dropped
 
-    def _equal(self, equal: Sequence[Problem]) -> Iterator[Problem]:
-        """Problems of one question; yields those that stay."""
+    def _by_pictures(self, groups: Sequence[Sequence[Problem]]) -> Iterator[list[Problem]]:
+        """Those of each group whose pictures are linked, one by one."""
+        for group in groups:
+            linked: dict[tuple[str, ...], list[Problem]] = defaultdict(list)
+            for problem in group:
+                linked[tuple(self._leaders.get(key, key) for key in problem.image_hashes)].append(problem)
+            yield from (each for each in linked.values() if len(each) > 1)
+
+    def _equal(self, equal: Sequence[Problem]) -> None:
+        """Problems of one question."""
         votes = Counter(problem.right for problem in equal if problem.right is not None)
         first = {right: place for place, right in reversed(list(enumerate(problem.right for problem in equal)))}
         # Most votes first, then the first to come, and last those without a gold answer.
@@ -101,7 +127,6 @@ class _Group:
         for problem in order:
             if not any(self._held(problem, other, 1.0) for other in reversed(kept[-_LATEST:])):
                 kept.append(problem)
-        yield from kept
 
     def _held(self, problem: Problem, other: Problem, text: float) -> bool:
         """Whether a problem yields to one that stays; if so it is dropped."""
@@ -127,10 +152,8 @@ class _Group:
 
     def _reworded(self, group: Sequence[Problem]) -> None:
         """Problems of one answer and several questions."""
-        index = texts.Near(self._threshold, (problem.question for problem in group))
-        for problem in group:
-            for other, similarity in index.find(problem.question):
-                if self._held(problem, other, similarity):  # type: ignore[arg-type]
-                    break
-            else:
-                index.add(problem, problem.question)
+        index = texts.Near[str](self._threshold, [problem.question for problem in group])
+        by_id = {problem.problem_id: problem for problem in group}
+        for name, problem in by_id.items():
+            if not any(self._held(problem, by_id[other], text) for other, text in index.find(problem.question)):
+                index.add(name, problem.question)

@@ -10,7 +10,7 @@ from curate.overlap import problems as reading
 from curate.overlap import texts
 from curate.overlap.drops import drop, write
 from curate.overlap.pictures import Gallery, Key
-from curate.overlap.problems import Problem
+from curate.overlap.problems import Asked, Problem
 from curate.schema import Row
 from curate.sections import DecontaminateConfig
 from curate.store import Workspace
@@ -54,11 +54,11 @@ class _Clean:
             if other in self._shown:
                 self._near[one].append((other, bits))
         # By what is asked and by the right answer: of thousands that ask the same, one of each answer is held against.
-        self._asked: dict[tuple[str, tuple[str, ...]], dict[str | None, Problem]] = defaultdict(dict)
+        self._asked: dict[Asked, dict[str | None, Problem]] = defaultdict(dict)
         for problem in filter(self._telling, problems):
             self._asked[problem.asked].setdefault(problem.right, problem)
         firsts = {asked: next(iter(found.values())) for asked, found in self._asked.items()}
-        self._index = texts.Near(config.text_similarity, (problem.text for problem in firsts.values()))
+        self._index: texts.Near[Asked] = texts.Near(config.text_similarity, [each.text for each in firsts.values()])
         for asked, problem in firsts.items():
             self._index.add(asked, problem.text)
 
@@ -85,7 +85,7 @@ class _Clean:
         if not self._telling(problem):
             return None
         for asked, similarity in self._index.find(problem.text):
-            found = self._asked[asked]  # type: ignore[index]
+            found = self._asked[asked]
             named = found.get(problem.right) or next(iter(found.values()))
             agrees = problem.agrees(named)
             if (problem.image_hashes or named.image_hashes) and not agrees:
