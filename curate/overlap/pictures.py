@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.spatial import cKDTree
 
 from curate.schema import IMAGES
@@ -193,9 +193,10 @@ def miniature(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 # Mean difference of 8 x 8 points in any channel, of 255: what a flat area of a copy may have, and besides it a share of
-# the contrast there, where JPEG and scaling leave their traces. On tables copies stay below 9 by this count, and the
-# least other digit is at 20; where nothing is above the first bound, or something above the last, that is enough.
-_POINTS, _FLAT, _SHARE, _APART = 8, 10.0, 0.65, 60
+# the contrast around, where JPEG and scaling leave their traces. By this count copies of real tables and of charts are
+# at most at 10, another digit is at 30 or more; where nothing is above the first bound, or something above the last,
+# that alone decides.
+_POINTS, _FLAT, _SHARE, _APART = 8, 15.0, 0.5, 60
 _SOFT = ImageFilter.GaussianBlur(1.0)
 
 
@@ -225,7 +226,8 @@ def _mean(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _contrast(values: NDArray[Any]) -> NDArray[Any]:
-    """Standard deviation of the points around each one, of the channel that has the most, [height, width, 1]."""
+    """Standard deviation of the points around, the most of all channels and of the neighbours, [height, width, 1]."""
     real = values.astype(np.float32)
-    spread: NDArray[Any] = np.sqrt(np.maximum(_mean(real * real) - _mean(real) ** 2, 0)).max(2, keepdims=True)
-    return spread
+    spread = np.sqrt(np.maximum(_mean(real * real) - _mean(real) ** 2, 0)).max(2, keepdims=True)
+    found: NDArray[Any] = maximum_filter(spread, (_POINTS + 1, _POINTS + 1, 1))
+    return found

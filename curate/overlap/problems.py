@@ -8,8 +8,8 @@ from functools import cached_property
 
 from curate.answers import grade
 from curate.answers.base import folded
-from curate.answers.choice import read_choice
 from curate.errors import UserError
+from curate.golds import right_of
 from curate.overlap import texts
 from curate.schema import PROBLEMS
 from curate.store import Workspace
@@ -60,18 +60,8 @@ class Problem:
 
     @cached_property
     def right(self) -> str | None:
-        """The right answer in a form to compare: of a choice its text, of a number its value; None without gold."""
-        if self.answer is None:
-            return None
-        if self.choices:
-            letters = read_choice(self.answer, self.choices)
-            if len(letters) == 1:
-                return folded(self.choices["ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(letters.pop())])
-        plain = folded(self.answer)
-        try:
-            return repr(float(plain.replace(",", "")))
-        except ValueError:
-            return plain
+        """The right answer in a form to compare, see `golds.right_of`."""
+        return right_of({"answer": self.answer, "choices": self.choices})
 
     def agrees(self, other: Problem) -> bool | None:
         """Whether the gold answers of two problems that ask the same are the same.

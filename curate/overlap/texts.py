@@ -22,6 +22,8 @@ from curate.answers.base import folded
 SHINGLE = 5
 _NUMBERS = re.compile(r"\d+(?:[.,]\d+)*")
 _PLACEHOLDER = re.compile(r"<image\s*\d*>")
+# Not the mark of exclamation: after a number it is a factorial.
+_STOPS = re.compile(r"\s*[?.,;:]+(?=\s|$)")
 # Chinese, Japanese and Korean have no spaces between words; there each character counts as one.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
@@ -37,8 +39,8 @@ Name = TypeVar("Name", bound=Hashable)
 
 @lru_cache(4096)
 def normal(text: str) -> str:
-    """A question as it is compared: folded, without image placeholders."""
-    return folded(_PLACEHOLDER.sub(" ", text))
+    """A question as it is compared: folded, without image placeholders and stops at the ends of words."""
+    return " ".join(_STOPS.sub(" ", folded(_PLACEHOLDER.sub(" ", text))).split())
 
 
 def shingles(text: str) -> Shingles:
@@ -89,7 +91,7 @@ class Near(Generic[Name]):
     def __init__(self, threshold: float, every: Collection[str]) -> None:
         self._threshold = threshold
         # Counts in a table of bounded size: of two shingles that share a place both count as less rare, no more.
-        self._count = np.zeros(min(_COUNTERS, _EACH * len(every)), np.int64)
+        self._count = np.zeros(min(_COUNTERS, _EACH * (len(every) + 1)), np.int64)
         for text in every:
             self._count[self._places(shingles(text))] += 1
         self._texts: dict[Name, tuple[str, Shingles]] = {}
