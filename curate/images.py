@@ -96,8 +96,12 @@ def _note(frames: int, scaled_from: float | None) -> str | None:
     if frames > 1:
         said.append(f"animated, {frames} frames, the first is used")
     if scaled_from is not None:
-        said.append(f"more than 8 bits a channel, values up to {scaled_from:,.6g} are scaled to 255")
+        said.append(f"more than 8 bits a channel, values up to {_number(scaled_from)} are scaled to 255")
     return "; ".join(said) or None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
 
 
 def kind_of(data: bytes) -> str | None:

@@ -32,7 +32,7 @@ _NEAR = 4.5
 # are compared as they are. A copy is among the nearest, and no picture costs more where thousands are alike.
 _DIRECTIONS, _SAMPLE, _NEAREST = 12, 2000, 4
 _PIXELS = 1_000_000
-_READ_AT_ONCE = 20
+_READ_AT_ONCE, _HASHES_AT_ONCE = 20, 10_000
 # Encoded and decoded pictures that are held meanwhile, in bytes.
 _ENCODED, _DECODED = 16 * 2**20, 16 * 2**20
 
@@ -44,9 +44,10 @@ class Gallery:
 
     def __init__(self, workspace: Workspace, distance: int) -> None:
         self._workspace, self._distance = workspace, distance
-        table = workspace.read(IMAGES, ["image_hash", "perceptual_hash"])
-        columns = (table["image_hash"].to_pylist(), table["perceptual_hash"].to_pylist())
-        self._hashes = {key: int(value, 16) for key, value in zip(*columns, strict=True)}
+        self._hashes: dict[str, int] = {}
+        for path in workspace.files(IMAGES):
+            for batch in stream(path, ["image_hash", "perceptual_hash"], _HASHES_AT_ONCE):
+                self._hashes |= {key.as_py(): int(value.as_py(), 16) for key, value in zip(*batch.columns, strict=True)}
 
     def near(self, ours: Iterable[str], theirs: Iterable[str] | None = None) -> dict[Key, int]:
         """(one, other) -> bits, of different pictures that are the same to the eye, both ways round.
@@ -192,11 +193,11 @@ def miniature(picture: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(fine.filter(ImageFilter.GaussianBlur(_BLUR)).reduce(_FINE // _MINI), np.uint8).ravel()
 
 
-# Mean difference of 8 x 8 points in any channel, of 255: what a flat area of a copy may have, and besides it a share of
-# the contrast around, where JPEG and scaling leave their traces. By this count copies of real tables and of charts are
-# at most at 10, another digit is at 30 or more; where nothing is above the first bound, or something above the last,
-# that alone decides.
-_POINTS, _FLAT, _SHARE, _APART = 8, 15.0, 0.5, 60
+# Mean difference of 4 x 4 points in any channel, of 255: what a flat area of a copy may have, and besides it a share of
+# the contrast of 8 x 8 points around, where JPEG and scaling leave their traces. By this count copies of real tables
+# and of charts are at most at 17, another digit is at 45 or more; where nothing is above the first bound, or something
+# above the last, that alone decides.
+_POINTS, _AROUND, _FLAT, _SHARE, _APART = 4, 8, 24.0, 0.5, 60
 _SOFT = ImageFilter.GaussianBlur(1.0)
 
 
@@ -216,18 +217,18 @@ def same_picture(one: Image.Image, other: Image.Image) -> bool:
     worst = int(np.asarray(around).max())
     if worst <= _FLAT or worst > _APART:
         return worst <= _FLAT
-    return bool((_mean(np.asarray(apart)) - _SHARE * _contrast(np.asarray(small))).max() <= _FLAT)
+    return bool((_mean(np.asarray(apart), _POINTS) - _SHARE * _contrast(np.asarray(small))).max() <= _FLAT)
 
 
-def _mean(values: NDArray[Any]) -> NDArray[Any]:
-    """Over the points around each one, [height, width, channels]."""
-    found: NDArray[Any] = uniform_filter(values.astype(np.float32), (_POINTS, _POINTS, 1))
+def _mean(values: NDArray[Any], side: int) -> NDArray[Any]:
+    """Over so many points a side around each one, [height, width, channels]."""
+    found: NDArray[Any] = uniform_filter(values.astype(np.float32), (side, side, 1))
     return found
 
 
 def _contrast(values: NDArray[Any]) -> NDArray[Any]:
     """Standard deviation of the points around, the most of all channels and of the neighbours, [height, width, 1]."""
     real = values.astype(np.float32)
-    spread = np.sqrt(np.maximum(_mean(real * real) - _mean(real) ** 2, 0)).max(2, keepdims=True)
-    found: NDArray[Any] = maximum_filter(spread, (_POINTS + 1, _POINTS + 1, 1))
+    spread = np.sqrt(np.maximum(_mean(real * real, _AROUND) - _mean(real, _AROUND) ** 2, 0)).max(2, keepdims=True)
+    found: NDArray[Any] = maximum_filter(spread, (_AROUND + 1, _AROUND + 1, 1))
     return found

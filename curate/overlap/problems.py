@@ -12,13 +12,14 @@ from curate.errors import UserError
 from curate.golds import right_of
 from curate.overlap import texts
 from curate.schema import PROBLEMS
-from curate.store import Workspace
+from curate.store import Workspace, stream
 
 _COLUMNS = [
     "problem_id", "domain", "role", "question", "choices", "answer", "accepted", "answer_type", "tolerance",
     "image_hashes",
 ]  # fmt: skip
 
+_AT_ONCE = 1000
 # A question in its normal form, and the texts of its choices.
 Asked = tuple[str, tuple[str, ...]]
 
@@ -83,7 +84,12 @@ class Problem:
 
 def read(workspace: Workspace) -> list[Problem]:
     """All problems, by domain and identity; UserError when there is none."""
-    rows = workspace.read(PROBLEMS, _COLUMNS).to_pylist()
-    if not rows:
+    found = [
+        Problem(**row)
+        for path in workspace.files(PROBLEMS)
+        for batch in stream(path, _COLUMNS, _AT_ONCE)
+        for row in batch.to_pylist()
+    ]
+    if not found:
         raise UserError("The workspace has no problems; run `curate ingest` first.")
-    return sorted((Problem(**row) for row in rows), key=lambda problem: (problem.domain, problem.problem_id))
+    return sorted(found, key=lambda problem: (problem.domain, problem.problem_id))

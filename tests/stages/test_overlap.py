@@ -232,7 +232,7 @@ def test_thousands_that_are_alike_cost_no_more_than_their_number(place):
         problem(f"Which of the towns lies highest above the sea, as the table of row {n} shows?", "7")
         for n in range(2500)
     ]
-    words = "red blue old new big tall thin warm cold wet".split()
+    words = ["red", "blue", "old", "new", "big", "tall", "thin", "warm", "cold", "wet"]
     rows += [problem(f"Is a {words[n % 10]} {words[n // 10 % 10]} {words[n // 100 % 10]} house worth it, in the long run of things and of "
                      f"times, for all who live in it, or for none of them at all?", str(n)) for n in range(1000)]  # fmt: skip
     begun = time.process_time()
