@@ -394,10 +394,5 @@ def read_file(path: Path, table: Table, columns: Sequence[str], where: Any = Non
     return _read([path], table, columns, where)
 
 
-def stream(path: Path, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-    """These columns of one committed file, a few rows at a time and by one thread: the least memory, for large rows."""
-    yield from pq.ParquetFile(path, pre_buffer=False).iter_batches(size, columns=list(columns), use_threads=False)
-
-
 def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:
     return Files(files, table).read(columns, where)

@@ -17,9 +17,10 @@ from PIL import Image, ImageChops, ImageFilter
 from scipy.ndimage import maximum_filter, uniform_filter
 from scipy.spatial import cKDTree
 
+from curate.overlap.rows import stream
 from curate.schema import IMAGES
 from curate.seen import decode, fitted
-from curate.store import Workspace, stream
+from curate.store import Workspace
 
 BITS = 64
 # Larger blocks of pictures whose hashes share a band are all looked at instead of compared with one another.

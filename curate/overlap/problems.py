@@ -11,8 +11,9 @@ from curate.answers.base import folded
 from curate.errors import UserError
 from curate.golds import right_of
 from curate.overlap import texts
+from curate.overlap.rows import stream
 from curate.schema import PROBLEMS
-from curate.store import Workspace, stream
+from curate.store import Workspace
 
 _COLUMNS = [
     "problem_id", "domain", "role", "question", "choices", "answer", "accepted", "answer_type", "tolerance",
