@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.lineage import Ledger
@@ -31,8 +31,7 @@ def dedup(config: DedupConfig, workspace: Workspace) -> Ledger:
     """
     every = reading.read(workspace)
     texts_alike = _Alike(every, config)
-    near = Gallery(workspace, config.image_distance).near(texts_alike.pictures())
-    dropped = _Dropping(near, config.text_similarity).all(texts_alike)
+    dropped = _Dropping(Gallery(workspace, config.image_distance), texts_alike.pictures(), config).all(texts_alike)
     return write(workspace, "dedup", config.model_dump(), every, dropped)
 
 
@@ -97,8 +96,10 @@ def _leaders(near: Mapping[Key, int]) -> dict[str, str]:
 class _Dropping:
     """Decides which of the problems whose texts are alike stay."""
 
-    def __init__(self, near: Mapping[Key, int], threshold: float) -> None:
-        self._near, self._leaders, self._threshold = near, _leaders(near), threshold
+    def __init__(self, gallery: Gallery, pictures: Collection[str], config: DedupConfig) -> None:
+        self._gallery, self._config = gallery, config
+        # Of many copies each is compared with a few; they are linked all the same.
+        self._leaders = _leaders(gallery.near(pictures))
         self._dropped: dict[str, Row] = {}
 
     def all(self, alike: _Alike) -> dict[str, Row]:
@@ -146,13 +147,17 @@ class _Dropping:
 
     def _bits(self, problem: Problem, other: Problem) -> list[int] | None:
         """How many bits each picture differs in from the other's; None where one is another picture."""
-        pairs = zip(problem.image_hashes, other.image_hashes, strict=True)
-        found = [0 if one == two else self._near.get((one, two)) for one, two in pairs]
-        return None if None in found else found  # type: ignore[return-value]
+        found = []
+        for one, two in zip(problem.image_hashes, other.image_hashes, strict=True):
+            bits = 0 if one == two else self._gallery.bits(one, two)
+            if self._leaders.get(one, one) != self._leaders.get(two, two) or bits > self._config.image_distance:
+                return None
+            found.append(bits)
+        return found
 
     def _reworded(self, group: Sequence[Problem]) -> None:
         """Problems of one answer and several questions."""
-        index = texts.Near[str](self._threshold, [problem.question for problem in group])
+        index = texts.Near[str](self._config.text_similarity, [problem.question for problem in group])
         by_id = {problem.problem_id: problem for problem in group}
         for name, problem in by_id.items():
             if not any(self._held(problem, by_id[other], text) for other, text in index.find(problem.question)):

@@ -64,7 +64,7 @@ class Gallery:
         originals = _Originals(self._workspace)
         found: dict[Key, int] = {}
         for one_, other_ in originals.same(list(self._nearest(left, right, originals)) if left and right else []):
-            found[one_, other_] = found[other_, one_] = self._bits(one_, other_)
+            found[one_, other_] = found[other_, one_] = self.bits(one_, other_)
         return found
 
     def _nearest(self, left: Sequence[str], right: Sequence[str], originals: _Originals) -> Iterator[Key]:
@@ -83,11 +83,12 @@ class Gallery:
             for other in (right[each] for each in found if each < len(right)):
                 pair = (min(one, other), max(one, other))
                 apart = np.linalg.norm(minis[place[one]].astype(np.float32) - minis[place[other]])
-                if one != other and pair not in met and apart <= reach and self._bits(*pair) <= self._distance:
+                if one != other and pair not in met and apart <= reach and self.bits(*pair) <= self._distance:
                     met.add(pair)
                     yield pair
 
-    def _bits(self, one: str, other: str) -> int:
+    def bits(self, one: str, other: str) -> int:
+        """In how many of their 64 bits the perceptual hashes of two pictures differ."""
         return (self._hashes[one] ^ self._hashes[other]).bit_count()
 
 
