@@ -230,8 +230,8 @@ def main() -> None:
             count.ours[found.rule] += 1
             shown[name, response.file].append(
                 f"  {response.name} [{kind}] gold {response.problem['answer']!r} {response.problem['choices'] or ''}: "
-                f"read {found.answer!r} ({found.rule}), ours {found.outcome}, published {response.right} ({response.extraction!r});"
-                f" said {response.text[-220:]!r}"
+                f"read {found.answer!r} ({found.rule}), ours {found.outcome}, published {response.right} "
+                f"({response.extraction!r}); said {response.text[-220:]!r}"
             )
     for (name, file), count in counts.items():
         wrong = count.responses - count.right

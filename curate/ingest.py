@@ -8,6 +8,7 @@ record says so, and a killed ingest skips the rows that are there.
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from curate import lineage, rows
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
+from curate.golds import right_of
 from curate.idmap import IdMap
 from curate.inspectors import Batch, Inspectors
 from curate.lineage import Ledger
@@ -53,10 +55,11 @@ class _Seen:
         self._names: list[str] = [besides]
         self.images, self.chains = IdMap(), IdMap()
         self._problems, self._image_roles, self._question_roles = IdMap(), IdMap(), IdMap()
+        self._golds = IdMap()
         self.images.add(_first_keys(workspace.partitions(IMAGES)))
         others = [part for part in workspace.partitions(ROLLOUTS) if part.folder.name not in (MAIN, besides)]
         self.chains.add(_first_keys(others))
-        columns = ["problem_id", "role", "source", "question", "choices", "image_hashes"]
+        columns = ["problem_id", "role", "source", "question", "choices", "answer", "image_hashes"]
         # Batch by batch: rows of a million problems as Python objects would fill the memory.
         for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=CHUNK):
             problems = [row for row in batch.to_pylist() if row["source"] != besides]
@@ -70,6 +73,7 @@ class _Seen:
         self.images.bring_near(hashes)
         self._image_roles.bring_near(hashes)
         self._problems.bring_near([row["problem_id"] for row in problems])
+        self._golds.bring_near([row["problem_id"] for row in problems])
         self._question_roles.bring_near([_question_key(row) for row in problems if not row["image_hashes"]])
         self.chains.bring_near(chains)
 
@@ -77,6 +81,11 @@ class _Seen:
         """The source that a problem came from; None for a new one."""
         place = self._problems.get(problem_id)
         return None if place is None else self._names[place]
+
+    def contradicts(self, problem: Row) -> bool:
+        """Whether the same problem came in with another gold answer."""
+        held, gold = self._golds.get(problem["problem_id"]), _gold_print(problem)
+        return held is not None and gold is not None and held != gold
 
     def roles_of(self, problem: Row) -> dict[str, str | None]:
         """What stands for the problem (its pictures; without one its question) -> the role that it serves already."""
@@ -90,6 +99,9 @@ class _Seen:
         if row["source"] not in self._names:
             self._names.append(row["source"])
         self._problems.setdefault(row["problem_id"], self._names.index(row["source"]))
+        gold = _gold_print(row)
+        if gold is not None:
+            self._golds.setdefault(row["problem_id"], gold)
         role = ROLES.index(row["role"])
         for key in row["image_hashes"]:
             self._image_roles.setdefault(key, role)
@@ -120,6 +132,12 @@ class _Read:
 
 def _first_keys(partitions: Iterable[Partition]) -> list[str]:
     return [key for part in partitions for key in part.read([part.table.key[0]])[0].to_pylist()]
+
+
+def _gold_print(problem: Row) -> int | None:
+    """The gold answer as a small number; None without one."""
+    right = right_of(problem)
+    return None if right is None else zlib.crc32(right.encode()) >> 1
 
 
 def _question_key(row: Row) -> str:
@@ -338,6 +356,11 @@ class _Sink:
             raise made.error or AssertionError("neither a problem nor an error")
         problem, key, seen = made.problem, made.problem["problem_id"], self._seen
         twin = seen.source_of(key)
+        if twin is not None and seen.contradicts(problem):
+            raise RowError(
+                "contradiction",
+                f"{key} of source {twin} is the same problem, and {problem['answer']!r:.80} is not its answer",
+            )
         if twin is not None and made.chain is None:
             raise RowError("duplicate", f"{key} of source {twin} is the same problem")
         _check_role(problem, seen)

@@ -37,7 +37,7 @@ class IngestConfig(Config):
 
 
 class DedupConfig(Config):
-    """`curate dedup`: of problems that are too much alike, one stays."""
+    """`curate dedup`: of problems that are the same, one stays."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
     """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
@@ -53,11 +53,20 @@ class DecontaminateConfig(Config):
     image_distance: int = Field(default=4, ge=0, le=16)
     """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard similarity of the questions' shingles from which on a text counts as the same."""
+    """Jaccard similarity of the questions' shingles, with their choices, from which on a text counts as the same."""
+    other_pictures: bool = False
+    """Whether the same text with other pictures, or with none on one side, is an overlap where the answers agree, too.
+    Templates ("Is the function linear?") have the same text, and often the same answer, with every picture."""
     min_characters: int = Field(default=60, ge=1)
-    """A shorter question that has a picture is no overlap by its text alone: "How many bars are there?"."""
+    """With `other_pictures`: a shorter question that has a picture is no overlap by its text: "How many bars?"."""
     clean: tuple[Role, ...] = ("meta", "test")
     """The sets that training must not show."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.min_characters != type(self).model_fields["min_characters"].default and not self.other_pictures:
+            raise ValueError("min_characters has no effect without other_pictures: true; leave it out")
+        return self
 
 
 def _known_engine(name: str) -> str:
@@ -86,7 +95,8 @@ class EngineConfig(Config):
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
     max_pixels: int | None = Field(default=None, ge=1)
-    """A larger picture is scaled down to so many pixels; the model's own limit when null. A part of the policy."""
+    """A larger picture is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
+    the policy."""
     stall_minutes: float = Field(default=30, gt=0)
     """When no request was answered for so long, the engine is started again; when that does not help, the command ends
     and says where it stood."""

@@ -31,8 +31,8 @@ def said(text: str, words: Words = KNOWN) -> set[bool]:
     lead = words.yes_no.get(first[0]) if first else None
     # In other languages the word may begin a sentence as something else ("si", "no", "on").
     if first and lead is not None and not _UNDECIDED.match(whole, first.end()):
-        alone = first[0] in _ENGLISH or re.match(r"\s*[,.;:!，。]", whole[first.end() :])
-        if alone:
+        heads = first[0] in _ENGLISH or re.match(r"\s*[,.;:!，。]", whole[first.end() :])
+        if heads:
             return {lead}
     denied = {
         not _ENGLISH[match]

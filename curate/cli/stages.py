@@ -109,9 +109,10 @@ def dedup(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Drop all but one of problems that are too much alike.
+    """Drop all but one of problems that are the same.
 
-    Nothing is deleted: the table drops says which, against what, and why.
+    Nothing is deleted: the table drops says which, against what, and why; the same problem with another gold answer is
+    a contradiction.
     """
     _run(recipe, workspace, settings, as_json, ["dedup"], ())
 

@@ -7,16 +7,13 @@ sampled in silence.
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from curate.engines.base import ASKED, Image, Request
+from curate.engines.base import ASKED, Request
 from curate.engines.refusals import Refusal
 
-# What the magic bytes of a picture say about its type; servers decode by content, so a wrong guess does no harm.
-_MEDIA = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 # Parameters that change what is told, and not what is sampled. That a server goes on from a beginning without being
 # told to is found out, see `curate.engines.continuing`.
 _INFORM = (
@@ -61,12 +58,12 @@ class Dialect:
             return [None] * count
         return [ASKED if sent == request.seed + first else sent + index for index in range(count)]
 
-    def body(self, model: str, request: Request, first: int, count: int) -> dict[str, Any]:
-        """What is sent for the samples `first` to `first + count` of a request."""
+    def body(self, model: str, request: Request, first: int, count: int, pictures: Sequence[str]) -> dict[str, Any]:
+        """What is sent for the samples `first` to `first + count` of a request, its pictures as data URIs."""
         given = request.sampling
         fields: dict[str, Any] = {
             "model": model,
-            "messages": _messages(request, self.mark),
+            "messages": _messages(request, self.mark, pictures),
             "n": count,
             "seed": self.seed(request, first),
             "temperature": given.temperature,
@@ -139,19 +136,12 @@ class Dialect:
         ).bit_length() - 1
 
 
-def _messages(request: Request, mark: str | None) -> list[dict[str, Any]]:
+def _messages(request: Request, mark: str | None, pictures: Sequence[str]) -> list[dict[str, Any]]:
     """The user's turn, and the beginning of the assistant's where there is one."""
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": _data_uri(image)}} for image in request.images
-    ]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri}} for uri in pictures]
     # Servers of models without eyes take texts only.
     content = [*parts, {"type": "text", "text": request.prompt}] if parts else request.prompt
     turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if request.prefix_text:
         turns.append({"role": "assistant", "content": request.prefix_text, **({mark: True} if mark else {})})
     return turns
-
-
-def _data_uri(image: Image) -> str:
-    media = next((kind for magic, kind in _MEDIA if image.data.startswith(magic)), "png")
-    return f"data:image/{media};base64,{binascii.b2a_base64(image.data, newline=False).decode()}"

@@ -1,10 +1,10 @@
 """Any OpenAI-compatible endpoint, through chat completions; several servers share the load.
 
-Pictures go as data URIs before the text. A prefix goes as the beginning of the assistant's message, as text: the server
-renders and tokenises it anew, and nothing it returns shows how. That it goes on from there at all is found out before
-the first prefix (`curate.engines.continuing`); that it "continues exactly", as the other engines do, is its word
-(vLLM's `continue_final_message`). A chat template that trims or rewrites an assistant's message makes labels
-off-policy; where that matters, use an engine in process.
+Pictures go as data URIs before the text, with the pixels that a model in process is shown. A prefix goes as the
+beginning of the assistant's message, as text: the server renders and tokenises it anew, and nothing it returns shows
+how. That it goes on from there at all is found out before the first prefix (`curate.engines.continuing`); that it
+"continues exactly", as the other engines do, is its word (vLLM's `continue_final_message`). A chat template that trims
+or rewrites an assistant's message makes labels off-policy; where that matters, use an engine in process.
 
 Answers come as streams, because a stream shows progress: when none of a server's requests has brought a token for
 `stall` seconds, the server is taken for failed, and its requests are asked again, elsewhere if there is another. One
@@ -34,6 +34,7 @@ from curate.engines.chat_answer import Answer, Refused, Unusable
 from curate.engines.chat_request import Dialect
 from curate.engines.continuing import Verdict, find_out
 from curate.engines.endpoints import Endpoint, Endpoints, retry_after
+from curate.engines.pictures import Sent
 from curate.engines.refusals import read, without
 from curate.errors import UserError
 from curate.sections import EngineConfig
@@ -88,7 +89,7 @@ class ServerEngine:
         if not config.urls:
             raise UserError("The server engine needs `engine.urls`, such as [http://localhost:8000/v1].")
         self._config, self._note = config, on_note
-        self._args = _DEFAULTS | config.args
+        self._args, self._sent = _DEFAULTS | config.args, Sent(config.max_pixels)
         if "stall" in config.args and not self._args["stream"]:
             raise UserError("engine.args.stall has no effect with stream: false; leave one of them out.")
         self._servers: Endpoints | None = None
@@ -227,10 +228,10 @@ class ServerEngine:
 
         _Failure, RequestRejected, or UserError. Each round leaves something out, so there are few.
         """
-        dialect = place.dialect
+        dialect, pictures = place.dialect, [self._sent(image) for image in request.images]
         while True:
             count = min(most, dialect.most)
-            body = dialect.body(self._config.model, request, first, count)
+            body = dialect.body(self._config.model, request, first, count, pictures)
             answer = Answer(count, request.sampling.max_tokens)
             try:
                 await self._try(place, body, answer)

@@ -25,8 +25,9 @@ from curate import judgement, prompts
 from curate.config import validate
 from curate.engines import build, simulated, torch_companions, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
-from curate.engines.chat import Chat, Pictures
+from curate.engines.chat import Chat
 from curate.engines.detokenize import Detokenizer, join_bytes
+from curate.engines.pictures import Pictures
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
@@ -419,6 +420,23 @@ def test_max_pixels_scales_larger_pictures_down(model: Path) -> None:
     assert counts[0] - counts[1] == 36 - 16
     with pytest.raises(UserError, match="takes no fewer than 1024"):
         served(EngineConfig(kind="transformers", model=str(model), max_pixels=500), request)
+
+
+def test_a_picture_that_the_processor_refuses_is_the_failure_of_one_request(model: Path) -> None:
+    """3,000 by 2 pixels: the processor takes no picture more than 200 times as long as wide."""
+    import io
+
+    import PIL.Image
+
+    sink = io.BytesIO()
+    PIL.Image.new("RGB", (3000, 2), "navy").save(sink, "PNG")
+    greedy = Sampling(0.0, 1.0, 0, 4)
+    thin, plain = (
+        ask("How many?", n=1, images=[each], sampling=greedy) for each in (Image("thin", sink.getvalue()), picture(30))
+    )
+    refused, answered = served(EngineConfig(kind="transformers", model=str(model)), thin, plain)
+    assert isinstance(refused, RequestRejected) and "refuses the pictures: absolute aspect ratio" in str(refused)
+    assert len(answered) == 1
 
 
 def test_draws_follow_the_distribution() -> None:
