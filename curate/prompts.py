@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate import marks, sandbox
+from curate import image_marks, sandbox
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.seeds import digest
@@ -129,7 +129,7 @@ def problem_text(question: str, choices: Sequence[str], images: int | None = Non
     Marks such as `<image1>` that only hold a picture's place go; inside a sentence they become words, "image 1".
     Choices that are nothing but their own letter (the choices stand in the picture) are not listed.
     """
-    text, said = marks.readable(question, marks.unlabelled(choices), images)
+    text, said = image_marks.readable(question, image_marks.unlabelled(choices), images)
     lettered = list(zip(string.ascii_uppercase, said, strict=False))
     if all(letter == choice.strip() for letter, choice in lettered):
         return text.strip()

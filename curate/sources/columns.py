@@ -12,7 +12,7 @@ from typing import Any
 
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.marks import renumbered, unlabelled
+from curate.image_marks import renumbered, unlabelled
 from curate.seeds import rng
 from curate.source_sections import ColumnMap, MappedSource
 from curate.sources import lists, solutions

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from curate.errors import RowError
-from curate.marks import bare
+from curate.image_marks import bare
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,10 @@ def encoded(image: Image.Image, kind="PNG", **how) -> bytes:
         (encoded(chart("alpha 38").transpose(Image.Transpose.FLIP_LEFT_RIGHT)), False),
         (encoded(chart("alpha 38").resize((640, 300))), False),
     ],
-    ids=["jpeg", "webp", "larger", "smaller", "grey", "another hue", "another digit", "another word", "mirrored", "squeezed"],
+    ids=(
+        "jpeg", "webp", "larger", "smaller", "grey", "another hue", "another digit", "another word", "mirrored",
+        "squeezed",
+    ),
 )  # fmt: skip
 def test_a_copy_is_the_same_picture_and_another_digit_or_colour_is_not(other, same):
     assert pictures.same_picture(decode(encoded(chart("alpha 38"))), decode(other)) is same

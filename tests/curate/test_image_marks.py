@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate import marks
+from curate import image_marks as marks
 from curate.prompts import problem_text
 
 
