@@ -1,6 +1,7 @@
 """The workspace: tables of Parquet shards that never lose a row.
 
     <workspace>/workspace.json                      number of shards, fixed when the workspace is made
+    <workspace>/writer.lock                         held by the one command that writes, see `curate.lock`
     <workspace>/tables/<table>/<partition>/
         part-00003-0001.parquet                     rows, written under a temporary name, synced, renamed
         part-00003-0001.done                        marker, written last: only marked files exist for readers
@@ -21,6 +22,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curate import lock
 from curate.errors import UserError
 from curate.schema import TABLES, Row, Table
 from curate.seeds import shard_of
@@ -44,9 +47,12 @@ VERSION = 6
 _PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader sees the old file, or the new one, whole; also after a crash."""
-    temporary = path.with_name(path.name + ".tmp")
+def write_atomic(path: Path, data: bytes, alone: bool = True) -> None:
+    """Write `data` so that a reader sees the old file, or the new one, whole; also after a crash.
+
+    `alone` is false where no lock keeps another process from writing the same file at the same time.
+    """
+    temporary = path.with_name(path.name + (".tmp" if alone else f".{os.getpid()}.tmp"))
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -316,7 +322,9 @@ class Workspace:
                 (root / "tables").mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(_cannot_write(root, error)) from None
-            write_atomic(manifest, json.dumps({"version": VERSION, "shards": DEFAULT_SHARDS}).encode())
+            with lock.writing(root):
+                if not manifest.exists():
+                    write_atomic(manifest, json.dumps({"version": VERSION, "shards": DEFAULT_SHARDS}).encode())
         if create and not os.access(root, os.W_OK):
             raise UserError(f"The workspace {root} is not writable; choose another --workspace.")
         try:
@@ -330,6 +338,14 @@ class Workspace:
                 "--workspace and run again."
             )
         return cls(root, shards)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Around all that a command writes, see `curate.lock`; UserError when another command writes."""
+        return lock.writing(self.root)
+
+    def share(self) -> lock.Share:
+        """The right to write, for a process that this command starts."""
+        return lock.Share(self.root)
 
     def partition(self, table: Table, name: str = MAIN) -> Partition:
         """A partition of a table, whether or not it has files yet."""

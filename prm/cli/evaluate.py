@@ -80,7 +80,8 @@ def command(
     place = Workspace.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
     tell = reporter(as_json)
     asked = entry.Asked(benchmark.value, data, tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
-    results = entry.evaluate(place, asked, tell)
+    with place.writing():
+        results = entry.evaluate(place, asked, tell)
     if as_json:
         typer.echo(
             json.dumps({"results": [result.to_json() for result, _ in results]}, ensure_ascii=False, allow_nan=False)
