@@ -135,7 +135,7 @@ def write(
     """
     partition, staged = workspace.partition(STEP_LABELS), workspace.staging(STEP_LABELS)
     inputs = {"rollouts": tally.rollouts, "completions": tally.completions}
-    record = lineage.read(partition)
+    record = lineage.read(partition) if partition.whole() else None
     ledger = Ledger("rollouts", taken=tally.rollouts, out=tally.ready)
     if tally.ready < tally.rollouts:
         ledger.failed = {"without-completions": tally.rollouts - tally.ready}

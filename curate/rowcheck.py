@@ -5,6 +5,7 @@ What comes from a server or a file of somebody else's may be anything; once in a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any
@@ -19,8 +20,8 @@ REASON = "bad-value"
 # Whole numbers that may be negative: seeds of any sign, and -1 for "no wrong step".
 _SIGNED = frozenset({"seed", "first_error"})
 _SHOWN = 60
-# Of numbers with a fraction; not-a-number is no number below it either.
-_LARGEST = 1e308
+# Larger whole numbers are not all there among those with a fraction.
+_EXACT = 2**53
 
 
 def check(table: Table, rows: Iterable[Row]) -> None:
@@ -91,8 +92,10 @@ def _number(lowest: int, bits: int, value: Any) -> str:
 
 
 def _real(value: Any) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return "" if number and abs(value) < _LARGEST else "no finite number"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "no finite number"
+    number = isinstance(value, int) and not isinstance(value, bool)
+    return "" if number and abs(value) <= _EXACT else "no number with 64 bits"
 
 
 def _text(value: Any) -> str:

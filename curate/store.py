@@ -16,6 +16,7 @@ run, a changed number of workers and added problems are all the same case.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate import lock, manifests, marks
-from curate.durable import cannot_write, sealed, sync_folder
+from curate.durable import cannot_write, sealed, sync_folder, unsealed
 from curate.errors import UserError
 from curate.journal import Journal
 from curate.schema import TABLES, Row, Table
@@ -85,6 +86,26 @@ class Partition:
                 marks.check_place(path, self.mark(path))
                 found.append(path)
         return found
+
+    def sound_files(self) -> list[Path]:
+        """Committed files that are whole and belong here, without those that are damaged: for who is to delete all."""
+        found = []
+        for marker in sorted(self.folder.glob("part-*.done")):
+            path = marker.with_suffix(".parquet")
+            with contextlib.suppress(UserError):
+                marks.check_place(path, self.mark(path))
+                marks.check(path, self.table.schema.names)
+                found.append(path)
+        return found
+
+    def whole(self) -> bool:
+        """Whether all its files, and its record where it has one, are as they were written."""
+        record = self.folder / LINEAGE
+        try:
+            sound = not record.exists() or bool(unsealed(record.read_bytes()))
+        except (OSError, ValueError):
+            return False
+        return sound and len(self.sound_files()) == len(list(self.folder.glob("part-*.done")))
 
     def mark(self, path: Path) -> dict[str, Any]:
         """Where a file of this partition belongs, as its marker says."""
@@ -310,9 +331,10 @@ class Workspace:
         """Committed rows of a table; `where` is a `pyarrow.dataset` expression."""
         return _read(self.files(table), table, columns, where)
 
-    def shard(self, table: Table, shard: int) -> Files:
-        """The committed files of one shard of a table, over all its partitions."""
-        return Files([path for partition in self.partitions(table) for path in partition.files(shard)], table)
+    def shard(self, table: Table, shard: int, besides: str | None = None) -> Files:
+        """The committed files of one shard of a table, over all its partitions but `besides`."""
+        taken = [partition for partition in self.partitions(table) if partition.folder.name != besides]
+        return Files([path for partition in taken for path in partition.files(shard)], table)
 
     def batches(
         self, table: Table, columns: Sequence[str], shard: int | None = None, where: Any = None, size: int = 1000
