@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -42,8 +43,12 @@ def main() -> None:
     parts = given.parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
-    with tempfile.TemporaryDirectory(dir=given.folder, prefix="campaign-") as place:
-        found = campaign(Path(place), parts, given.count, given.seconds, given.seed, given.only)
+    # Not a `TemporaryDirectory`, which every fork that ends would delete.
+    place = Path(tempfile.mkdtemp(dir=given.folder, prefix="campaign-"))
+    try:
+        found = campaign(place, parts, given.count, given.seconds, given.seed, given.only)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     print(json.dumps(found, ensure_ascii=False))
     sys.exit(any(part["faults"] for part in found["parts"]))
 
