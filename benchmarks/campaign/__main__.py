@@ -22,11 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import bed
+import faults
+import flips
 import fork
 import kills
 
-COUNTS = {"kills": 1000}
-PARTS = {"kills": kills.run}
+COUNTS = {"kills": 1000, "faults": 200, "flips": 40}
+PARTS = {"kills": kills.run, "faults": faults.run, "flips": flips.run}
 
 
 def main() -> None:
@@ -40,6 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, help="where the workspaces go; a temporary folder by default")
     given = parser.parse_args()
+    if unknown := set(given.only or ()) - {name for name, _ in bed.LINES}:
+        parser.error(f"there is no command {min(unknown)} in the campaign")
     parts = given.parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
@@ -58,7 +62,7 @@ def campaign(
 ) -> dict[str, object]:
     """All of these parts on one bed."""
     begin = time.monotonic()
-    fork.preload()
+    fork.preload(prm=not only or bool(set(only) & bed.TORCH))
     cases = bed.build(folder / "bed", set(only) if only else None, _say)
     (folder / "work").mkdir()
     found = [PARTS[part](cases, folder / "work", count or COUNTS[part], seconds, seed, _say) for part in parts]

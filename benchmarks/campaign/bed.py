@@ -68,8 +68,7 @@ RECIPE: dict[str, Any] = {
     "select": {"sizes": [1, 2, 4]},
     "report": {"chains": 4, "browse": 4},
 }
-# Every command that writes, in the order of the chain; the workspace before each is what the one before left. A second
-# part names what the line leaves as it was: its trials begin anew, and the chain goes on from before it.
+# Every command that writes, in the order of the chain; the workspace before each is what the one before left.
 LINES: list[tuple[str, str]] = [
     ("ingest", "curate ingest recipe.yaml"),
     ("ingest-replace", "curate ingest recipe.yaml --replace bars"),
@@ -94,6 +93,8 @@ LINES: list[tuple[str, str]] = [
     ("prm-export", "prm export seed-0 model --replace"),
     ("run", "curate run recipe.yaml"),
 ]
+# Those of them that need a model and torch.
+TORCH = frozenset(name for name, line in LINES if line.startswith("prm")) | {"run"}
 
 
 @dataclass
@@ -114,7 +115,7 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
     wanted = [name for name, _ in LINES if names is None or name in names]
     live = folder / "live"
     live.mkdir()
-    _inputs(live)
+    _inputs(live, model=bool(TORCH & set(wanted)))
     cases = []
     for number, (name, line) in enumerate(LINES):
         if name not in wanted[-1:] and not set(wanted) & {later for later, _ in LINES[number:]}:
@@ -144,8 +145,9 @@ def _note(into: Path, number: int) -> None:
     into.write_text(str(number))
 
 
-def _inputs(folder: Path) -> None:
-    fork.call(_model, str(folder / "backbone"))
+def _inputs(folder: Path, model: bool) -> None:
+    if model:
+        fork.call(_model, str(folder / "backbone"))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     fork.call(_data, str(folder))
     rows = [
@@ -220,8 +222,13 @@ def state(folder: Path) -> dict[str, str]:
                 book = {key: value for key, value in (record["ledger"] or {}).items() if key not in _PASSING}
                 found[f"{name}/{partition.folder.name} record"] = _digest(repr([kept, book]).encode())
     for path in sorted([*(folder / WORKSPACE / "models").rglob("*"), *(folder / "model").rglob("*")]):
-        if path.is_file() and path.name != "README.md":
+        if path.is_file() and path.name not in ("README.md", "prm.json"):
             found[str(path.relative_to(folder))] = _digest(path.read_bytes())
+        if path.name == "prm.json":
+            # It names the folder that the backbone lay in.
+            card = json.loads(path.read_text())
+            card |= {"config": card["config"] | {"model": None}, "seal": None}
+            found[str(path.relative_to(folder))] = _digest(repr(card).encode())
     for path in sorted((folder / "out").rglob("*.parquet")):
         found[str(path.relative_to(folder))] = _digest(path.read_bytes())
     return found

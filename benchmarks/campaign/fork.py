@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import traceback
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +27,26 @@ HANG_SECONDS = 120.0
 _LOOK_SECONDS = 0.002
 
 
-# What commands import on their way. The first mends what torch's companions lack, before transformers is imported.
-_MODULES = (
-    "prm.score", "openai", "PIL.Image", "plotly.graph_objects", "curate.catalog", "curate.cli.app", "curate.overlap",
-    "curate.plan", "curate.profile_page", "prm.bench.entry", "prm.cli.app", "prm.compare", "prm.export", "prm.report",
-    "prm.train",
+# What commands import on their way. The first of `prm` mends what torch's companions lack; transformers comes later.
+_CURATE = (
+    "openai", "PIL.Image", "curate.catalog", "curate.cli.app", "curate.engines.simulated", "curate.imports",
+    "curate.ingest", "curate.judge", "curate.label", "curate.overlap", "curate.plan", "curate.rollout", "curate.shard",
+    "curate.exports.run", "prm.cli.app", "prm.stages",
 )  # fmt: skip
+_PRM = ("prm.score", "plotly.graph_objects", "prm.bench.entry", "prm.compare", "prm.export", "prm.report", "prm.train")
 
 
-def preload() -> None:
-    """Import what commands import."""
-    for name in _MODULES:
+def preload(prm: bool) -> None:
+    """Import what commands import; with torch where commands of `prm` are wanted."""
+    for name in (*_CURATE, *(_PRM if prm else ())):
         importlib.import_module(name)
-    import torch
+    # A third of a short command's time: what is installed does not change meanwhile.
+    importlib.metadata.version = cache(importlib.metadata.version)
+    importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
+    if prm:
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
 
 
 @dataclass
@@ -121,6 +128,9 @@ def _main(program: str) -> int:
     except BaseException:
         traceback.print_exc()
     try:
+        # It is over: what comes now is no part of it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()
