@@ -10,23 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from curate import plain_yaml
 from curate.errors import UserError
 
 T = TypeVar("T", bound="Config")
+# Characters of a user's word in a sentence.
+_SHOWN = 100
 
 
 class Config(BaseModel):
     """Base of every section: frozen, no unknown keys, documented field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """' (did you mean "x"?)' for the nearest known word, else the list of them."""
-    near = difflib.get_close_matches(word, known, n=1)
+    near = difflib.get_close_matches(word[:_SHOWN], known, n=1)
     return f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"
 
 
@@ -41,9 +43,9 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(node, dict | list):
             raise UserError(f'--set {assignment}: "{key}" is a plain value in the recipe, it has no keys below it.')
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f'--set {assignment}: "{text}" is not a valid YAML value; quote it.') from None
+        value = plain_yaml.parse(text.encode(errors="surrogatepass"))
+    except plain_yaml.Unreadable as error:
+        raise UserError(f"--set {path[:_SHOWN]}: the value {error}; quote it if it is a text.") from None
     if isinstance(node, list):
         _below(node, keys[-1], assignment)
         node[int(keys[-1])] = value
@@ -69,16 +71,26 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
     return tree
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """The first so many bytes of a file; OSError when it cannot be read, or is a folder, a pipe or a device."""
+    if path.exists() and not path.is_file():
+        # A pipe or a device would be read for ever.
+        raise OSError(f"{path} is no file")
+    with path.open("rb") as file:
+        return file.read(most)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file, by safe load; UserError with the place when it is not one."""
+    """A mapping from a YAML file, which is data alone (`curate.plain_yaml`); UserError with the place otherwise."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = plain_yaml.parse(read_small(path, plain_yaml.MOST_BYTES + 1))
     except FileNotFoundError:
         raise UserError(f"There is no recipe at {path}; check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except plain_yaml.Unreadable as error:
+        raise UserError(f"The recipe {path} {error}.") from None
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a zero byte.
         raise UserError(f"The recipe {path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"The recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"The recipe {path} must be a mapping of sections; see recipes/runs/demo.yaml.")
     return tree
@@ -94,7 +106,7 @@ def validate(kind: type[T], tree: Any, where: str, holder: str = "the recipe") -
 
 def _explain(kind: type[Config], error: ValidationError, where: str, holder: str) -> str:
     first = error.errors()[0]
-    place = ".".join([where, *(str(part) for part in first["loc"])])
+    place = ".".join([where, *(str(part)[:_SHOWN] for part in first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = did_you_mean(str(first["loc"][-1]), _fields(kind, first["loc"]))

@@ -7,12 +7,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_MOST_DETAIL = 2000
 
 
 class ExitCode(IntEnum):
@@ -22,6 +26,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class UserError(Exception):
@@ -29,9 +34,13 @@ class UserError(Exception):
 
 
 class RowError(Exception):
-    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen."""
+    """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
+
+    Details quote what a row held: long ones are cut, and halves of surrogate pairs become question marks.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = detail[:_MOST_DETAIL].encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -76,28 +85,65 @@ def outside(error: OSError) -> str:
     return f"{what} ({error.filename or 'while reading or writing'}); {cure} and run again: what was finished is kept."
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl+C does; the command exits 143."""
+
+
+# Control characters, which a terminal would obey, and marks that turn the direction of writing round.
+_CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+for _code in map(ord, "\n\t"):
+    del _CONTROLS[_code]
+
+
+def printable(text: str) -> str:
+    """The text for a terminal, whoever wrote it: control characters do nothing but show that they are there."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode()
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    # All is said; whoever is impatient need not wait for threads and engines to end.
+    os._exit(128 + number)
+
+
+def _signals(handler: Callable[[int, Any], object], *numbers: int) -> None:
+    with contextlib.suppress(ValueError):
+        # Elsewhere than in the main thread, whoever runs us there handles signals.
+        for number in numbers:
+            signal.signal(number, handler)
+
+
 def guarded(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave with its exit code: the one place where the fates become codes.
 
     A `UserError` is printed as its sentence alone; a bug keeps its traceback (Python's own exit code 1).
     """
+    _signals(_terminate, signal.SIGTERM)
     try:
         command()
     except UserError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(printable(f"Error: {error}\n"))
         sys.exit(ExitCode.USAGE)
     except BudgetError as error:
-        sys.stderr.write(f"Failed: {error}\n")
+        sys.stderr.write(printable(f"Failed: {error}\n"))
         sys.exit(ExitCode.FAILED)
     except StalledError as error:
-        sys.stderr.write(f"Failed: {error}\n")
+        sys.stderr.write(printable(f"Failed: {error}\n"))
         sys.stderr.flush()
         sys.stdout.flush()
         # What hangs in a thread would keep the process from its end.
         os._exit(ExitCode.FAILED)
-    except (Interrupted, KeyboardInterrupt):
+    except (Interrupted, KeyboardInterrupt, SystemExit) as end:
+        # typer leaves with a code of its own where it sees a KeyboardInterrupt.
+        cause = getattr(end.__context__, "__cause__", None) if isinstance(end, SystemExit) else end
+        if not isinstance(cause, Interrupted | KeyboardInterrupt):
+            raise
+        _signals(_leave, signal.SIGINT, signal.SIGTERM)
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
-        sys.exit(ExitCode.INTERRUPTED)
+        sys.exit(ExitCode.TERMINATED if isinstance(cause, Terminated) else ExitCode.INTERRUPTED)
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise

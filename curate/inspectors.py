@@ -17,6 +17,7 @@ from typing import Self
 from curate.errors import RowError
 from curate.images import ImageFacts, inspect
 from curate.seeds import content_hash
+from curate.signals import held_off
 
 # (content hash, facts), or what is wrong with the picture.
 Found = tuple[str, ImageFacts] | RowError
@@ -64,7 +65,8 @@ class Inspectors:
     def submit(self, batch: Sequence[bytes]) -> Batch:
         """Begin to look at these pictures."""
         self._taken += len(batch)
-        return Batch(self, batch, self._pool().submit(_look_all, batch, *self._limits))
+        with held_off():
+            return Batch(self, batch, self._pool().submit(_look_all, batch, *self._limits))
 
     def _pool(self) -> Executor:
         if self._broken or self._taken <= _BY_THREADS:

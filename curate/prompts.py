@@ -3,7 +3,7 @@
 `structured-five` asks for the five roles of DreamPRM's structured thinking (arXiv 2505.20241, its public README): the
 question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A judge is asked for
 the first wrong step, as in ProcessBench (arXiv 2412.06559). A user's own template is the text of a Jinja2 file, see
-`from_file`. Pure text.
+`from_file`; it is rendered in a process of its own (`curate.templates`).
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from curate import templates
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.seeds import digest
 
-if TYPE_CHECKING:
-    import jinja2
-
 # How the name of a user's own template ends, and what its text may use.
 SUFFIX = ".j2"
+MOST_BYTES = 2**18
 VARIABLES = ("question", "choices", "problem")
 # The same of a judge's template.
 JUDGE_VARIABLES = (*VARIABLES, "steps", "solution")
@@ -107,19 +105,16 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     gives; one of question and problem it must use. A judge's may use `steps` (a list) and `solution`, which is what
     `solution_text` gives, and must use one of them.
     """
-    from jinja2 import TemplateSyntaxError, meta, nodes
-
     try:
-        tree = _environment().parse(text)
-        _compiled(text)
-    except TemplateSyntaxError as error:
-        raise UserError(f"The prompt {name} is no Jinja2, line {error.lineno}: {error.message}") from None
-    used = meta.find_undeclared_variables(tree)
-    known = JUDGE_VARIABLES if judges else VARIABLES
-    for node in tree.find_all(nodes.Name):
-        if node.name in used.difference(known, _environment().globals):
-            near = did_you_mean(node.name, known)
-            raise UserError(f'The prompt {name}, line {node.lineno}, uses an unknown variable "{node.name}"{near}')
+        lines = templates.shared().used(text)
+    except templates.TemplateError as error:
+        if error.line is None:
+            raise UserError(f"The prompt {name} cannot be used: {error}.") from None
+        raise UserError(f"The prompt {name} is no Jinja2, line {error.line}: {error}") from None
+    used, known = set(lines), JUDGE_VARIABLES if judges else VARIABLES
+    for unknown in sorted(used.difference(known), key=lambda each: lines[each]):
+        near = did_you_mean(unknown, known)
+        raise UserError(f'The prompt {name}, line {lines[unknown]}, uses an unknown variable "{unknown}"{near}')
     if not used & {"question", "problem"}:
         raise UserError(
             f"The prompt {name} shows no problem, line 1: use {{{{ problem }}}} or {{{{ question }}}} in it."
@@ -127,23 +122,6 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     if judges and not used & {"steps", "solution"}:
         raise UserError(f"The prompt {name} shows no steps, line 1: use {{{{ solution }}}} or {{{{ steps }}}} in it.")
     return Template(name, digest(text, length=12), text, jinja=True)
-
-
-@lru_cache(1)
-def _environment() -> jinja2.Environment:
-    from jinja2 import StrictUndefined
-    from jinja2.sandbox import SandboxedEnvironment
-
-    # Prompts are plain text: nothing is to be escaped.
-    made = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
-    # The same problem has the same prompt, always.
-    del made.filters["random"], made.globals["lipsum"]
-    return made
-
-
-@lru_cache(16)
-def _compiled(text: str) -> jinja2.Template:
-    return _environment().from_string(text)
 
 
 def problem_text(question: str, choices: Sequence[str]) -> str:
@@ -181,22 +159,11 @@ def _filled(found: Template, values: Mapping[str, Any]) -> str:
     if not found.jinja:
         # In one pass, so that braces in a problem are left alone.
         return _FIELD.sub(lambda field: str(values[field[1]]), found.text)
-    # A template of the user's runs the user's expressions, which can raise anything.
     try:
-        return _compiled(found.text).render(values)
-    except Exception as error:
+        return templates.shared().render(found.text, values)
+    except templates.TemplateError as error:
+        line = "?" if error.line is None else error.line
         raise UserError(
-            f"The prompt {found.name} fails in line {_line_of(error)} ({error}) for a problem with "
+            f"The prompt {found.name} fails in line {line} ({error}) for a problem with "
             f"{len(values['choices'])} choices that begins {values['question'][:40]!r}; mend it there."
         ) from None
-
-
-def _line_of(error: Exception) -> int | str:
-    """The line of the template where the error came from: Jinja2 writes it into the traceback."""
-    line: int | str = "?"
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line

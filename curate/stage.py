@@ -104,12 +104,13 @@ class _Stop:
     """First Ctrl+C: no new work, drain and commit. Second: stop now."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.asked = False
+        self.asked = self.at_once = False
         self._reporter = reporter
         self._task = asyncio.current_task()
 
     def __call__(self) -> None:
         if self.asked and self._task is not None:
+            self.at_once = True
             self._task.cancel()
         self.asked = True
         self._reporter.note("Stopping: what is under way is finished and kept (Ctrl+C again stops at once).")
@@ -163,8 +164,11 @@ async def run_units(
     with _signals(stop):
         try:
             await run.drive(reporter, stop)
-        except BaseException:
+        except BaseException as error:
             reporter.finish()
+            if stop.at_once and isinstance(error, asyncio.CancelledError):
+                # Nobody else knows why it was cancelled.
+                raise Interrupted from None
             raise
         finally:
             for shard in run.shards.values():

@@ -1,29 +1,64 @@
 """The report's page and its chains over HTTP, read from the tables when they are asked for.
 
 Bound to loopback. No request names a file: `/` is the page, and `Browse.file` takes the few names that it knows. Other
-sites that a browser has open could load scripts from loopback addresses and read what they hand over, so what comes
-from another site (`Sec-Fetch-Site`, W3C Fetch Metadata) or by another host's name (DNS rebinding) is refused.
+sites that a browser has open could load scripts from loopback addresses and read what they hand over: `prm.visitors`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import socket
+import sys
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from curate.errors import UserError
 from prm.browse import FOLDER, Browse
+from prm.visitors import LOOPBACK, refusal
 
 HOST = "127.0.0.1"
-_NAMES = ("127.0.0.1", "localhost")
-_SAME = (None, "same-origin", "none")
+# A browser opens some six. Those of clients that send or read nothing are closed after a while.
+_CONNECTIONS = 64
+_SECONDS = 20.0
 
 
 class Site(ThreadingHTTPServer):
-    """A server and what it serves."""
+    """A server and what it serves. A client that goes away, or is too slow, is nothing to talk about."""
 
     page: bytes = b""
     chains: Browse | None = None
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: dict[socket.socket, float] = {}
+
+    def process_request(self, request: socket.socket, client_address: tuple[str, int]) -> None:  # type: ignore[override]
+        """Take a connection, unless too many are open already."""
+        if len(self._open) >= _CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """End a connection."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End connections that have been open for too long: each is for one request."""
+        limit = time.monotonic() - _SECONDS
+        for request in [one for one, since in list(self._open.items()) if since < limit]:
+            with contextlib.suppress(OSError):
+                # Its thread wakes up and finds it closed.
+                request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: socket.socket, client_address: tuple[str, int]) -> None:  # type: ignore[override]
+        """A bug has its traceback; a client that is gone has none."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def found(self, path: str) -> tuple[bytes, str] | None:
         """The body and media type of an address; None where there is nothing."""
@@ -68,9 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(with_body=False)
 
     def _answer(self, with_body: bool) -> None:
-        asked = self.headers.get("Host") or ""
-        host = asked.rpartition(":")[0] or asked
-        if host not in _NAMES or self.headers.get("Sec-Fetch-Site") not in _SAME:
+        if refusal(self.headers, LOOPBACK):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
         made = self.server.found(self.path.partition("?")[0])

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from curate.errors import Interrupted, UserError
+from curate.signals import held_off
 from curate.store import Workspace
 from prm.config import TrainConfig
 from prm.data import prepare
@@ -152,7 +153,8 @@ def run_all(
             ours, theirs = context.Pipe()
             task = _Task(config, workspace.root, workspace.share(), run_seed, place, threads, os.getpid())
             workers[ours] = context.Process(target=_work, args=(task, theirs))
-            workers[ours].start()
+            with held_off():
+                workers[ours].start()
             theirs.close()
         return _Hand(plans, workers, on_step, stop).all()
     finally:

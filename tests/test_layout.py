@@ -15,11 +15,13 @@ STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
     "schema", "errors", "seeds", "config", "sections", "source_sections", "lock", "store", "lineage", "golds",
-    "catalog", "stage", "chain", "progress",
+    "catalog", "stage", "chain", "progress", "signals",
     "prompts", "steps", "montecarlo", "images", "answers", "consensus",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
     "engines.models",
+    # Nor this: the one place where models are loaded.
+    "engines.pretrained",
     # The testbed's exact step truth, and published benchmarks as `curate ingest` reads them, for measuring.
     "sources", "recipes",
 }  # fmt: skip

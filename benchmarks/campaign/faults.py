@@ -40,6 +40,7 @@ _MEMORY = (20, 400)
 _QUICK = 60.0
 # How the C library ends a process that has no memory for a thread.
 _ABORTED = 127
+_INTERRUPTED = (130, 143)
 
 
 def run(
@@ -92,10 +93,11 @@ def judged(code: int | None, said: str, way: str) -> tuple[str, str]:
         # What asks for memory below Python may not be able to say a word.
         return "killed for want of memory", ""
     if way == "SIGTERM" and code == -signal.SIGTERM:
+        # Before it said that it would rather end otherwise.
         return "terminated", ""
     if "Traceback" in said:
         return "traceback", f"it ended with {code} and a traceback: {said[-900:]}"
-    if code == 130:
+    if code in _INTERRUPTED:
         return "interrupted", "" if any(line.startswith("Interrupted") for line in lines) else f"no word: {said[-300:]}"
     sentences = [line for line in lines if line.startswith(("Error: ", "Failed: "))]
     if code in (1, 2) and len(sentences) == 1:

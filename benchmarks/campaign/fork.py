@@ -128,9 +128,6 @@ def _main(program: str) -> int:
     except BaseException:
         traceback.print_exc()
     try:
-        # It is over: what comes now is no part of it.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import warnings
 from collections.abc import Callable, Mapping
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from curate.config import did_you_mean
-from curate.engines import torch_companions, vllm_process
+from curate.engines import pretrained, torch_companions, vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
 from curate.errors import UserError
 from curate.sections import EngineConfig
+from curate.signals import held_off
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -55,6 +54,7 @@ class VllmEngine:
         self._versions: dict[str, str] = {}
         # Prompt tokens read, and how many of them were in the prefix cache.
         self._read = self._cached = 0
+        pretrained.check_arguments(config.args)
         check_model(config.model)
 
     async def __aenter__(self) -> VllmEngine:
@@ -104,18 +104,15 @@ class VllmEngine:
 
         arguments = self._arguments(AsyncEngineArgs.__dataclass_fields__)
         config = self._config
-        # Ctrl+C reaches every process of the terminal; the engine must live on until the work in flight is drained,
-        # so its process inherits a mask that holds the signal off. This process's main thread still gets it. Python's
-        # resource tracker lifts the mask when it starts, so it is started first.
-        resource_tracker.ensure_running()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+            pretrained.check(config.model, config.revision)
+            # The engine must live on until the work in flight is drained.
+            with held_off():
+                made = AsyncEngineArgs(**arguments)
+                self._engine = AsyncLLM.from_engine_args(made, usage_context=UsageContext.LLM_CLASS)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
         self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures()
@@ -150,6 +147,7 @@ class VllmEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "trust_remote_code": False,
+            "load_format": "safetensors",
         }
         if pixels is not None:
             chosen["mm_processor_kwargs"] = {"max_pixels": pixels}

@@ -6,14 +6,15 @@ import errno
 import os
 import stat
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from curate.errors import RowError, UserError
 
-# A member that unpacks to more is a bomb; `ingest.max_image_bytes` is the limit for what is sound.
-_LARGEST_MEMBER = 512 * 2**20
+# A file or member with more is no image, or a bomb; `ingest.max_image_bytes` is the limit for what is sound.
+LARGEST = 512 * 2**20
+# Bzip2 and LZMA unpack a few bytes to gigabytes before they can be stopped, and make no picture smaller.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Root(Protocol):
@@ -35,16 +36,19 @@ class Folder:
             path = os.path.realpath(os.path.join(self._base, name))  # noqa: PTH118
             if os.path.commonpath([self._base, path]) != self._base:
                 raise RowError("image-outside-root", f"{name} leads out of the image folder")
+            found = os.stat(path)  # noqa: PTH116
             # A pipe or a device would be read for ever.
-            if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            if not stat.S_ISREG(found.st_mode):
                 raise RowError("image-missing", f"{name} is no file in the image folder")
+            if found.st_size > LARGEST:
+                raise RowError("image-too-large", f"{name} has {found.st_size:,} bytes")
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             raise RowError("image-missing", f"{name} is no file in the image folder") from None
         except ValueError as error:
             # No path at all: a NUL byte, half a surrogate pair.
-            raise RowError("image-missing", f"{name.encode('utf-8', 'replace').decode()}: {error}") from None
+            raise RowError("image-missing", f"{name}: {error}") from None
         except OSError as error:
             # Links that go round in a circle lead nowhere.
             reason = "image-missing" if error.errno == errno.ELOOP else "image-unreadable"
@@ -57,7 +61,8 @@ class Archive:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # Of damaged archives zipfile raises anything.
             raise UserError(f"{path.name} is no readable zip archive ({error}); get it again.") from None
         self._names = {name for name in self._zip.namelist() if not name.endswith("/")}
         tops = {name.partition("/")[0] for name in self._names if "/" in name}
@@ -71,13 +76,22 @@ class Archive:
         found = next((at for at in (plain, f"{self._top}/{plain}") if at in self._names), None)
         if found is None:
             raise RowError("image-missing", f"{name} is not in the archive")
-        if self._zip.getinfo(found).file_size > _LARGEST_MEMBER:
-            raise RowError("image-too-large", f"{name} unpacks to {self._zip.getinfo(found).file_size:,} bytes")
+        told = self._zip.getinfo(found)
+        if told.file_size > LARGEST:
+            raise RowError("image-too-large", f"{name} unpacks to {told.file_size:,} bytes")
+        if told.compress_type not in _PACKED:
+            raise RowError("image-unreadable", f"{name} in the archive is packed in a way that is not read here")
         try:
-            return self._zip.read(found)
-        # The last three: encrypted, packed in a way that Python cannot undo, cut short.
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-            raise RowError("image-unreadable", f"{name} in the archive: {error}") from None
+            with self._zip.open(told) as file:
+                # Never without a number: then all that it unpacks to is in memory before it is held against what the
+                # archive says of it. The one more byte is where the check sum is looked at.
+                data = file.read(told.file_size + 1)
+        except Exception as error:
+            # Encrypted, cut short, damaged: of damaged archives zipfile raises anything, such as a negative place.
+            raise RowError("image-unreadable", f"{name} in the archive: {str(error) or type(error).__name__}") from None
+        if len(data) != told.file_size:
+            raise RowError("image-unreadable", f"{name} in the archive is cut short")
+        return data
 
 
 def open_root(path: Path) -> Root:

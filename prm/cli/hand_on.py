@@ -55,7 +55,13 @@ def serve(
     ] = False,
     batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, help="Chains in one forward.")] = 16,
     queue_rows: Annotated[int, typer.Option("--queue-rows", min=1, help="Chains that wait; then 503.")] = 256,
-    max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="Of an image.")] = 32_000_000,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Another name that it is asked by; may be repeated."),
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", min=1, help="Of an image; of a request's images four times as many.")
+    ] = 32_000_000,
     max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Of a request.")] = 64,
 ) -> None:
     """Score chains over HTTP, with the numbers of `prm score`.
@@ -70,12 +76,14 @@ def serve(
     # A list that never finds room in the queue is too long.
     rows = min(usual.rows, queue_rows)
     limits = replace(usual, body_bytes=max_megabytes * 2**20, pixels=max_pixels, rows=rows)
+    limits = replace(limits, request_pixels=4 * max_pixels)
     with server.bind(host, port, remote) as bound:
 
         def on_ready(address: str) -> None:
             typer.echo(f"Serving {folder.resolve().name} at {address}; Ctrl+C stops.")
 
-        server.run(folder, bound, batch_rows, queue_rows, limits, on_ready)
+        allowed = [name.lower() for name in names or ()]
+        server.run(folder, bound, batch_rows, queue_rows, limits, on_ready, allowed)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"export": export, "serve": serve}

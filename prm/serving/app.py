@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -16,9 +17,11 @@ from starlette.routing import Route
 from curate.errors import RowError
 from prm.serving.rows import Limits, Refused, Row, read
 from prm.serving.scorer import Batcher, Busy, Scored
+from prm.visitors import refusal
 
-# In which a client must have sent its body.
+# In which a client must have sent its body, and in which some more of it must come.
 _BODY_SECONDS = 60.0
+_PART_SECONDS = 10.0
 # Bodies that are held at once, in largest ones.
 _BODIES = 4
 _RETRY = {"Retry-After": "1"}
@@ -70,8 +73,9 @@ class Service:
         # Which also keeps web pages of others from asking through a browser on this machine.
         if kind != "application/json":
             raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
-        with self._held(_length(request, self._limits.body_bytes)):
-            body = await _body(request, self._limits.body_bytes)
+        _check_length(request, self._limits.body_bytes)
+        with self._holding() as hold:
+            body = await _body(request, self._limits.body_bytes, hold)
             rows, many = await asyncio.to_thread(read, body, self._limits)
             del body
             scored = await self._scored(rows)
@@ -89,15 +93,40 @@ class Service:
         return [Scored(None, None, str(row)) if isinstance(row, RowError) else next(found) for row in rows]
 
     @contextlib.contextmanager
-    def _held(self, size: int) -> Iterator[None]:
-        """Room for a body of so many bytes while its request is answered; Refused when there is none."""
-        if size > self._room:
-            raise Refused(503, "Too much is being read; try again in a second.")
-        self._room -= size
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Room for a body while its request is answered, taken as its bytes come; Refused when there is no more.
+
+        Taken at once, by what a client says that it will send, it could be held by sending nothing.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if size > self._room:
+                raise Refused(503, "Too much is being read; try again in a second.")
+            self._room -= size
+            held += size
+
         try:
-            yield
+            yield hold
         finally:
-            self._room += size
+            self._room += held
+
+
+class Door:
+    """Lets requests in to `app` that ask for this server by one of its `names`, and are not of other sites' pages."""
+
+    def __init__(self, app: Any, names: Collection[str], addresses: bool) -> None:
+        self._app, self._names, self._addresses = app, frozenset(names), addresses
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "http":
+            why = refusal(Headers(scope=scope), self._names, self._addresses)
+            if why is not None:
+                await JSONResponse({"error": why}, 403, {"Connection": "close"})(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _answer(scored: Scored) -> dict[str, Any]:
@@ -108,27 +137,31 @@ def _too_large(limit: int) -> Refused:
     return Refused(413, f"The body is larger than {limit:,} bytes; send fewer rows, or smaller images.")
 
 
-def _length(request: Request, limit: int) -> int:
-    """Bytes that the body says it has; as many as there may be when it does not say."""
+def _check_length(request: Request, limit: int) -> None:
+    """Refused when the body says that it has more bytes than it may."""
     told = request.headers.get("content-length", "")
-    if not told.isdecimal():
-        return limit
-    if int(told) > limit:
+    # So many digits no limit has, and Python would not read more than some thousand.
+    if told.isdecimal() and (len(told) > 18 or int(told) > limit):
         raise _too_large(limit)
-    return int(told)
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, hold: Callable[[int], None]) -> bytes:
     parts, size = [], 0
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + _BODY_SECONDS
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(_PART_SECONDS) as patience:
             async for part in request.stream():
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
+                hold(len(part))
                 parts.append(part)
+                patience.reschedule(min(ends, loop.time() + _PART_SECONDS))
     except TimeoutError:
-        raise Refused(408, f"The body did not come within {_BODY_SECONDS:g} seconds.") from None
+        raise Refused(
+            408, f"The body came too slowly: all within {_BODY_SECONDS:g} seconds, some every {_PART_SECONDS:g}."
+        ) from None
     except ClientDisconnect:
         raise Refused(400, "The connection ended within the body.") from None
     return b"".join(parts)
@@ -138,7 +171,7 @@ def _refusal(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)  # noqa: S101 - Starlette's type is wider than what it gives
     headers = dict(_RETRY) if error.status == 503 else {}
     # What is left of a body that was not read must not be taken for the next request.
-    headers |= {"Connection": "close"} if error.status in (408, 413) else {}
+    headers |= {"Connection": "close"} if error.status in (408, 413, 415, 503) else {}
     return JSONResponse({"error": error.sentence}, error.status, headers)
 
 

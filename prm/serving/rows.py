@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from curate.config import did_you_mean
 from curate.errors import RowError
@@ -18,6 +21,8 @@ from curate.images import inspect
 from curate.seeds import content_hash
 
 _KEYS = ("question", "choices", "images", "steps")
+# Marks of lists, objects and values that a body may have in any case: some 100 MB of memory.
+_VALUES = 1_000_000
 _ADDRESSES = ("http:", "https:", "ftp:", "file:")
 
 
@@ -31,7 +36,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a request: bytes of its body, rows; of a row: steps, characters, images; of an image: pixels."""
+    """Of a request: bytes of its body, rows, pixels of all its images together; of a row: steps, characters, images; of
+    an image: pixels.
+    """
 
     body_bytes: int = 64 * 2**20
     rows: int = 64
@@ -39,16 +46,55 @@ class Limits:
     characters: int = 200_000
     images: int = 8
     pixels: int = 32_000_000
+    request_pixels: int = 128_000_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A chain to score; `images` are (hash, original bytes)."""
+    """A chain to score; `images` are (hash, original bytes), with so many `pixels` together."""
 
     question: str
     choices: tuple[str, ...]
     images: tuple[tuple[str, bytes], ...]
     steps: tuple[str, ...]
+    pixels: int = 0
+
+
+class _Pictures:
+    """The pictures of a request: each is decoded once, however many rows show it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._left = limits, limits.request_pixels
+        self._known: dict[str, tuple[tuple[str, bytes], int] | RowError] = {}
+
+    def get(self, text: str) -> tuple[tuple[str, bytes], int]:
+        """((hash, bytes), pixels); RowError when it is no picture, Refused when the request has too many pixels."""
+        found = self._known.get(text)
+        if found is None:
+            try:
+                found = self._decode(text)
+            except RowError as error:
+                found = error
+            self._known[text] = found
+        if isinstance(found, RowError):
+            raise found
+        return found
+
+    def _decode(self, text: str) -> tuple[tuple[str, bytes], int]:
+        data = _bytes(text)
+        size = pixels_of(data)
+        # What is too large by itself is the row's fault, and is not decoded.
+        if size <= self._limits.pixels:
+            self._left -= size
+            if self._left < 0:
+                raise Refused(
+                    413,
+                    f"The images of the request have more than {self._limits.request_pixels:,} pixels together; send "
+                    "several requests.",
+                )
+        # The body's limit holds for the bytes, too.
+        inspect(data, self._limits.pixels, len(data))
+        return (content_hash(data), data), size
 
 
 def read(body: bytes, limits: Limits) -> tuple[list[Row | RowError], bool]:
@@ -56,6 +102,9 @@ def read(body: bytes, limits: Limits) -> tuple[list[Row | RowError], bool]:
 
     Refused (400) when the body is not what it must be, (413) when it holds too much.
     """
+    if sum(map(body.count, (b"[", b"{", b","))) > max(_VALUES, limits.rows * limits.characters // 4):
+        # Empty lists by the million would take a hundred times their bytes in memory.
+        raise Refused(413, "The body has more lists, objects and values than its rows may have; send fewer.")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -66,10 +115,11 @@ def read(body: bytes, limits: Limits) -> tuple[list[Row | RowError], bool]:
         raise Refused(400, "The list has no row.")
     if len(rows) > limits.rows:
         raise Refused(413, f"{len(rows)} rows are in the request, the limit is {limits.rows}; send several requests.")
-    return [_row(row, f"rows[{place}]." if many else "", limits) for place, row in enumerate(rows)], many
+    pictures = _Pictures(limits)
+    return [_row(row, f"rows[{place}]." if many else "", limits, pictures) for place, row in enumerate(rows)], many
 
 
-def _row(content: Any, where: str, limits: Limits) -> Row | RowError:
+def _row(content: Any, where: str, limits: Limits, pictures: _Pictures) -> Row | RowError:
     if not isinstance(content, dict):
         raise Refused(400, f"{where.rstrip('.') or 'The body'} must be an object with question and steps.")
     for key in content:
@@ -83,7 +133,8 @@ def _row(content: Any, where: str, limits: Limits) -> Row | RowError:
         raise Refused(400, f"{where}steps must have at least one text.")
     _check(question, choices, steps, images, where, limits)
     try:
-        return Row(question, choices, tuple(_image(text, limits.pixels) for text in images), steps)
+        shown = [pictures.get(text) for text in images]
+        return Row(question, choices, tuple(image for image, _ in shown), steps, sum(size for _, size in shown))
     except RowError as error:
         return error
 
@@ -124,8 +175,8 @@ def _texts(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _image(text: str, pixels: int) -> tuple[str, bytes]:
-    """(hash, bytes) of a picture that can be decoded; RowError when it cannot."""
+def _bytes(text: str) -> bytes:
+    """What a picture's text stands for; RowError when it is no data."""
     if text[:6].lower().startswith(_ADDRESSES):
         raise RowError("image", "images are data (base64, or a data: URL), and no addresses")
     encoded = text
@@ -134,9 +185,16 @@ def _image(text: str, pixels: int) -> tuple[str, bytes]:
         if not comma or not head.lower().endswith(";base64"):
             raise RowError("image", "a data: URL must be base64, as in data:image/png;base64,...")
     try:
-        data = base64.b64decode(encoded, validate=True)
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise RowError("image", "an image is neither base64 nor a data: URL") from None
-    # The body's limit holds for the bytes, too.
-    inspect(data, pixels, len(data))
-    return content_hash(data), data
+
+
+def pixels_of(data: bytes) -> int:
+    """Pixels that a picture's head promises; 0 where it has none, which `inspect` says in its own words."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.width * picture.height
+    except Exception:
+        # Pillow's readers raise anything on damaged files.
+        return 0

@@ -117,11 +117,18 @@ class Busy(Exception):
 class Batcher:
     """Rows of many requests in, batches of at most `batch_rows` to `score`, which runs in a thread of its own.
 
-    At most `queue_rows` wait.
+    At most `queue_rows` wait. A batch has at most `batch_pixels` (null: any number), or one row.
     """
 
-    def __init__(self, score: Callable[[Sequence[Row]], list[Scored]], batch_rows: int, queue_rows: int) -> None:
+    def __init__(
+        self,
+        score: Callable[[Sequence[Row]], list[Scored]],
+        batch_rows: int,
+        queue_rows: int,
+        batch_pixels: int | None = None,
+    ) -> None:
         self._score, self._batch_rows, self._queue_rows = score, batch_rows, queue_rows
+        self._batch_pixels = math.inf if batch_pixels is None else batch_pixels
         self._queue: deque[tuple[Row, asyncio.Future[Scored]]] = deque()
         self._more, self._thread = asyncio.Event(), ThreadPoolExecutor(1, "prm-serve")
         self._task: asyncio.Task[None] | None = None
@@ -159,11 +166,21 @@ class Batcher:
         self._more.set()
         return list(await asyncio.gather(*futures))
 
+    def _next(self) -> list[tuple[Row, asyncio.Future[Scored]]]:
+        """The rows of the next batch."""
+        part, pixels = [], 0
+        while self._queue and len(part) < self._batch_rows:
+            pixels += self._queue[0][0].pixels
+            if part and pixels > self._batch_pixels:
+                break
+            part.append(self._queue.popleft())
+        return part
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._more.wait()
-            part = [self._queue.popleft() for _ in range(min(self._batch_rows, len(self._queue)))]
+            part = self._next()
             if not self._queue:
                 self._more.clear()
             # A request that was given up need not be scored.

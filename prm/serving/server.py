@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,13 @@ from prm.score import trained_runs
 from prm.serving.rows import Limits
 from prm.serving.scorer import Batcher, Scorer
 from prm.stop import stopping
+from prm.visitors import LOOPBACK
 
 if TYPE_CHECKING:
     import uvicorn
 
 # After this what is under way is given up.
 _STOP_SECONDS = 30
-_CONNECTIONS = 1000
 
 
 def locate(target: str, workspace: Path) -> Path:
@@ -51,7 +51,7 @@ def bind(host: str, port: int, remote: bool) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError):
         raise UserError(f"{host} is no address; give one such as 127.0.0.1.") from None
-    if not remote and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if not remote and not _loopback(str(address[0])):
         raise UserError(
             f"Other machines would reach {host}, and anybody there could use the service, which asks for no password; "
             "take 127.0.0.1, or add --allow-remote."
@@ -66,6 +66,19 @@ def bind(host: str, port: int, remote: bool) -> socket.socket:
     return made
 
 
+def _loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _names(bound: socket.socket) -> tuple[str, ...]:
+    """What the server may be called by: on a loopback address by nothing that others could make a name of."""
+    address = str(bound.getsockname()[0])
+    if _loopback(address):
+        return (*LOOPBACK, address)
+    own = {socket.gethostname().lower(), socket.getfqdn().lower()}
+    return (*LOOPBACK, address, *sorted(own))
+
+
 def build(
     scorer: Scorer,
     bound: socket.socket,
@@ -73,11 +86,19 @@ def build(
     queue_rows: int,
     limits: Limits,
     on_ready: Callable[[str], None],
+    names: Sequence[str] = (),
 ) -> uvicorn.Server:
-    """A server for what `scorer` scores; `on_ready` gets the address as soon as it listens on `bound`."""
+    """A server for what `scorer` scores; `on_ready` gets the address as soon as it listens on `bound`.
+
+    It answers to its addresses, to this machine's name, and to `names`.
+    """
     import uvicorn
 
-    from prm.serving.app import Service
+    from prm.serving.app import Door, Service
+    from prm.serving.connections import Patient
+
+    batcher = Batcher(scorer, batch_rows, queue_rows, limits.request_pixels)
+    service = Service(batcher, scorer.info(), limits).app()
 
     class Server(uvicorn.Server):  # type: ignore[misc]
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,14 +108,14 @@ def build(
 
     return Server(
         uvicorn.Config(
-            Service(Batcher(scorer, batch_rows, queue_rows), scorer.info(), limits).app(),
+            Door(service, (*_names(bound), *names), addresses=not _loopback(bound.getsockname()[0])),
             log_level="warning",
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            http=Patient,
             ws="none",
             lifespan="on",
-            limit_concurrency=_CONNECTIONS,
             timeout_graceful_shutdown=_STOP_SECONDS,
         )
     )
@@ -107,6 +128,7 @@ def run(
     queue_rows: int,
     limits: Limits,
     on_ready: Callable[[str], None],
+    names: Sequence[str] = (),
 ) -> None:
     """Serve until Ctrl+C or SIGTERM, which let what is under way finish; a second one does not.
 
@@ -114,7 +136,7 @@ def run(
     """
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise UserError("`prm serve` needs the packages starlette and uvicorn; install curate-prm[serve].")
-    server = build(Scorer(folder, batch_rows), bound, batch_rows, queue_rows, limits, on_ready)
+    server = build(Scorer(folder, batch_rows), bound, batch_rows, queue_rows, limits, on_ready, names)
     # uvicorn handles the signals itself, and sends them again when it has ended.
     with stopping():
         server.run(sockets=[bound])

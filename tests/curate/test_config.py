@@ -78,7 +78,7 @@ def test_settings_override_any_key(tmp_path):
         ("ingest.sources.4.rows=1", "not an index of a list of 1"),
         ("seed.x=1", "plain value"),
         ("rollout.samplez=1", 'did you mean "samples"'),
-        ("rollout.samples=[", "not a valid YAML value"),
+        ("rollout.samples=[", "is not valid YAML"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, setting, said):
