@@ -25,10 +25,11 @@ import bed
 import faults
 import flips
 import fork
+import hostile
 import kills
 
-COUNTS = {"kills": 1000, "faults": 200, "flips": 40}
-PARTS = {"kills": kills.run, "faults": faults.run, "flips": flips.run}
+COUNTS = {"kills": 1000, "faults": 200, "flips": 40, "hostile": 300}
+PARTS = {"kills": kills.run, "faults": faults.run, "flips": flips.run, "hostile": hostile.run}
 
 
 def main() -> None:
