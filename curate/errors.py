@@ -149,7 +149,10 @@ def guarded(command: Callable[[], object]) -> NoReturn:
             raise
         sys.stderr.write(f"Error: {outside(error)}\n")
         sys.exit(ExitCode.USAGE)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # Threads have their stacks in memory, too.
+        if not isinstance(error, MemoryError) and "start new thread" not in str(error):
+            raise
         sys.stderr.write(
             "Error: There is not enough memory; close other programs, or lower what is in memory at once (in_flight, "
             "batch_rows, micro_rows), and run again: what was finished is kept.\n"

@@ -23,8 +23,8 @@ from bed import WORKSPACE, Case
 
 # Damage of one file may show in several places, one after the other.
 _ROUNDS = 8
-# What `curate shard` reads.
-_TABLES = ("w/tables/problems/", "w/tables/rollouts/", "w/tables/step_labels/", "w/workspace.json")
+# What `curate rollout` reads.
+_TABLES = ("w/tables/problems/", "w/tables/images/", "w/workspace.json")
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def run(
 
 
 def _here(cases: Mapping[str, Case], kind: Kind) -> Kind:
-    """The kind as a bed without the whole chain has it: then `curate shard` is what reads its tables."""
+    """The kind as a bed without the whole chain has it: then `curate rollout` is what reads its tables."""
     if kind.case in cases or not kind.pattern.startswith(_TABLES):
         return kind
-    return replace(kind, case="shard", words="curate shard recipe.yaml")
+    return replace(kind, case="rollout", words="curate rollout recipe.yaml")
 
 
 def trial(kind: Kind, case: Case, folder: Path, rng: random.Random) -> tuple[str, str]:

@@ -255,9 +255,7 @@ def answer(draw: random.Random, good: dict[str, Any]) -> tuple[int, bytes]:
         case 2:
             tree["usage"]["prompt_tokens"] = draw.choice([2**70, -5])
         case 3:
-            tree["choices"][0]["token_ids"] = [2**40] * 3
-            tree["choices"][0]["logprobs"] = {"content": [{"logprob": -1.0, "bytes": [97]}] * 3}
-            tree["choices"][0]["message"]["content"] = "aaa"
+            tree["choices"][0]["token_ids"] = draw.choice([[2**40] * 3, [-1], ["a"], 7])
         case 4:
             tree["choices"] = tree["choices"] * 3
         case 5:

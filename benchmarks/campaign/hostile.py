@@ -148,4 +148,5 @@ def _rollouts(folder: str) -> dict[str, str]:
     from curate.store import Workspace
 
     rows = Workspace.open(Path(folder, WORKSPACE), create=False).read(ROLLOUTS).to_pylist()
-    return {row["rollout_id"]: repr(sorted(row.items())) for row in rows}
+    # A figure beside the text that cannot be right is left out.
+    return {row["rollout_id"]: repr([row["text"], row["answer"], row["outcome"]]) for row in rows}

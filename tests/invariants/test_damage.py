@@ -140,13 +140,13 @@ def foreign(folder, table, name="main"):
 @pytest.mark.parametrize(
     ("damage", "table", "name"),
     [
-        *((each, ROLLOUTS, "main") for each in (torn_lineage, no_file, bit, bad_marker, cut, copied, copied_partition)),
-        *((each, COMPLETIONS, "main") for each in (torn_lineage, no_file, bit)),
-        (bit, TABLES["judgements"], "main"),
-        *((each, PROBLEMS, "judge") for each in (torn_lineage, no_file, bit)),
+        *((each, ROLLOUTS, "main") for each in (torn_lineage, no_file, bad_marker, copied, copied_partition)),
+        (bit, COMPLETIONS, "main"),
+        (cut, TABLES["judgements"], "main"),
+        (torn_lineage, PROBLEMS, "judge"),
         (bit, TABLES["images"], "judge"),
-        *((each, STEP_LABELS, "main") for each in (torn_lineage, bit)),
-        *((each, TABLES["examples"], "train") for each in (torn_lineage, bit)),
+        (bit, STEP_LABELS, "main"),
+        (torn_lineage, TABLES["examples"], "train"),
     ],
 )
 def test_damage_is_one_sentence_and_its_cure_works(whole, live, damage, table, name):
