@@ -83,10 +83,14 @@ def run(
 
 
 def _here(cases: Mapping[str, Case], kind: Kind) -> Kind:
-    """The kind as a bed without the whole chain has it: then `curate rollout` is what reads its tables."""
-    if kind.case in cases or not kind.pattern.startswith(_TABLES):
+    """The kind as a bed without the whole chain has it: by the last command of `curate` that is there."""
+    if kind.case in cases or kind.words != Kind.words:
         return kind
-    return replace(kind, case="rollout", words="curate rollout recipe.yaml")
+    if "shard" in cases:
+        return replace(kind, case="shard", words="curate shard recipe.yaml")
+    if kind.pattern.startswith(_TABLES):
+        return replace(kind, case="rollout", words="curate rollout recipe.yaml")
+    return kind
 
 
 def trial(kind: Kind, case: Case, folder: Path, rng: random.Random) -> tuple[str, str]:
