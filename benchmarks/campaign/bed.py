@@ -129,6 +129,8 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
         if running.wait() != 0:
             raise RuntimeError(f"`{line}` failed undisturbed: {running.said()[-3000:]}")
         seconds = time.monotonic() - begin
+        if (unlocked := counted.with_suffix(".unlocked")).exists():
+            raise RuntimeError(f"`{line}` writes to the workspace without its lock: {unlocked.read_text()[:900]}")
         case = Case(name, words, before, fork.call(state, live), seconds, int(counted.read_text()))
         if name in wanted:
             cases.append(case)
@@ -137,12 +139,18 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
 
 
 def _count(root: Path, into: Path) -> None:
-    # Its own file lies elsewhere, and is not counted.
-    writes.watch(root, lambda number, what: _note(into, number))
+    """Note how many writes there are, and every write to the workspace without its lock. These files lie elsewhere."""
+    from curate import lock
 
+    place = root / WORKSPACE
 
-def _note(into: Path, number: int) -> None:
-    into.write_text(str(number))
+    def act(number: int, what: str) -> None:
+        into.write_text(str(number))
+        if f"/{WORKSPACE}/" in what and not what.endswith(lock.FILE) and not lock.holds(place):
+            with into.with_suffix(".unlocked").open("a") as file:
+                file.write(f"{what}\n")
+
+    writes.watch(root, act)
 
 
 def _inputs(folder: Path, model: bool) -> None:
