@@ -11,7 +11,7 @@ export MALLOC_TRIM_THRESHOLD_ = 20000000000
 
 BIN := .venv/bin
 
-.PHONY: help setup demo planted results test lint check-kill fuzz clean
+.PHONY: help setup demo planted results test lint campaign fuzz clean
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
@@ -19,7 +19,7 @@ help:
 	@echo "make results     ways to train side by side on known truth, written into docs/results.md (80 minutes)"
 	@echo "make test        run all tests"
 	@echo "make lint        ruff and mypy"
-	@echo "make check-kill  the long kill-and-resume campaign"
+	@echo "make campaign    kills, faults, damage and hostile input for every command that writes (CAMPAIGN_SECONDS a part)"
 	@echo "make fuzz        random rows, texts and pictures for ten minutes (FUZZ_SECONDS)"
 	@echo "make clean       delete .venv and the demo workspace"
 
@@ -47,8 +47,8 @@ lint: setup
 fuzz: setup
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest -s --timeout 1200 tests/fuzz
 
-check-kill: setup
-	@$(BIN)/pytest -m slow tests/invariants
+campaign: setup
+	@$(BIN)/python benchmarks/campaign --seconds $${CAMPAIGN_SECONDS:-3600}
 
 clean:
 	rm -rf .venv $(WORKSPACE)

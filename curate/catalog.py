@@ -21,6 +21,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
+from curate import marks
 from curate.errors import UserError
 from curate.lineage import FILE, read_file
 from curate.schema import TABLES
@@ -205,6 +206,14 @@ def _only_reads(sql: str) -> None:
         )
 
 
+def _check_named(workspace: Workspace, sql: str) -> None:
+    """UserError where a file of a table that the statement names is damaged: DuckDB would read it as it is."""
+    for name, table in TABLES.items():
+        if name in sql.lower():
+            for path in workspace.files(table):
+                marks.check(path, table.schema.names)
+
+
 @contextmanager
 def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes: int | None = None) -> Iterator[Answer]:
     """The answer to one SQL statement that reads, on a private in-memory database with a view for each table and the
@@ -214,6 +223,7 @@ def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes:
     UserError with DuckDB's own sentence when it is not understood, and when it takes more time or memory than it may.
     """
     _only_reads(sql)
+    _check_named(workspace, sql)
     with tempfile.TemporaryDirectory(prefix="curate-sql-") as spill:
         settings = _SHUT | {"temp_directory": spill}
         if megabytes is not None:

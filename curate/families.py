@@ -22,7 +22,7 @@ from curate.allocation import Siblings
 from curate.rules import Outcomes
 from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import LabelConfig
-from curate.store import Files, Workspace, among
+from curate.store import MAIN, Files, Workspace, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 1000
@@ -179,7 +179,8 @@ class Families:
         place = self._workspace
         completions = Files(place.partition(COMPLETIONS).files(shard), COMPLETIONS)
         rollouts, problems = place.shard(ROLLOUTS, shard), place.shard(PROBLEMS, shard)
-        return _Shard(rollouts, problems, place.shard(STEP_LABELS, shard), completions)
+        # Labels that came with a source; the stage's own are written afresh.
+        return _Shard(rollouts, problems, place.shard(STEP_LABELS, shard, MAIN), completions)
 
     def _rows(self, files: _Shard, where: Any, columns: Sequence[str]) -> list[Row]:
         """Rollouts of this range that may be labelled, by problem and id."""

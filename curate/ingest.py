@@ -30,7 +30,7 @@ from curate.seeds import digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.stage import Reporter
-from curate.store import MAIN, Partition, Workspace, Writer, among
+from curate.store import MAIN, Partition, Workspace, Writer, among, read_file
 
 STAGE = "ingest"
 # What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
@@ -176,8 +176,12 @@ def run(
 
 
 def _clear(name: str, workspace: Workspace) -> None:
-    """Delete the rows of a source. Pictures that problems of other sources show too go over to those first."""
-    owned = _hashes(workspace.partition(IMAGES, name))
+    """Delete the rows of a source. Pictures that problems of other sources show too go over to those first.
+
+    Those in a damaged file cannot; the source brings them again.
+    """
+    files = workspace.partition(IMAGES, name).sound_files()
+    owned = {key for path in files for key in read_file(path, IMAGES, ["image_hash"])["image_hash"].to_pylist()}
     for problems in workspace.partitions(PROBLEMS):
         if not owned or problems.folder.name == name:
             continue
@@ -188,7 +192,8 @@ def _clear(name: str, workspace: Workspace) -> None:
         owned -= shown.keys()
         if not wanted:
             continue
-        kept = workspace.read(IMAGES, where=among("image_hash", sorted(wanted))).to_pylist()
+        chosen = among("image_hash", sorted(wanted))
+        kept = [row for path in files for row in read_file(path, IMAGES, IMAGES.schema.names, chosen).to_pylist()]
         heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
     for table in (PROBLEMS, IMAGES, REJECTS, *CHAIN_TABLES):
         workspace.partition(table, name).clear()

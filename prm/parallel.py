@@ -30,6 +30,7 @@ from prm.data import prepare
 from prm.stop import Stop
 
 if TYPE_CHECKING:
+    from curate.lock import Share
     from prm.train import OnStep, Plan, RunResult
 
 _LOOK_SECONDS = 0.2
@@ -51,6 +52,7 @@ class _Task:
 
     config: TrainConfig
     root: Path
+    lock: Share
     run_seed: int
     place: int
     threads: int
@@ -73,6 +75,7 @@ def _work(task: _Task, pipe: Connection) -> None:
     """A worker: prepare, then do the runs that come through the pipe until it is closed."""
     from prm import train
 
+    task.lock.take()
     # A Ctrl+C at a terminal reaches all processes; the one that handed out the work says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(task.owner,), daemon=True).start()
@@ -148,7 +151,7 @@ def run_all(
     try:
         for place in range(count):
             ours, theirs = context.Pipe()
-            task = _Task(config, workspace.root, run_seed, place, threads, os.getpid())
+            task = _Task(config, workspace.root, workspace.share(), run_seed, place, threads, os.getpid())
             workers[ours] = context.Process(target=_work, args=(task, theirs))
             with held_off():
                 workers[ours].start()

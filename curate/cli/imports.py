@@ -53,8 +53,9 @@ def import_rollouts(
         file=file, name=name, source=source, id=id_, response=response, answer=answer, policy=policy, **cut
     )
     place = Workspace.open(workspace, create=False)
-    ledger = imports.run(config, place, sections.get("ingest"), replace)
-    catalog.write(place)
+    with place.writing():
+        ledger = imports.run(config, place, sections.get("ingest"), replace)
+        catalog.write(place)
     typer.echo(json.dumps({"import": vars(ledger)}) if as_json else f"import: {ledger.line()}")
 
 

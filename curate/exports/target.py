@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,20 +31,41 @@ def fresh(folder: Path, replace: bool) -> Iterator[Path]:
         old.rename(folder)
     _check(folder, replace)
     try:
-        for each in (part, old):
-            shutil.rmtree(each, ignore_errors=True)
-        part.mkdir(parents=True)
+        part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from None
+    with _alone(part, folder):
+        # What a killed run left.
+        shutil.rmtree(old, ignore_errors=True)
+        for each in part.iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        try:
+            yield part
+            _sync(part)
+            if folder.exists():
+                folder.rename(old)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(part: Path, folder: Path) -> Iterator[None]:
+    """Around writing an export; UserError when another command writes the same one. Without locks all are alone."""
+    handle = os.open(part, os.O_RDONLY)
     try:
-        yield part
-        _sync(part)
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"Another command exports to {folder}; wait until it ends, or give another folder."
+            ) from None
+        except OSError:
+            pass
+        yield
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+        os.close(handle)
 
 
 def _check(folder: Path, replace: bool) -> None:

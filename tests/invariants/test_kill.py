@@ -1,23 +1,12 @@
-"""kill -9 at random moments of rollout, label and judge, then the same command again: the same rows as without a kill.
+"""Ctrl+C while rollouts are drawn, as people do it. What kills, faults and damage do is in `benchmarks/campaign`."""
 
-The simulated engine answers the same request with the same text, so the final tables can be compared row by row. Four
-samples a problem, pictures, and another number of requests in flight at every start. The short form kills three times;
-`make check-kill` kills 40 times with five seeds, a third of them while the run before is being resumed.
-"""
-
-import contextlib
-import json
-import os
-import random
 import signal
 import subprocess
 import sys
 import time
 
-import pytest
 import yaml
 
-from curate import lineage
 from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, STEP_LABELS
 from curate.store import Workspace
 
@@ -78,85 +67,6 @@ def contents(workspace):
     return tables
 
 
-def finished_rows(workspace):
-    """Generated rows that are journalled or committed: how far a run has come, whatever the clock says."""
-    count = 0
-    for table in GENERATED.values():
-        folder = workspace / "tables" / table / "main"
-        count += sum(json.loads(path.read_text())["rows"] for path in folder.glob("*.done"))
-        for path in folder.glob("*.journal"):
-            with contextlib.suppress(FileNotFoundError):
-                lines = path.read_bytes().splitlines(keepends=True)
-                count += sum(len(json.loads(line.partition(b" ")[2])) for line in lines if line.endswith(b"\n"))
-    return count
-
-
-def ledgers(workspace):
-    """What the stages' accounts say, but for what was there already."""
-    place = Workspace.open(workspace, create=False)
-    found = {}
-    for table in TABLES:
-        record = lineage.read(place.partition(table))
-        found[table.name] = {key: value for key, value in record["ledger"].items() if key != "skipped"}
-    return found
-
-
-def campaign(tmp_path, kills, seed, label):
-    """Kill at random points of progress, or right after the start; returns (stage, workers) of each."""
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE | {"label": label}))
-    finish(recipe, tmp_path / "whole")
-    expected = contents(tmp_path / "whole")
-    assert len(expected["rollouts"]) == 480
-    rng, hits, workspace = random.Random(seed), [], tmp_path / "killed"
-    # As many in each stage, whose numbers of rows differ much.
-    sizes = [len(expected[table]) for table in GENERATED.values()]
-    stages = [kill % len(sizes) for kill in range(kills)]
-    points = [sum(sizes[:stage]) + rng.uniform(0, 0.95) * sizes[stage] for stage in stages]
-    for number, point in enumerate(sorted(points)):
-        workers = rng.choice([3, 16, 50])
-        settings = [f"--set={stage}.engine.in_flight={workers}" for stage in ("rollout", "judge")]
-        process = curate("run", recipe, "-w", workspace, *settings, start_new_session=True)
-        if number % 3 == 2:
-            # While it starts and settles what the last one left.
-            time.sleep(rng.uniform(0.2, 1.5))
-        else:
-            assert wait_for(lambda p=point, run=process: finished_rows(workspace) >= p or run.poll() is not None)
-            time.sleep(rng.uniform(0, 0.2))
-        reached = [stage for stage, table in GENERATED.items() if (workspace / "tables" / table).exists()]
-        hits.append((reached[-1] if reached else "rollout", workers))
-        assert process.poll() is None, "it ended before it was killed"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    finish(recipe, workspace)
-    got = contents(workspace)
-    for name, rows_of_table in expected.items():
-        assert got[name].keys() == rows_of_table.keys()
-        assert got[name] == rows_of_table
-    assert ledgers(workspace) == ledgers(tmp_path / "whole")
-    return hits
-
-
-POOLED = {"mode": "pooled", "mean_completions": 2}
-EXACT = {"mode": "exact", "completions": 2}
-HARD = {"mode": "hard", "completions": 4}
-
-
-def test_three_kills_change_no_row(tmp_path):
-    assert len(campaign(tmp_path, 3, seed=1, label=POOLED)) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("seed", "label"), list(enumerate([POOLED, EXACT, HARD, POOLED, EXACT])))
-def test_forty_kills_change_no_row(tmp_path, seed, label):
-    hits = campaign(tmp_path, 40, seed, label)
-    assert len(hits) == 40
-    assert {stage for stage, _ in hits} == set(GENERATED)
-    assert len({workers for _, workers in hits}) == 3
-
-
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -185,8 +95,9 @@ def test_ctrl_c_drains_keeps_and_exits_with_130(tmp_path):
     assert process.returncode == 130, output.decode()
     assert b"Interrupted" in output
     assert b"Traceback" not in output
+    # The first line of a journal says where it belongs.
     kept = sum(1 for path in journals.glob("*.journal") for _ in path.open())
-    assert kept > 0
+    assert kept > 1
     recipe.write_text(yaml.safe_dump(RECIPE))
     finish(recipe, workspace)
     assert len(contents(workspace)["rollouts"]) == 480

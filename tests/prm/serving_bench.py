@@ -17,7 +17,7 @@ from curate.store import Workspace
 from prm import score, train
 from prm.config import TrainConfig
 from prm.model import HEAD_FILE
-from prm.saved import model_folder
+from prm.saved import model_folder, read_card, write_card
 
 
 def trained(
@@ -38,6 +38,7 @@ def trained(
     # Two steps leave all scores near a half; a longer row spreads them.
     head = model_folder(workspace, "seed-0") / HEAD_FILE
     save_file({name: longer * value for name, value in load_file(head).items()}, head)
+    write_card(head.parent, read_card(head.parent))
     score.run(workspace, batch_rows=1)
     return workspace
 
