@@ -321,13 +321,17 @@ class _Import:
 
     def notes(self, ledger: Ledger) -> Iterator[str]:
         """What the user is to know of the file as a whole, a sentence each."""
-        if unknown := self._problems.unknown:
+        # A response that is of no use is rejected for that, wherever it belongs.
+        if (count := ledger.rejected.get("unknown-problem", 0)) and (unknown := self._problems.unknown):
             first, ours = next(iter(unknown))[:40], self._problems.example[:40]
             yield (
-                f"{ledger.rejected['unknown-problem']:,} of {ledger.taken:,} responses belong to {len(unknown):,} rows "
+                f"{count:,} of {ledger.taken:,} responses belong to {len(unknown):,} rows "
                 f'that the workspace has no problem of (such as "{first}"; it has rows such as "{ours}"): the file is '
                 "larger than what was ingested, or names rows otherwise."
             )
+        if left_out := self._problems.left_out:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(left_out.items()))
+            yield f"{left_out.total():,} of {ledger.taken:,} responses belong to rows that ingest left out: {reasons}."
         if others := {name: count for name, count in self._filtered.items() if name not in self._taken_filters()}:
             said = ", ".join(f"{name} {count:,}" for name, count in others.items())
             yield f"Lines that say a response again under another filter count as duplicates: {said}."

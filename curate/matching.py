@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +12,10 @@ from curate import lineage
 from curate.answers import grade
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.schema import PROBLEMS, Row
+from curate.schema import PROBLEMS, REJECTS, Row
 from curate.sources.responses import NO_ANSWER, Columns, answers_of, name_of
 from curate.sources.values import look, text_of
-from curate.store import Workspace
+from curate.store import Workspace, among
 
 # What a rollout takes from its problem, and what answers to it are graded by.
 _COLUMNS = (
@@ -39,7 +39,10 @@ class Problems:
             for row in workspace.read(PROBLEMS, _COLUMNS, pc.field("source") == name).to_pylist():
                 rows[row["source_row"]].append(row)
         self.unknown: dict[str, None] = {}
-        """Names of rows that no problem came from, as they were met."""
+        """Names of rows that the sources did not have, as they were met."""
+        self.left_out: Counter[str] = Counter()
+        """Responses to rows that ingest left out, by its reason."""
+        self._rejected = _rejected(workspace, self.sources)
         if columns.from_zero:
             self._check_rows_are_counted(workspace)
         if len(self.sources) > 1 and columns.source is None:
@@ -87,6 +90,9 @@ class Problems:
         if self._columns.source is not None:
             sources = [self._source_of(record, self._columns.source)]
         found = [row for source in sources for row in self._rows[source].get(name, ())]
+        if not found and (reason := next(filter(None, (self._rejected.get((each, name)) for each in sources)), None)):
+            self.left_out[reason] += 1
+            raise RowError("problem-left-out", f"row {name[:80]!r} was left out when it was ingested: {reason}")
         if not found:
             self.unknown[name] = None
         if len(found) != 1:
@@ -116,6 +122,14 @@ class Problems:
                 f"{column} says {said[0][:80]!r}, the problem's answer is {gold[:80]!r}: another problem, or an answer "
                 f"that is written in another way (then give --answer {NO_ANSWER})",
             )
+
+
+def _rejected(workspace: Workspace, sources: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(source, row) -> why ingest left the row out."""
+    where = among("source", sources) & (pc.field("stage") == "ingest")
+    rows = workspace.read(REJECTS, ["source", "source_row", "reason"], where).to_pylist()
+    # Behind the row's name its number is written, which tells rows of one name apart.
+    return {(row["source"], row["source_row"].rpartition("#")[0]): row["reason"] for row in rows}
 
 
 def _chosen(workspace: Workspace, columns: Columns, source: str | None) -> Sequence[str]:
