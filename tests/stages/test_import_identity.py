@@ -101,7 +101,7 @@ def responses(path, rows, texts):
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
-    """Row of the dials -> texts of the simulated model, which can go on from any of their steps; different ones first."""
+    """Row of the dials -> texts of the simulated model, which can go on from any step of them; no two alike first."""
     folder = tmp_path_factory.mktemp("bank")
     workspace, tree = Workspace.open(folder / "w"), yaml.safe_load(world(folder, 24).read_text())
     recipe = folder / "bank.yaml"
@@ -299,7 +299,7 @@ def test_a_removal_that_is_killed_at_any_file_is_finished_by_the_next(tmp_path, 
     calm = copied(made_whole, tmp_path / "calm")
     removal.remove(calm, "a")
     wanted, kills = contents(calm), 0
-    for last in (0, 1, 2, 3, 8, 21, 44, 10_000):
+    for last in (0, 1, 2, 8, 44, 10_000):
         copy, calls = copied(made_whole, tmp_path / str(last)), itertools.count()
         with pytest.MonkeyPatch.context() as patch:
             for name in ("rename", "replace", "unlink"):
@@ -325,7 +325,7 @@ def test_a_removal_that_is_killed_at_any_file_is_finished_by_the_next(tmp_path, 
         assert contents(copy) == wanted
         assert not list(copy.root.glob("tables/*/*/.anew"))
         shutil.rmtree(copy.root)
-    assert kills == 7
+    assert kills == 5
 
 
 def test_an_import_that_starts_over_keeps_what_its_old_rollouts_have(whole, tmp_path, monkeypatch, bank):
