@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from curate import marks
 from curate.errors import UserError
 from curate.lineage import FILE, read_file
 from curate.schema import TABLES
@@ -103,6 +104,11 @@ def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
 
 def query(workspace: Workspace, sql: str, parameters: list[Any] | None = None) -> pl.DataFrame:
     """Rows of one SQL statement; UserError with DuckDB's own sentence when it is not understood."""
+    for name, table in TABLES.items():
+        # DuckDB would read damaged bytes as they are. A table that is not named is not read.
+        if name in sql.lower():
+            for path in workspace.files(table):
+                marks.check(path, table.schema.names)
     try:
         with connect(workspace) as connection:
             relation = connection.sql(sql, params=parameters)

@@ -162,8 +162,9 @@ def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
     """The recipe's labels from the completions that are stored; see `curate.label.relabel`."""
     from curate import catalog, label
 
-    ledger = label.relabel(recipe.section("label"), located(recipe, workspace), workspace, reporter)
-    catalog.write(workspace)
+    with workspace.writing():
+        ledger = label.relabel(recipe.section("label"), located(recipe, workspace), workspace, reporter)
+        catalog.write(workspace)
     return ledger
 
 
@@ -274,12 +275,31 @@ def run(
     replace: frozenset[str] = frozenset(),
     on_done: Callable[[str, Ledger], None] = lambda name, ledger: None,
 ) -> dict[str, Ledger]:
-    """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name."""
+    """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name.
+
+    UserError when another command writes to the workspace.
+    """
+    from curate import catalog
+
     known = stages()
     missing = [name for name in only if name not in recipe.sections]
     if missing:
         recipe.section(missing[0])
     chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
+    with workspace.writing():
+        ledgers = _run_each(chosen, recipe, workspace, reporter, replace, on_done)
+        catalog.write(workspace)
+    return ledgers
+
+
+def _run_each(
+    chosen: Sequence[Stage],
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    replace: frozenset[str],
+    on_done: Callable[[str, Ledger], None],
+) -> dict[str, Ledger]:
     folder = save_run(recipe, workspace)
     ledgers: dict[str, Ledger] = {}
     with Engines(folder) as engines:
@@ -291,7 +311,4 @@ def run(
             counts = {name: vars(book) for name, book in ledgers.items()}
             write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
             on_done(stage.name, ledger)
-    from curate import catalog
-
-    catalog.write(workspace)
     return ledgers

@@ -53,6 +53,29 @@ class Interrupted(Exception):
     """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
 
 
+# Faults of the machine and not of the program, with what helps.
+_OUTSIDE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EIO: "check the disk",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give a folder that may be written and files that may be read",
+    errno.EPERM: "give a folder that may be written and files that may be read",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or close other programs",
+    errno.ESTALE: "mount the folder again",
+}
+
+
+def outside(error: OSError) -> str:
+    """The sentence for a fault of the machine."""
+    cure = _OUTSIDE.get(error.errno or 0, "check the machine")
+    what = "The disk is full" if error.errno == errno.ENOSPC else (error.strerror or "A fault of the machine")
+    return f"{what} ({error.filename or 'while reading or writing'}); {cure} and run again: what was finished is kept."
+
+
 def guarded(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave with its exit code: the one place where the fates become codes.
 
@@ -76,10 +99,14 @@ def guarded(command: Callable[[], object]) -> NoReturn:
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
         sys.exit(ExitCode.INTERRUPTED)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in _OUTSIDE:
             raise
+        sys.stderr.write(f"Error: {outside(error)}\n")
+        sys.exit(ExitCode.USAGE)
+    except MemoryError:
         sys.stderr.write(
-            f"Error: The disk is full ({error.filename or 'while writing'}); free some space and run again.\n"
+            "Error: There is not enough memory; close other programs, or lower what is in memory at once (in_flight, "
+            "batch_rows, micro_rows), and run again: what was finished is kept.\n"
         )
         sys.exit(ExitCode.USAGE)
     sys.exit(ExitCode.DONE)

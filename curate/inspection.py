@@ -54,7 +54,7 @@ def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
     for row in workspace.read(IMAGES, where=among("image_hash", hashes)).to_pylist():
         path = folder / f"{row['image_hash']}.{row['format'].lower()}"
         if not path.exists():
-            write_atomic(path, row["bytes"])
+            write_atomic(path, row["bytes"], alone=False)
         paths.append(path)
     return paths
 

@@ -217,7 +217,7 @@ def run(
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
     reporter.note(cost(workspace))
-    outcome.check(before.owed, config.error_budget, "rollouts")
+    outcome.check(before.rollouts, config.error_budget, "rollouts")
     return ledger
 
 

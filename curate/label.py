@@ -224,7 +224,7 @@ def run(
     ledger = _account(workspace, plan.families.prefixes, owed, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
     _write_labels(plan, workspace, reporter)
-    outcome.check(owed, config.error_budget, "prefixes")
+    outcome.check(plan.families.prefixes, config.error_budget, "prefixes")
     return ledger
 
 

@@ -91,12 +91,14 @@ class Tally:
             self.rollouts += len(each.family.rollouts)
             for row in each.ready():
                 self.ready += 1
-                sizes = [len(each.family.drawn(row, step).outcomes) for step in range(len(row["steps"]))]
-                print_.update(digest(row["rollout_id"], sizes).encode())
+                drawn = [each.family.drawn(row, step).outcomes for step in range(len(row["steps"]))]
+                print_.update(
+                    digest(row["rollout_id"], row["outcome"], [list(outcomes) for outcomes in drawn]).encode()
+                )
             if (gap := _gap(each.family)) is not None:
                 self._gaps.append(gap)
         self.completions = print_.hexdigest()[:32]
-        """Digest of the ready rollouts and of how many completions each of their steps has."""
+        """Digest of the outcomes of the ready rollouts and of the completions of each of their steps."""
 
     def disagreement(self) -> float | None:
         """How many standard errors the first steps' completions are from their rollouts' outcomes; None for too few.

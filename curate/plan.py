@@ -145,13 +145,16 @@ def pilot(
     count: int,
     reporter: Reporter,
 ) -> Pilot:
-    """Roll out the first `count` problems of each domain, and complete prefixes of as many, unless `label` is null."""
+    """Roll out the first `count` problems of each domain, and complete prefixes of as many, unless `label` is null.
+
+    UserError when another command writes to the workspace.
+    """
     small = config.model_copy(update={"limit": min(count, config.limit or count)})
 
     async def nothing(_engine: Keeper) -> None:
         await asyncio.sleep(0)
 
-    with Engines() as engines:
+    with workspace.writing(), Engines() as engines:
         engines.run(config.engine, reporter.note, nothing)
         before, begin = _generated(workspace), time.perf_counter()
         rollout.run(small, workspace, run_seed, reporter, engines)

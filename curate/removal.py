@@ -2,7 +2,8 @@
 
 What is made from rollouts goes first and the rollouts last, so that a command that was killed half way finds everything
 it needs when it is run again. A file of a table loses rows by being written anew beside itself and renamed into its
-place: a crash leaves the old file or the new one. What training runs recorded stays; it is what they did.
+place: a crash leaves the old file, the new one, or (between the renames of the file and of its marker) one that every
+reader refuses as damaged until the command is run again. What training runs recorded stays; it is what they did.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate import lineage
+from curate import lineage, marks
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES
@@ -99,7 +100,7 @@ def _drop_dependents(workspace: Workspace, ids: Collection[str], rollouts: Parti
             count = sum(_drop(partition, path, wanted) for path in partition.files())
             gone[table.name] = gone.get(table.name, 0) + count
             if count:
-                _mark_stale(partition)
+                lineage.mark_stale(partition)
     if rollouts is not None:
         _drop_rejects(workspace, rollouts)
     return gone
@@ -129,13 +130,29 @@ def _keep(partition: Partition, path: Path, kept: Any) -> int:
         path.with_suffix(".done").unlink()
         path.unlink()
         return int(lost)
-    anew = Partition(partition.folder / _ANEW / path.stem, partition.table, partition.shards)
+    anew = _Anew(partition, path)
     anew.clear()
     Writer(anew).commit(int(path.name[5:10]), rows)
-    (written,) = anew.files()
+    (written,) = anew.folder.glob("part-*.parquet")
     written.rename(path)
     _finish(partition)
     return int(lost)
+
+
+class _Anew(Partition):
+    """Where a file of a partition is written anew, before it is renamed into its place; its marker is of that place."""
+
+    def __init__(self, of: Partition, target: Path) -> None:
+        super().__init__(of.folder / _ANEW / target.stem, of.table, of.shards, of.workspace)
+        self._of, self._target = of, target
+
+    def mark(self, _path: Path) -> dict[str, Any]:
+        """Of the file that it is to be."""
+        return self._of.mark(self._target)
+
+    def settings(self) -> str | None:
+        """Of the file that it is now."""
+        return marks.settings_of(self._target)
 
 
 def _finish(partition: Partition) -> None:
@@ -146,14 +163,6 @@ def _finish(partition: Partition) -> None:
             if not marker.with_suffix(".parquet").exists():
                 marker.replace(partition.folder / f"{folder.name}.done")
     shutil.rmtree(anew, ignore_errors=True)
-
-
-def _mark_stale(partition: Partition) -> None:
-    """The accounts are of rows that are not all there: the stage is to run again, and `curate status` says so."""
-    record = lineage.read(partition)
-    if record is not None and record["complete"]:
-        record["complete"] = False
-        write_atomic(partition.folder / lineage.FILE, json.dumps(record, indent=1, sort_keys=True).encode())
 
 
 def _drop_rejects(workspace: Workspace, rollouts: Partition) -> None:

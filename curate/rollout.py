@@ -239,7 +239,7 @@ def run(
         reporter.finish()
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    outcome.check(before.owed, config.error_budget, "problems")
+    outcome.check(before.problems, config.error_budget, "problems")
     return ledger
 
 

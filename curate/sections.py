@@ -26,13 +26,14 @@ class IngestConfig(Config):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [source.name for source in self.sources]
+        # Some file systems do not tell capital letters from small ones.
+        names = [source.name.casefold() for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names are used twice: {', '.join(twice)}; give each source its own name")
         taken = sorted(set(names) & RESERVED)
         if taken:
-            raise ValueError(f"{taken[0]} is a name of the workspace's own; give the source another")
+            raise ValueError(f'a source cannot have the name "{taken[0]}", which the workspace uses itself; rename it')
         return self
 
 
@@ -125,7 +126,7 @@ class RolloutConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """Only so many problems of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
-    """Share of requests that may fail before the command exits 1."""
+    """Share of all that is wanted, done before or not, that may fail before the command exits 1."""
 
     @model_validator(mode="after")
     def _samples_for_every_role(self) -> Self:
@@ -160,6 +161,7 @@ class LabelConfig(Config):
     """Label only the first so many rollouts of each problem; all when null. Chosen by index, never by outcome."""
     roles: tuple[Role, ...] = ("train",)
     error_budget: float = Field(default=0.02, ge=0, le=1)
+    """Share of all prefixes, done before or not, that may fail before the command exits 1."""
 
     @model_validator(mode="after")
     def _settings_fit_the_mode(self) -> Self:
@@ -214,7 +216,7 @@ class JudgeConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     """Only so many rollouts of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
-    """Share of requests that may fail before the command exits 1."""
+    """Share of all that is wanted, done before or not, that may fail before the command exits 1."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:

@@ -13,8 +13,8 @@ from curate.config import Config, did_you_mean
 Role = Literal["train", "meta", "test"]
 AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
 
-# Partitions that stages name.
-RESERVED = frozenset({"main", "rollout", "label", "train"})
+# Partitions that stages name and that sources of chains would share; those of rejects begin otherwise than names do.
+RESERVED = frozenset({"main"})
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from curate.errors import BudgetError, Interrupted, RowError
+from curate.journal import Journal
+from curate.rowcheck import check
 from curate.schema import Row
-from curate.store import Journal, Partition, Writer
+from curate.store import Partition, Writer
 
 SYNC_SECONDS = 0.5
 # A journal with so many rows is committed, though its shard goes on.
@@ -70,11 +72,14 @@ class Outcome:
     done: int = 0
     failed: list[tuple[Unit, RowError]] = field(default_factory=list)
 
-    def check(self, owed: int, budget: float, what: str) -> None:
-        """BudgetError when more than this share of the units owed failed; `what` they are, in the plural."""
-        if len(self.failed) > budget * owed:
+    def check(self, wanted: int, budget: float, what: str) -> None:
+        """BudgetError when more than this share of all units that are wanted, done before or not, failed.
+
+        `what` they are, in the plural.
+        """
+        if len(self.failed) > budget * wanted:
             raise BudgetError(
-                f"{len(self.failed)} of {owed} {what} failed, above the error budget of {budget:.0%} "
+                f"{len(self.failed)} of {wanted} {what} failed, above the error budget of {budget:.0%} "
                 f"(first: {self.failed[0][1]}); run again to retry them."
             )
 
@@ -128,9 +133,15 @@ def _signals(stop: _Stop) -> Iterator[None]:
 
 
 def settle(writer: Writer, shard: int) -> None:
-    """Turn a shard's journal into a committed file; a crash in between repeats it without doubling a row."""
+    """Turn a shard's journal into a committed file; a crash in between repeats it without doubling a row.
+
+    Of rows that are in the journal twice the first counts.
+    """
     journal = writer.partition.journal(shard)
-    writer.commit(shard, writer.new(shard, journal.rows()))
+    rows: dict[tuple[Any, ...], Row] = {}
+    for row in journal.rows():
+        rows.setdefault(tuple(row[column] for column in writer.partition.table.key), row)
+    writer.commit(shard, writer.new(shard, list(rows.values())))
     journal.remove()
 
 
@@ -230,6 +241,7 @@ class _Run:
         shard = self.shards[unit.shard]
         try:
             rows = task.result()
+            check(self._partition.table, rows)
         except RowError as error:
             self.outcome.failed.append((unit, error))
         else:

@@ -1,6 +1,7 @@
 """The workspace: tables of Parquet shards that never lose a row.
 
     <workspace>/workspace.json                      number of shards, fixed when the workspace is made
+    <workspace>/writer.lock                         held by the one command that writes, see `curate.lock`
     <workspace>/tables/<table>/<partition>/
         part-00003-0001.parquet                     rows, written under a temporary name, synced, renamed
         part-00003-0001.done                        marker, written last: only marked files exist for readers
@@ -19,10 +20,10 @@ import json
 import os
 import re
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curate import lock, manifests, marks
+from curate.durable import cannot_write, sealed, sync_folder
 from curate.errors import UserError
+from curate.journal import Journal
 from curate.schema import TABLES, Row, Table
 from curate.seeds import shard_of
 
@@ -39,127 +43,66 @@ DEFAULT_SHARDS = 16
 _READ_BYTES = 4 * 2**20
 # The partition of a stage's own output; others are named after sources.
 MAIN = "main"
+MANIFEST = "workspace.json"
+# In every partition that has settings, see `curate.lineage`.
+LINEAGE = "lineage.json"
 # Of the tables together: a change of any table's columns is a new one.
 VERSION = 7
 _PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader sees the old file, or the new one, whole; also after a crash."""
-    temporary = path.with_name(path.name + ".tmp")
+def write_atomic(path: Path, data: bytes, alone: bool = True) -> None:
+    """Write `data` so that a reader sees the old file, or the new one, whole; also after a crash.
+
+    `alone` is false where no lock keeps another process from writing the same file at the same time.
+    """
+    temporary = path.with_name(path.name + (".tmp" if alone else f".{os.getpid()}.tmp"))
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(_cannot_write(path, error)) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> str:
-    return (
-        f"{path} cannot be written ({error.strerror}); free some space, or choose another --workspace, and run again."
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-class Journal:
-    """Append-only file of finished work, one checksummed JSON line per unit; a torn last line is work still owed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[bytes] | None = None
-        self._dirty = False
-
-    def append(self, rows: Sequence[Row]) -> None:
-        """Queue the rows of one finished unit; all of them or none survive a crash. Durable after `sync`."""
-        try:
-            if self._file is None:
-                self._heal()
-                self._file = self.path.open("ab")
-            body = json.dumps(rows, ensure_ascii=False, allow_nan=False).encode()
-            self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
-            self._dirty = True
-        except OSError as error:
-            raise UserError(_cannot_write(self.path, error)) from None
-
-    def sync(self) -> None:
-        """Make what was appended durable."""
-        if self._file is None or not self._dirty:
-            return
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._dirty = False
-        except OSError as error:
-            raise UserError(_cannot_write(self.path, error)) from None
-
-    def _lines(self) -> Iterator[tuple[int, list[Row]]]:
-        """(end offset, rows) of each whole line."""
-        if not self.path.is_file():
-            return
-        end = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                head, _, body = line.rstrip(b"\n").partition(b" ")
-                if not line.endswith(b"\n") or head != b"%08x" % zlib.crc32(body):
-                    return
-                end += len(line)
-                yield end, json.loads(body)
-
-    def _heal(self) -> None:
-        """Cut a torn tail, so that the next line does not join it."""
-        if self.path.is_file():
-            end = max((end for end, _ in self._lines()), default=0)
-            if end < self.path.stat().st_size:
-                os.truncate(self.path, end)
-
-    def rows(self) -> list[Row]:
-        """All rows of whole lines."""
-        if self._file is not None:
-            self._file.flush()
-        return [row for _, rows in self._lines() for row in rows]
-
-    def close(self) -> None:
-        """Sync and close; the file stays."""
-        if self._file is not None:
-            self.sync()
-            self._file.close()
-            self._file = None
-
-    def remove(self) -> None:
-        """Close and delete; call after the rows were committed."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self.path.unlink(missing_ok=True)
+        raise UserError(cannot_write(path, error)) from None
 
 
 class Partition:
     """One folder of a table, with one lineage: a source of `problems`, or `main` for a stage's output."""
 
-    def __init__(self, folder: Path, table: Table, shards: int) -> None:
-        self.folder, self.table, self.shards = folder, table, shards
+    def __init__(self, folder: Path, table: Table, shards: int, workspace: str) -> None:
+        self.folder, self.table, self.shards, self.workspace = folder, table, shards, workspace
 
     def files(self, shard: int | None = None) -> list[Path]:
-        """Committed files, in order; of one shard or of all."""
+        """Committed files, in order; of one shard or of all. UserError for one that does not belong here."""
         found = []
         for marker in sorted(self.folder.glob("part-*.done")):
             path = marker.with_suffix(".parquet")
             match = _PART.fullmatch(path.name)
             if match and (shard is None or int(match[1]) == shard):
+                marks.check_place(path, self.mark(path))
                 found.append(path)
         return found
+
+    def mark(self, path: Path) -> dict[str, Any]:
+        """Where a file of this partition belongs, as its marker says."""
+        about = marks.place(path, self.table.name, self.workspace, self.shards, self.table.version)
+        return about | {"tables": VERSION}
+
+    def settings(self) -> str | None:
+        """Digest of the settings of the partition's lineage record; null without one."""
+        try:
+            found = json.loads((self.folder / LINEAGE).read_bytes())["digest"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def made_with(self) -> set[str | None]:
+        """Digests of the settings that its rows were made with, as its files and journals say."""
+        found = {marks.settings_of(path) for path in self.files()}
+        return found | {self.journal(shard).settings() for shard in self.journals()}
 
     def read(self, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
         """Committed rows."""
@@ -177,8 +120,8 @@ class Partition:
 
     def journal(self, shard: int) -> Journal:
         """The journal of a shard; its rows are not in `read` until they are committed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return Journal(self.folder / f"part-{shard:05d}.journal")
+        path = self.folder / f"part-{shard:05d}.journal"
+        return Journal(path, self.mark(path) | {"settings": self.settings()})
 
     def journals(self) -> list[int]:
         """Shards that have a journal: work of a run that did not come to its commit."""
@@ -207,9 +150,9 @@ class Partition:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             staged.folder.rename(self.folder)
-            _sync_folder(self.folder.parent)
+            sync_folder(self.folder.parent)
         except OSError as error:
-            raise UserError(_cannot_write(self.folder, error)) from None
+            raise UserError(cannot_write(self.folder, error)) from None
 
 
 class Writer:
@@ -236,9 +179,10 @@ class Writer:
         path = self.partition.folder / f"part-{shard:05d}-{number:04d}.parquet"
         sink = pa.BufferOutputStream()
         pq.write_table(table.to_arrow(rows), sink, compression="zstd", row_group_size=table.row_group)
-        write_atomic(path, sink.getvalue())
-        marker = {"rows": len(rows), "version": table.version}
-        write_atomic(path.with_suffix(".done"), json.dumps(marker).encode())
+        data = sink.getvalue()
+        about = {"rows": len(rows), "settings": self.partition.settings()} | marks.contents(data)
+        write_atomic(path, data)
+        write_atomic(path.with_suffix(marks.ENDING), sealed(self.partition.mark(path) | about))
         self._next[shard] = number + 1
         return len(rows)
 
@@ -286,58 +230,72 @@ class Files:
     """
 
     def __init__(self, paths: Sequence[Path], table: Table) -> None:
-        self._table = table
+        self._paths, self._table = list(paths), table
         names = [str(path) for path in paths]
         self._data = pads.dataset(names, schema=table.schema, format="parquet") if names else None
 
     def read(self, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
-        """Their rows; `where` is a `pyarrow.dataset` expression."""
+        """Their rows; `where` is a `pyarrow.dataset` expression. UserError where a file is not as it was written."""
         schema = self._table.schema
         names = list(columns) if columns is not None else schema.names
         if self._data is None:
             return pa.schema([schema.field(name) for name in names]).empty_table()
-        return self._data.to_table(columns=names, filter=where)
+        asked = "" if where is None else str(where)
+        looked = {*names, *(name for name in schema.names if name in asked)}
+        for path in self._paths:
+            marks.check(path, looked)
+        try:
+            return self._data.to_table(columns=names, filter=where)
+        except FileNotFoundError:
+            raise UserError(f"{self._paths[0].parent} was replaced while it was read; run the command again.") from None
+
+
+def _make(root: Path) -> None:
+    try:
+        (root / "tables").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(cannot_write(root, error)) from None
+    with lock.writing(root):
+        if not (root / MANIFEST).exists():
+            write_atomic(root / MANIFEST, manifests.text(VERSION, DEFAULT_SHARDS, os.urandom(8).hex()).encode())
 
 
 class Workspace:
     """A workspace folder; see the module's text for what lies in it."""
 
-    def __init__(self, root: Path, shards: int) -> None:
-        self.root, self.shards = root, shards
+    def __init__(self, root: Path, shards: int, identity: str) -> None:
+        self.root, self.shards, self.identity = root, shards, identity
 
     @classmethod
     def open(cls, root: Path, create: bool = True) -> Workspace:
-        """Open, or make, the workspace at `root`; UserError where it is not there or cannot be written."""
-        manifest = root / "workspace.json"
+        """Open, or make, the workspace at `root`; UserError where it is not there, not whole, or cannot be written."""
+        manifest = root / MANIFEST
         if not manifest.exists():
+            if (held := manifests.remembered(root)) is not None:
+                raise UserError(f"{manifest} is gone; write it again, with this text: {held}")
             if not create:
                 raise UserError(f"There is no workspace at {root}; run `curate ingest` first, or give --workspace.")
-            try:
-                (root / "tables").mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(_cannot_write(root, error)) from None
-            write_atomic(manifest, json.dumps({"version": VERSION, "shards": DEFAULT_SHARDS}).encode())
+            _make(root)
         if create and not os.access(root, os.W_OK):
             raise UserError(f"The workspace {root} is not writable; choose another --workspace.")
-        try:
-            content = json.loads(manifest.read_text())
-            version, shards = int(content["version"]), int(content["shards"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{manifest} is damaged; restore it, or choose another --workspace.") from None
-        if version != VERSION:
-            raise UserError(
-                f"The workspace {root} has tables of version {version}, this program has {VERSION}; choose another "
-                "--workspace and run again."
-            )
-        return cls(root, shards)
+        shards, identity = manifests.read(manifest, VERSION)
+        return cls(root, shards, identity)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Around all that a command writes, see `curate.lock`; UserError when another command writes."""
+        return lock.writing(self.root)
+
+    def share(self) -> lock.Share:
+        """The right to write, for a process that this command starts."""
+        return lock.Share(self.root)
 
     def partition(self, table: Table, name: str = MAIN) -> Partition:
         """A partition of a table, whether or not it has files yet."""
-        return Partition(self.root / "tables" / table.name / name, table, self.shards)
+        return Partition(self.root / "tables" / table.name / name, table, self.shards, self.identity)
 
     def staging(self, table: Table) -> Partition:
         """Where rows are written that are to replace `main` all at once; no reader looks there."""
-        return Partition(self.root / "tables" / ".staging" / table.name / MAIN, table, self.shards)
+        return Partition(self.root / "tables" / ".staging" / table.name / MAIN, table, self.shards, self.identity)
 
     def partitions(self, table: Table) -> list[Partition]:
         """The partitions of a table that exist, by name."""

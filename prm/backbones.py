@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
@@ -61,7 +62,7 @@ def load(folder: str, revision: str | None) -> Any:
         return kind.from_pretrained(
             folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"The model {folder} cannot be loaded ({reason}); `train.model` must be a folder or hub id of a "

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from curate.errors import UserError
 from curate.schema import Row
+from prm import digests
 from prm.bilevel import Bilevel, Tally
 from prm.team import local
 
@@ -69,7 +70,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"state": header})
+        save_file(tensors, temporary, metadata={"state": header, "digest": digests.of_tensors(tensors, header)})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -86,10 +87,8 @@ def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[R
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError, ValueError, KeyError):
+        header, tensors = _read(path)
+    except ValueError:
         raise UserError(
             f"The checkpoint {path} is damaged; delete it, and this run starts from its beginning."
         ) from None
@@ -98,6 +97,21 @@ def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[R
     _restore(state, names, tensors, header)
     rows: list[Row] = header["rows"]
     return rows
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors of a file; ValueError where they are not what was written."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        sound = about["digest"] == digests.of_tensors(tensors, about["state"])
+        header: dict[str, Any] = json.loads(about["state"])
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(str(error)) from None
+    if not sound:
+        raise ValueError("a byte is not as it was written")
+    return header, tensors
 
 
 def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -142,12 +156,12 @@ def save_parameters(path: Path, state: Bilevel, names: Sequence[str]) -> None:
 
 
 def load_parameters(path: Path, state: Bilevel, names: Sequence[str]) -> None:
-    """Put saved parameters into the run; UserError when they are not there any more."""
+    """Put saved parameters into the run; UserError when they are not there any more, or damaged."""
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (OSError, SafetensorError):
+        _, tensors = _read(path)
+    except ValueError:
         raise UserError(
-            f"The parameters of the best step, {path}, are gone or damaged; run `prm train --replace`."
+            f"The parameters of the best step, {path}, are gone or damaged; delete `{path}` and "
+            f"`{path.with_name('checkpoint.safetensors')}` and run `prm train` again."
         ) from None
     _put_parameters(state, names, tensors)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from curate.errors import UserError
 from curate.store import Workspace, write_atomic
 from prm.aggregate import FORMULAS
 from prm.backbones import as_classifier
+from prm.digests import CARD
 from prm.encode import load_processor
 from prm.model import HEAD_FILE, Prm
 from prm.render import card as model_card
-from prm.saved import CARD, Card, model_folder, read_card
+from prm.saved import Card, model_folder, read_card, write_card
 from prm.score import trained_runs
 
 SCHEMA = "curate-prm/reading/1"
@@ -87,7 +88,7 @@ def run(
         _save(whole, prm.score.weight.detach().clone(), head, made, getattr(torch, dtype))
         load_processor(str(source), None).save_pretrained(made)
         write_atomic(made / "README.md", text.encode("utf-8", "replace"))
-        write_atomic(made / CARD, json.dumps(asdict(public), indent=1, sort_keys=True).encode())
+        write_card(made, public)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)

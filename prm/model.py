@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
+from prm import digests
 from prm.backbones import Backbone, load
 from prm.branches import sight
 from prm.encode import Encoded, Kept, Prompt
@@ -71,7 +72,11 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
     def load(
         cls, model: str, revision: str | None = None, freeze_vision: bool = True, cache_megabytes: int = 256
     ) -> Prm:
-        """Backbone from a folder or the hub, float32; the head as saved there, else zeros."""
+        """Backbone from a folder or the hub, float32; the head as saved there, else zeros.
+
+        UserError where the folder is a saved PRM whose files are not those that were saved.
+        """
+        digests.check(Path(model))
         prm = cls(load(model, revision), freeze_vision, cache_megabytes)
         head = saved_head(Path(model))
         with torch.no_grad():

@@ -29,6 +29,7 @@ from prm.data import prepare
 from prm.stop import Stop
 
 if TYPE_CHECKING:
+    from curate.lock import Share
     from prm.train import OnStep, Plan, RunResult
 
 _LOOK_SECONDS = 0.2
@@ -50,6 +51,7 @@ class _Task:
 
     config: TrainConfig
     root: Path
+    lock: Share
     run_seed: int
     place: int
     threads: int
@@ -72,6 +74,7 @@ def _work(task: _Task, pipe: Connection) -> None:
     """A worker: prepare, then do the runs that come through the pipe until it is closed."""
     from prm import train
 
+    task.lock.take()
     # A Ctrl+C at a terminal reaches all processes; the one that handed out the work says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(task.owner,), daemon=True).start()
@@ -147,7 +150,7 @@ def run_all(
     try:
         for place in range(count):
             ours, theirs = context.Pipe()
-            task = _Task(config, workspace.root, run_seed, place, threads, os.getpid())
+            task = _Task(config, workspace.root, workspace.share(), run_seed, place, threads, os.getpid())
             workers[ours] = context.Process(target=_work, args=(task, theirs))
             workers[ours].start()
             theirs.close()

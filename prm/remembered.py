@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from curate.chain import Recipe
 from curate.config import Config, apply_settings, did_you_mean, read_yaml, validate
 from curate.errors import UserError
+from curate.seeds import digest
 from curate.store import Workspace
 from prm.stages import ReportConfig, SelectConfig
 
@@ -23,6 +24,8 @@ def recipe(workspace: Workspace, settings: Sequence[str] = ()) -> Recipe:
         if not _SECTIONS.keys() - tree.keys():
             break
         found = read_yaml(path)
+        if digest(found, length=8) != path.parent.name.rpartition("-")[2]:
+            raise UserError(f"{path} is damaged, or was changed; delete its folder, or give a recipe.")
         tree = {name: found[name] for name in _SECTIONS if name in found} | tree
     tree = apply_settings({name: tree.get(name) or {} for name in _SECTIONS}, settings)
     for name in tree.keys() - _SECTIONS.keys():

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from curate.errors import UserError
 from curate.store import Workspace, write_atomic
+from prm import digests
 from prm.config import TrainConfig
+from prm.digests import CARD
 from prm.encode import Encoder
 from prm.model import Prm
-
-CARD = "prm.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class Card:
     suffix: str | None = None
     # In an exported folder: how any client reads scores, see `prm.export`.
     reading: dict[str, Any] | None = None
+    # Checksums of the files beside the card, by name; and of the card itself.
+    files: dict[str, str] = field(default_factory=dict)
+    seal: str = ""
 
     @property
     def of_outcomes(self) -> bool:
@@ -62,6 +65,11 @@ def model_folder(workspace: Workspace, run: str) -> Path:
     return workspace.root / "models" / run
 
 
+def has_card(folder: Path) -> bool:
+    """Whether a whole PRM lies there."""
+    return (folder / CARD).is_file()
+
+
 def save_model(prm: Prm, folder: Path, encoder: Encoder, card: Card) -> None:
     """Write the PRM; a folder of the same name is replaced."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,14 +79,30 @@ def save_model(prm: Prm, folder: Path, encoder: Encoder, card: Card) -> None:
         encoder.processor.save_pretrained(folder)
     except OSError as error:
         raise UserError(f"The PRM cannot be written to {folder} ({error}); free some space and run again.") from None
-    write_atomic(folder / CARD, json.dumps(asdict(card), indent=1, sort_keys=True).encode())
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: Card) -> Card:
+    """Write the card of a folder whose other files are there, with their checksums; returns it with them."""
+    whole = replace(card, files=digests.of_files(folder))
+    whole = replace(whole, seal=digests.of_card(asdict(whole)))
+    write_atomic(folder / CARD, json.dumps(asdict(whole), indent=1, sort_keys=True).encode())
+    return whole
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a saved PRM; UserError when there is none."""
+    """The card of a saved PRM; UserError when there is none, or it is not as it was written."""
     try:
-        return Card(**json.loads((folder / CARD).read_text()))
+        content = json.loads((folder / CARD).read_bytes())
+        card = Card(**content)
     except FileNotFoundError:
         raise UserError(f"There is no trained PRM at {folder}; run `prm train` first.") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{folder / CARD} is damaged; run `prm train --replace`.") from None
+    except (ValueError, TypeError, OSError):
+        raise UserError(f"{folder / CARD} is damaged; {digests.cure(folder)}.") from None
+    if not card.files:
+        raise UserError(
+            f"The PRM at {folder} was saved by an earlier version of this program; train or export it anew."
+        )
+    if card.seal != digests.of_card(content):
+        raise UserError(f"{folder / CARD} is damaged: it is not the card that was saved; {digests.cure(folder)}.")
+    return card

@@ -21,7 +21,7 @@ from prm.encode import Encoded, Encoder, load_processor
 from prm.examples import Example, read_examples, read_images, write_rejects
 from prm.forwards import step_logits, step_scores
 from prm.model import Prm
-from prm.saved import model_folder, read_card
+from prm.saved import has_card, model_folder, read_card
 
 STAGE = "score"
 REPLACE = "prm score --replace"
@@ -43,7 +43,7 @@ def _nobody(run: str, done: int, total: int) -> None:
 def trained_runs(workspace: Workspace) -> list[str]:
     """Runs with a saved PRM, by name."""
     names = (partition.folder.name for partition in workspace.partitions(UPDATES))
-    return [name for name in names if model_folder(workspace, name).is_dir()]
+    return [name for name in names if has_card(model_folder(workspace, name))]
 
 
 def run(

@@ -32,7 +32,7 @@ from prm.lora import adapt, halve
 from prm.model import Prm
 from prm.objective import PrmObjective
 from prm.records import last_weights, progress, update_rows, with_t
-from prm.saved import Card, model_folder, save_model
+from prm.saved import Card, has_card, model_folder, save_model
 from prm.stop import Stop, stopping
 from prm.team import ALONE, Team, usable_device
 
@@ -151,7 +151,9 @@ def _there(
                 watch.clear(workspace, plan.name)
                 shutil.rmtree(model_folder(workspace, plan.name), ignore_errors=True)
             record = lineage.guard(partition, _settings(plan, config, data), REPLACE)
-            there = record is not None and record["complete"]
+            # What was deleted since is owed again.
+            whole = bool(partition.files()) and (plan.null_control or has_card(model_folder(workspace, plan.name)))
+            there = record is not None and record["complete"] and whole
     if not team.any(there):
         return None
     on_step(plan.name, config.steps, config.steps, {})

@@ -124,8 +124,9 @@ def import_rollouts(
         **cut,
     )
     place = Workspace.open(workspace, create=False)
-    ledger = imports.run(config, place, sections.get("ingest"), replace, reporter(as_json))
-    catalog.write(place)
+    with place.writing():
+        ledger = imports.run(config, place, sections.get("ingest"), replace, reporter(as_json))
+        catalog.write(place)
     typer.echo(json.dumps({"import": vars(ledger)}) if as_json else f"import: {ledger.line()}")
 
 
@@ -143,8 +144,9 @@ def remove_import(
     from curate.store import Workspace
 
     place = Workspace.open(workspace, create=False)
-    gone = removal.remove(place, name)
-    catalog.write(place)
+    with place.writing():
+        gone = removal.remove(place, name)
+        catalog.write(place)
     if as_json:
         typer.echo(json.dumps({"removed": gone}))
         return

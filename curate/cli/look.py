@@ -102,8 +102,9 @@ def profile(
     plain = json.dumps(built.to_json(), ensure_ascii=False, indent=1)
     folder = place.root / "reports"
     folder.mkdir(exist_ok=True)
-    write_atomic(folder / "profile.json", plain.encode("utf-8", "replace"))
-    write_atomic(folder / "profile.html", profile_page.page(built, place).encode("utf-8", "replace"))
+    write_atomic(folder / "profile.json", plain.encode("utf-8", "replace"), alone=False)
+    page = profile_page.page(built, place).encode("utf-8", "replace")
+    write_atomic(folder / "profile.html", page, alone=False)
     if as_json:
         typer.echo(plain)
         return

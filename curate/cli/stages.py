@@ -41,7 +41,8 @@ def _run_all(
             typer.echo(f"{name}: {ledger.line()}")  # type: ignore[attr-defined]
 
     place, reporter = Workspace.open(workspace), progress.reporter(as_json)
-    ledgers = [chain.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
+    with place.writing():
+        ledgers = [chain.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
     if as_json:
         plain = [{name: vars(ledger) for name, ledger in each.items()} for each in ledgers]
         typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))

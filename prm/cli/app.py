@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,9 +54,11 @@ def _train_together(
     from prm import stages
     from prm.distributed import joined
 
-    with joined() as team:
+    with joined() as team, contextlib.ExitStack() as held:
         with team.gate():
             loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+            if team.leads:
+                held.enter_context(place.writing())
         if team.leads:
             _stage("train", recipe, workspace, settings, as_json, replace)
         else:

@@ -70,7 +70,6 @@ def command(
     """
     from curate.progress import reporter
     from curate.store import Workspace
-    from prm.bench import entry
 
     if launch.several():
         raise UserError("`prm eval` runs as one process; start it without torchrun.")
@@ -79,8 +78,13 @@ def command(
     # A saved PRM needs no workspace but for its results.
     place = Workspace.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
     tell = reporter(as_json)
-    asked = entry.Asked(benchmark.value, data, tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
-    results = entry.evaluate(place, asked, tell)
+    with place.writing():
+        # Only now: it imports torch, which whoever is refused need not wait for.
+        from prm.bench import entry
+
+        given = (tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
+        asked = entry.Asked(benchmark.value, data, *given)
+        results = entry.evaluate(place, asked, tell)
     if as_json:
         typer.echo(
             json.dumps({"results": [result.to_json() for result, _ in results]}, ensure_ascii=False, allow_nan=False)

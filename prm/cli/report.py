@@ -106,9 +106,10 @@ def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) ->
     # What differs is shown by domain; there are no chains in it.
     config, choice = loaded.section("report").model_copy(update={"chains": 0}), loaded.sections.get("select")
     held = Workspace.open(other, create=False)
-    built = [report.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
-    made = compare.compare(*built)
-    paths = compare.write(made, place.root / "reports", config.theme)
+    with place.writing():
+        built = [report.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
+        made = compare.compare(*built)
+        paths = compare.write(made, place.root / "reports", config.theme)
     if as_json:
         typer.echo(json.dumps(made.to_json(), ensure_ascii=False, allow_nan=False))
         return

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from curate.errors import UserError
 from curate.store import Workspace
-from prm.saved import CARD, model_folder
+from prm.digests import CARD
+from prm.saved import model_folder
 from prm.score import trained_runs
 from prm.serving.rows import Limits
 from prm.serving.scorer import Batcher, Scorer

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import UserError
+from curate.journal import Journal
 from curate.schema import REJECTS, STEP_SCORES, TABLES
 from curate.seeds import shard_of
-from curate.store import VERSION, Files, Journal, Workspace, Writer
+from curate.store import VERSION, Files, Workspace, Writer
 
 
 def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
@@ -114,7 +115,7 @@ def test_keys_and_shard_columns_exist_in_every_table():
 )
 def test_a_torn_journal_loses_only_its_tail(tmp_path_factory, units, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
-    journal, ends = Journal(path), [0]
+    journal, ends = Journal(path, {}), [0]
     for unit in units:
         journal.append([{"text": text, "n": n} for text, n in unit])
         journal.sync()
@@ -125,21 +126,21 @@ def test_a_torn_journal_loses_only_its_tail(tmp_path_factory, units, cut):
         os.truncate(path, keep)
     whole = sum(end <= keep for end in ends[1:])
     expected = [{"text": text, "n": n} for unit in units[:whole] for text, n in unit]
-    assert Journal(path).rows() == expected
-    again = Journal(path)
+    assert Journal(path, {}).rows() == expected
+    again = Journal(path, {})
     again.append([{"text": "after", "n": 0}])
     again.close()
-    assert Journal(path).rows() == [*expected, {"text": "after", "n": 0}]
+    assert Journal(path, {}).rows() == [*expected, {"text": "after", "n": 0}]
 
 
 def test_a_damaged_line_is_not_read_as_data(tmp_path):
-    journal = Journal(tmp_path / "j")
+    journal = Journal(tmp_path / "j", {})
     journal.append([{"n": 1}])
     journal.close()
     data = bytearray((tmp_path / "j").read_bytes())
     data[-4] ^= 1
     (tmp_path / "j").write_bytes(data)
-    assert Journal(tmp_path / "j").rows() == []
+    assert Journal(tmp_path / "j", {}).rows() == []
 
 
 @given(st.text(), st.integers(1, 64))
@@ -171,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_full_disk_is_one_sentence():
     # /dev/full is the kernel's own full disk: every write to it fails with ENOSPC.
-    journal = Journal(Path("/dev/full"))
+    journal = Journal(Path("/dev/full"), {})
     with pytest.raises(UserError, match="free some space"):
         for _ in range(2):
             journal.append([{"n": 1}])

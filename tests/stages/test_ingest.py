@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from curate import catalog, chain
+from curate.durable import sealed, unsealed
 from curate.errors import UserError
 from curate.schema import IMAGES, PROBLEMS, REJECTS
 from curate.stage import Silent
@@ -141,8 +142,7 @@ def test_a_killed_ingest_goes_on_without_a_double_row(place):
     whole = workspace.read(PROBLEMS).to_pylist()
     # As a kill between the last commit and the record leaves it: rows there, lineage not complete.
     record = workspace.partition(PROBLEMS, "mess").folder / "lineage.json"
-    half = json.loads(record.read_text()) | {"complete": False, "ledger": None}
-    record.write_text(json.dumps(half))
+    record.write_bytes(sealed(unsealed(record.read_bytes()) | {"complete": False, "ledger": None}))
     some = workspace.partition(PROBLEMS, "mess").files()[0]
     some.with_suffix(".done").unlink()
     workspace, ledger = ingest(place, [files()])
