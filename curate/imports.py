@@ -18,8 +18,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from curate import lineage, removal, rows, steps, thinking
-from curate.answers import grade
+from curate import answers, lineage, removal, rows, steps, thinking
 from curate.config import Config, did_you_mean
 from curate.errors import RowError, UserError
 from curate.golds import gold_of
@@ -119,7 +118,7 @@ def run(
     left.clear()
     made = _Import(config, name, columns, workspace, problems)
     rollouts, rejects, ledger = Writer(partition), Writer(left), Ledger("responses")
-    _, records = read(config.file, config.records)
+    _, records = read(config.file, config.records, columns.response)
     while chunk := list(islice(records, CHUNK)):
         good, bad = made.take(chunk, ledger)
         rollouts.commit_all(good)
@@ -142,7 +141,7 @@ def _columns(config: ImportConfig) -> Columns:
         raise UserError("--stop takes a text that is not empty.")
     if config.policy is not None and config.policy_column is not None:
         raise UserError("--policy names one model and --policy-column one for each row; give only one of them.")
-    names, _ = read(config.file, config.records)
+    names, _ = read(config.file, config.records, config.response)
     given = {name: getattr(config, name) for name in ("id", "answer", "outcome", "extracted", "reasoning")}
     given |= {"source": config.source_column, "policy": config.policy_column}
     columns = columns_of(names, config.file.name, given, config.response, config.lists)
@@ -179,6 +178,7 @@ def _settings(config: ImportConfig, sources: Sequence[str], columns: Columns) ->
         "filter": config.filter,
         "stop": list(config.stop),
         "steps": steps.VERSION,
+        "answers": answers.VERSION,
         "max_steps": config.max_steps,
         "min_step_characters": config.min_step_characters,
     }
@@ -217,7 +217,7 @@ class _Import:
         self._turns = 0
         self._grades: Counter[tuple[bool | None, bool | None]] = Counter()
 
-    def take(self, chunk: Sequence[tuple[int, Record]], ledger: Ledger) -> tuple[list[Row], list[Row]]:
+    def take(self, chunk: Sequence[tuple[int | str, Record]], ledger: Ledger) -> tuple[list[Row], list[Row]]:
         """(new rollouts, rejects) of these records, counted."""
         drafts, bad = list[_Draft](), list[Row]()
         for number, record in chunk:
@@ -237,7 +237,7 @@ class _Import:
         self._indices.bring_near({draft.problem["problem_id"] for draft in drafts})
         return [self._rollout(draft) for draft in drafts], bad
 
-    def _drafts(self, record: Record, number: int) -> list[_Draft | RowError]:
+    def _drafts(self, record: Record, number: int | str) -> list[_Draft | RowError]:
         """A rollout to be, or what is wrong, for each response of a record; one error where it has none."""
         if isinstance(record, RowError):
             return [record]
@@ -303,8 +303,12 @@ class _Import:
         row = rows.rollout_of(draft.chain, draft.problem, self._name, index, draft.repeat)
         if self._columns.extracted is not None and draft.problem["answer"] is not None:
             gold = (draft.problem[part] for part in ("answer", "answer_type", "choices", "accepted", "tolerance"))
-            verdict = grade(draft.response.extracted, *gold)
-            row |= {"outcome": verdict.outcome, "outcome_rule": verdict.rule, "gold": gold_of(draft.problem)}
+            verdict = answers.grade(draft.response.extracted, *gold)
+            row |= {
+                "outcome": verdict.outcome,
+                "outcome_rule": f"extracted/{verdict.rule}",
+                "gold": gold_of(draft.problem),
+            }
         if self._columns.extracted is not None:
             row["answer"] = draft.response.extracted
         if self._columns.outcome is not None:

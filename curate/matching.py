@@ -84,7 +84,7 @@ class Problems:
                 "--source-column."
             )
 
-    def find(self, record: Mapping[str, Any], number: int) -> Row:
+    def find(self, record: Mapping[str, Any], number: int | str) -> Row:
         """The problem of a record, the file's `number`-th; RowError where there is none, or another gold answer."""
         name, sources = name_of(record, self._columns, number), self.sources
         if self._columns.source is not None:

@@ -26,6 +26,8 @@ NO_ANSWER = "-"
 ROW_NUMBER = "#"
 # What VLMEvalKit writes where the model gave nothing: missing data, no wrong answer.
 _FAILED = "Failed to obtain answer via API"
+# Reading a list takes much more memory than its text.
+_SPELLED = 10_000
 _RIGHT = frozenset({"true", "1", "1.0", "yes", "y", "t", "right", "correct", "pass", "passed"})
 _WRONG = frozenset({"false", "0", "0.0", "no", "n", "f", "wrong", "incorrect", "fail", "failed"})
 
@@ -105,7 +107,7 @@ def columns_of(
     )
 
 
-def name_of(record: Mapping[str, Any], columns: Columns, number: int) -> str:
+def name_of(record: Mapping[str, Any], columns: Columns, number: int | str) -> str:
     """The problem's row in its source; RowError where the record, the `number`-th one, does not say."""
     if columns.id == ROW_NUMBER:
         return str(number)
@@ -234,7 +236,9 @@ def answers_of(record: Mapping[str, Any], column: str) -> list[str]:
 
 
 def _spelled(text: str) -> list[Any]:
-    """The entries of a list that a text spells in JSON or in Python; none where it spells no list."""
+    """The entries of a list that a text spells in JSON or in Python; none where it spells no list, or a long one."""
+    if len(text) > _SPELLED:
+        return []
     for read in (json.loads, ast.literal_eval):
         try:
             found = read(text)

@@ -7,7 +7,7 @@ the figures of the run. Such a record gets its key as the column `key`, unless i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ KEY = "key"
 VALUE = "value"
 
 
-def read(path: Path, below: str | None = None) -> tuple[list[str], Iterator[Numbered]]:
+def read(path: Path, below: str | None = None, wanted: Collection[str] = ()) -> tuple[list[str], Iterator[Numbered]]:
     """The columns and the numbered records of a file; `below` names the key of a JSON file that holds the records.
 
-    UserError when the file is of no kind that is read here.
+    An object that has one of the `wanted` columns is a record itself. UserError when the file is of no kind that is
+    read here.
     """
     kind = path.suffix.lower()
+    records: list[Numbered]
     if kind == ".xlsx":
         records = list(sheets.read(path))
         return _names(records), iter(records)
     if kind == ".json" and (whole := _object(path)) is not None:
-        records = list(_entries(whole, below, path.name))
+        alone = below is None and any(column.partition(".")[0] in whole for column in wanted)
+        records = [(1, dict(whole))] if alone else list(_entries(whole, below, path.name))
         return _names(records), iter(records)
     if below is not None:
         raise UserError(f"--records names a key of a JSON object, and {path.name} is none.")
