@@ -304,11 +304,8 @@ class _Import:
         if self._columns.extracted is not None and draft.problem["answer"] is not None:
             gold = (draft.problem[part] for part in ("answer", "answer_type", "choices", "accepted", "tolerance"))
             verdict = answers.grade(draft.response.extracted, *gold)
-            row |= {
-                "outcome": verdict.outcome,
-                "outcome_rule": f"extracted/{verdict.rule}",
-                "gold": gold_of(draft.problem),
-            }
+            rule = verdict.rule if draft.response.extracted is None else f"extracted/{verdict.rule}"
+            row |= {"outcome": verdict.outcome, "outcome_rule": rule, "gold": gold_of(draft.problem)}
         if self._columns.extracted is not None:
             row["answer"] = draft.response.extracted
         if self._columns.outcome is not None:
