@@ -24,6 +24,7 @@ from curate.idmap import IdMap
 from curate.inspectors import Batch, Inspectors
 from curate.lineage import Ledger
 from curate.rows import AnySource, Picture
+from curate.samples import Indices
 from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import IngestConfig
 from curate.seeds import digest
@@ -308,6 +309,7 @@ class _Sink:
         self._there = {name: IdMap() for name in self._writers}
         for name, there in self._there.items():
             there.add(_first_keys([self._writers[name].partition]))
+        self._indices = Indices(workspace)
         self._chains: Counter[str] = Counter()
         self._first: dict[str, Row] = {}
 
@@ -326,6 +328,9 @@ class _Sink:
         good = [(each.problem, each.chain) for each in made if each.problem is not None]
         chains = [rows.given_id(problem["problem_id"], chain) for problem, chain in good if chain is not None]
         self._seen.bring_near([problem for problem, _ in good], chains)
+        if chains:
+            self._indices.bring_near({problem["problem_id"] for problem, chain in good if chain is not None})
+            self._there[ROLLOUTS.name].bring_near(set(chains))
         out: dict[str, list[Row]] = {name: [] for name in self._writers}
         for each in made:
             ledger.taken += 1
@@ -384,9 +389,11 @@ class _Sink:
         key = rows.given_id(problem["problem_id"], chain)
         if self._seen.chains.get(key) is not None:
             raise RowError("duplicate", f"{key} is the same chain")
-        rollout = rows.rollout_of(chain, problem, self._source.name, self._chains[problem["problem_id"]])
         self._seen.chains.setdefault(key, 0)
-        self._chains[problem["problem_id"]] += 1
+        # One that an earlier run committed keeps its index, and is passed over below.
+        there = self._there[ROLLOUTS.name].get(key) is not None
+        index = 0 if there else self._indices.take(problem["problem_id"])
+        rollout = rows.rollout_of(chain, problem, self._source.name, index)
         out[ROLLOUTS.name].append(rollout)
         out[STEP_LABELS.name] += rows.labels_of(chain, rollout)
 

@@ -143,6 +143,13 @@ def write(
     write_atomic(partition.folder / FILE, sealed(json.loads(redacted(json.dumps(record)))))
 
 
+def mark_stale(partition: Partition) -> None:
+    """Its accounts are of rows that are not all there any more: the stage is to run again, and is not `complete`."""
+    record = read(partition)
+    if record is not None and record["complete"]:
+        write_atomic(partition.folder / FILE, sealed(record | {"complete": False}))
+
+
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(tree, Mapping) and tree:
         return {key: value for name, below in tree.items() for key, value in _flat(below, f"{prefix}{name}.").items()}

@@ -124,11 +124,13 @@ def image_row(picture: Picture, problem_id: str) -> Row:
 
 
 def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
-    """Identity of a chain that was not generated here: its problem and its text, wherever it comes from.
+    """Identity of a chain that was not generated here: its problem, text, thoughts and policy, wherever it comes from.
 
-    `repeat` tells samples apart that a policy drew alike.
+    The text of two policies is two rollouts. `repeat` tells samples apart that one policy drew alike.
     """
-    return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], length=12)}"
+    beside = {"policy": chain.policy, "reasoning": chain.reasoning}
+    known = [{key: value for key, value in beside.items() if value is not None}] if any(beside.values()) else []
+    return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], *known, length=12)}"
 
 
 def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0) -> Row:

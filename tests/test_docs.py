@@ -50,7 +50,7 @@ def test_links_between_documents_lead_somewhere():
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-GUIDES = ["tutorial", "reading-the-report", "meta-set", "costs", "limits"]
+GUIDES = ["tutorial", "reading-the-report", "meta-set", "costs", "limits", "imports"]
 
 
 def spans(name: str) -> list[str]:

@@ -40,7 +40,7 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
 
 
 def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
-    """Show the accounts of every stage.
+    """Show the accounts of every stage, and the imports with where they came from.
 
     in = out + rejected + duplicate + failed
     """
@@ -48,7 +48,12 @@ def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Js
     from curate.store import Workspace
 
     frame = catalog.ledger(Workspace.open(workspace, create=False))
-    _table(frame if as_json else frame.drop("unit", "written"), as_json, "Ledger")
+    _table(frame if as_json else frame.drop("unit", "written", "origin"), as_json, "Ledger")
+    imports = frame.filter(frame["origin"].is_not_null())
+    if not as_json and imports.height:
+        _table(
+            imports.select("partition", "origin", "out", "written").rename({"partition": "import"}), False, "Imports"
+        )
 
 
 def sql(
