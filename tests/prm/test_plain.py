@@ -1,5 +1,6 @@
 """The trainer against plain ones, on a PRM: bit for bit where the operations are the same, else to rounding."""
 
+import os
 import random
 
 import pytest
@@ -30,6 +31,11 @@ def two_domains(tmp_path):
 
 def trained(workspace: Workspace) -> dict[str, torch.Tensor]:
     return Prm.load(str(model_folder(workspace, "seed-0"))).state_dict()
+
+
+@pytest.mark.skipif("ATEN_CPU_CAPABILITY" not in os.environ, reason="no instructions were asked for")
+def test_the_instructions_that_were_asked_for_are_used():
+    assert torch.backends.cpu.get_cpu_capability().lower() == os.environ["ATEN_CPU_CAPABILITY"]
 
 
 def step_losses(logits: torch.Tensor, rows: list, dtype: torch.dtype = torch.float32) -> torch.Tensor:
