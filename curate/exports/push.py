@@ -15,7 +15,9 @@ OURS = ("data/*", "annotations/*", "images/*", "*.json")
 
 
 class Hub(Protocol):
-    """The part of `huggingface_hub.HfApi` that is used."""
+    """The part of `huggingface_hub.HfApi` that is used; `endpoint` is the hub's address, as `HF_ENDPOINT` has it."""
+
+    endpoint: str
 
     def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> Any: ...
     def repo_info(self, repo_id: str, *, repo_type: str) -> Any: ...
@@ -47,7 +49,7 @@ def check_name(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
-    """Upload a whole export as one commit; the address. UserError for whatever the hub does not allow.
+    """Upload a whole export; the address at the hub that took it. UserError for whatever the hub does not allow.
 
     A repository that is there keeps its visibility: where it is not the wanted one, nothing is uploaded.
     """
@@ -70,7 +72,7 @@ def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
             f"The export is in its folder, and was not pushed to {repo}: {first[:300]}; check the name, the network "
             "and the login (`hf auth login`, or HF_TOKEN)."
         ) from None
-    return f"https://huggingface.co/datasets/{repo}"
+    return f"{api.endpoint.rstrip('/')}/datasets/{repo}"
 
 
 def _failures() -> tuple[type[Exception], ...]:
