@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
+from curate.errors import UserError
 
 if TYPE_CHECKING:
     from curate.init.run import Result
@@ -24,20 +25,38 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     as_json: options.Json = False,
+    config: Annotated[str | None, typer.Option(help="Configuration of a dataset on the hub.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split of a dataset on the hub; may be repeated.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the hub.")] = None,
 ) -> None:
     """Look at unknown data and write a recipe for it.
 
     Guesses which columns hold question, answer, choices, pictures and chains, tries the readers on the first rows, and
     says what it is sure of and what it is not.
     """
-    from curate.init import run
+    from curate.init import hub, run
+    from curate.init.tables import Found, local
 
     where = Path(data)
-    out = recipe or Path(f"{run.slug(where.resolve().stem)}.yaml")
+    here = where.exists()
+    name = run.name_of(where.resolve() if here else where)
+    out = recipe or Path(f"{name}.yaml")
     run.check_free(out, force)
-    name, tables, result = run.local(where, out)
-    run.written(name, data, run.drafted(name, tables, result), force)
+    if here:
+        given = {"config": config, "split": split, "revision": revision}
+        for option, value in given.items():
+            if value:
+                raise UserError(f"--{option} has no effect on files; leave it out.")
+        found = local(where, out.parent)
+    else:
+        found = Found(hub.tables(hub.Wanted(data, config, split or (), revision)))
+    result = run.drafted(name, out, found)
+    run.write(name, data, result, force)
     typer.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else shown(result))
+    if not result.ready:
+        raise UserError(run.unready(result))
 
 
 def shown(result: Result) -> str:

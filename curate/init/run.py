@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from curate.errors import RowError, UserError
-from curate.init import findings, places, recipe
+from curate.errors import UserError
+from curate.init import findings, recipe
 from curate.init.findings import Guess
 from curate.init.guess import guess as guessed
 from curate.init.places import role_of, slug
+from curate.init.tables import Found, Table
 from curate.init.trial import Trial, tried
 from curate.sections import RESERVED
-from curate.sources.files import read
 from curate.store import write_atomic
 
-# So many records of each table are looked at, and so many rows tried.
-LOOK = 300
+# So many rows of each table are tried.
 TRY = 100
 # A guess that is not sure gives way to another that brings in so many more of the rows, as a share.
 _BETTER = 0.1
 # Below this share of usable rows other values are tried.
 _ENOUGH = 0.9
 _ORDER = {"test": 0, "meta": 1, "train": 2}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table that may become a source: where its records come from, and what is known before they are looked at."""
-
-    title: str
-    settings: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-    known: Sequence[Guess] = ()
-    places: Sequence[places.Place] = ()
-    broken: int = 0
 
 
 @dataclass
@@ -83,52 +68,11 @@ class Result:
         }
 
 
-def local(where: Path, out: Path) -> tuple[str, list[Table], Result]:
-    """The tables of a file or folder, with a name for the whole."""
-    found, result = places.contents(where), Result(out)
-    if found.partly:
-        result.notes.append(f"Only the first {places.MOST_FILES:,} files of {where} were looked at.")
-    if len(found.tables) > places.MOST_TABLES:
-        result.notes.append(
-            f"Only the first {places.MOST_TABLES} of {len(found.tables)} tables were looked at; give a folder below."
-        )
-    base = where if where.is_dir() else where.parent
-    tables = []
-    for path in found.tables[: places.MOST_TABLES]:
-        title = str(path.relative_to(base))
-        try:
-            _, numbered = read(path)
-            sample = list(islice(numbered, LOOK))
-        except UserError as error:
-            result.left_out.append((title, str(error)))
-            continue
-        records = [record for _, record in sample if not isinstance(record, RowError)]
-        if not records:
-            broken = next((str(record) for _, record in sample if isinstance(record, RowError)), "it has no rows")
-            result.left_out.append((title, f"no record could be read: {broken}"))
-            continue
-        role, rest = role_of(path.stem, Path(title).parent.parts if where.is_dir() else path.parent.parts[-1:])
-        known = [Guess("role", role or "train", *_why_role(role))]
-        settings = {"kind": "files", "name": path.stem, "path": _from(path, out.parent), "domain": rest}
-        tables.append(Table(title, settings, records, known, found.places, len(sample) - len(records)))
-    return slug(where.resolve().stem if where.is_file() else where.resolve().name), tables, result
-
-
-def _why_role(role: str | None) -> tuple[str, bool]:
-    return ("its name says so", True) if role else ("no name says what it is for; or test, meta", False)
-
-
-def _from(path: Path, base: Path) -> str:
-    """The path as the recipe has it: relative where it lies below the recipe's folder."""
-    whole = path.resolve()
-    return os.path.relpath(whole, base.resolve()) if whole.is_relative_to(base.resolve()) else str(whole)
-
-
-def drafted(name: str, tables: Sequence[Table], result: Result) -> Result:
+def drafted(name: str, out: Path, given: Found) -> Result:
     """A source for each table that has what a source needs, tried; the others are left out with the reason."""
-    found = []
-    for table in tables:
-        draft, trial = _draft(table, result.recipe.parent)
+    result, found = Result(out, left_out=list(given.left_out), notes=list(given.notes)), []
+    for table in given.tables:
+        draft, trial = _draft(table, out.parent)
         missing = _missing(draft)
         if missing:
             result.left_out.append((table.title, missing))
@@ -219,7 +163,7 @@ def _settled(settings: Mapping[str, Any], name: str, own: str, several: bool) ->
     return found
 
 
-def written(name: str, data: str, result: Result, force: bool) -> None:
+def write(name: str, data: str, result: Result, force: bool) -> None:
     """Write the recipe; UserError when there is one already, or nothing to write."""
     if not result.drafts:
         listed = "; ".join(f"{title}: {why}" for title, why in result.left_out[:3])
@@ -232,3 +176,18 @@ def check_free(path: Path, force: bool) -> None:
     """UserError when the recipe is there already and is not to be written over."""
     if path.exists() and not force:
         raise UserError(f"There is {path} already; give --force to write over it, or another --recipe.")
+
+
+def name_of(where: Path) -> str:
+    """A name for data: of a file or folder, or of a dataset by its last part."""
+    name = slug(where.stem if where.suffix and where.is_file() else where.name)
+    # "train" says nothing of the data, and a workspace has a part of that name.
+    return f"{slug(where.parent.name)}-{name}" if name in RESERVED or role_of(name)[1] == "" else name
+
+
+def unready(result: Result) -> str:
+    """One sentence on what has to be set before anything comes in."""
+    place, trial = next((place, trial) for place, trial in enumerate(result.trials) if not trial.out)
+    missing = [each for each in result.drafts[place].guesses if each.value is None and not each.sure]
+    cure = f"set ingest.sources.{place}.{missing[0].key}: {missing[0].why}" if missing else "see what it is not sure of"
+    return f"{result.recipe} is written, and of {result.titles[place]} {_nothing(trial)}; {cure}."
