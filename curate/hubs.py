@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Exceptions of huggingface_hub, and of its library for HTTP, whose errors are no OSError where the network is away."""
+    """Exceptions of huggingface_hub and of its library for HTTP, whose own errors are no OSError."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # huggingface_hub builds on httpx, and from version 2 on httpx2; its own error inherits from the one that it uses.

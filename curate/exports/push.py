@@ -67,7 +67,7 @@ def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
         )
     except hubs.failures() as error:
         raise UserError(
-            f"The export is in its folder, and was not pushed to {repo}: {hubs.reason(error)}; check the name, the network "
-            "and the login (`hf auth login`, or HF_TOKEN)."
+            f"The export is in its folder, and was not pushed to {repo}: {hubs.reason(error)}; check the name, "
+            "the network and the login (`hf auth login`, or HF_TOKEN)."
         ) from None
     return f"https://huggingface.co/datasets/{repo}"

@@ -28,7 +28,7 @@ from curate.sources.base import SourceRow
 from curate.sources.columns import rows
 
 _MOSTLY = 0.9
-# A question has at least so many characters in the mean.
+# A question has at least so many characters in the mean, where its column has another name.
 _LEAST_QUESTION = 8
 # Golds of more words in the mean are texts that no rule compares.
 _LONG_GOLD = 12
@@ -76,7 +76,8 @@ def _problem(records: Sequence[Record], columns: Sequence[Column], chain: Sequen
 
 
 def _asks(column: Column) -> bool:
-    if not column.is_text or column.length < _LEAST_QUESTION or column.filled < 0.5:
+    least = 2 if column.plain in QUESTION else _LEAST_QUESTION
+    if not column.is_text or column.length < least or column.filled < 0.5:
         return False
     # A few values that come again and again are a kind of question, and no question.
     kinds = len(column.texts) >= 20 and column.distinct <= 0.05 * len(column.texts) and column.length < 40

@@ -14,6 +14,7 @@ from curate.init.findings import Guess
 from curate.init.places import role_of
 from curate.init.tables import Table, why_role
 from curate.source_sections import HubSource
+from curate.sources.files import READERS
 from curate.sources.hub import Hub, failures, library
 
 # Fewer than of a file, because every row of them may hold a picture that comes over the network.
@@ -33,6 +34,8 @@ class Wanted:
 def tables(wanted: Wanted) -> list[Table]:
     """A table for each split; UserError when the dataset cannot be read, or when one of several has to be chosen."""
     datasets, name = library(), wanted.dataset
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in READERS:
+        raise UserError(f"There is no file or folder at {name}; check the path.")
     try:
         commit, licence = _facts(wanted)
         configs = datasets.get_dataset_config_names(name, revision=commit)
@@ -40,8 +43,8 @@ def tables(wanted: Wanted) -> list[Table]:
         splits = datasets.get_dataset_split_names(name, config, revision=commit)
     except failures() as error:
         raise UserError(
-            f"{name} is no file or folder here, and cannot be read from the hub ({hubs.reason(error)}); check the name, the network "
-            "and, for a dataset that is not public, the login (`hf auth login`)."
+            f"{name} is no file or folder here, and cannot be read from the hub ({hubs.reason(error)}); check the "
+            "name, the network and, for a dataset that is not public, the login (`hf auth login`)."
         ) from None
     strange = [split for split in wanted.splits if split not in splits]
     if strange:

@@ -63,6 +63,8 @@ class HubServer:
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self._server.server_port}"
+        # Clients tell a redirect to where large files lie from one within the hub by the name of the host.
+        self.storage = f"http://localhost:{self._server.server_port}"
 
     def add(self, kind: str, name: str, files: dict[str, bytes], private: bool = False) -> Repo:
         """A repository with one commit; `kind` is models or datasets."""
@@ -169,14 +171,15 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self._body)
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
         kind = f"{wanted.get('type') or 'model'}s"
+        address = f"{self.hub.address}/{_KINDS[kind]}{name}"
         if not self._known:
             self._failed(401, "Invalid username or password.")
         elif (kind, name) in self.hub.repos:
-            self._failed(409, "You already created this repo")
+            self._json({"error": "You already created this repo", "url": address}, 409)
         else:
             private = bool(wanted.get("private")) or wanted.get("visibility") == "private"
             self.hub.add(kind, name, {}, private)
-            self._json({"url": f"{self.hub.address}/{_KINDS[kind]}{name}"})
+            self._json({"url": address})
 
     def info(self, kind: str, name: str, revision: str | None = None) -> None:
         found = self._commit(kind, name, revision or "main")
@@ -241,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             oid = hashlib.sha256(data).hexdigest()
             self.hub.stored[oid] = data
             linked = {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{oid}"'}
-            self._send(302, b"", {"Location": f"{self.hub.address}/cdn/{oid}", **commit, **linked})
+            self._send(302, b"", {"Location": f"{self.hub.storage}/cdn/{oid}", **commit, **linked})
         else:
             self._ranged(data, {"ETag": f'"{_oid(data)}"', **commit})
 
