@@ -162,16 +162,13 @@ def _choices(records: Sequence[Record], columns: Sequence[Column]) -> tuple[list
 
 
 def _inside(one: str | list[str], other: str | list[str]) -> bool:
-    """Whether one is the same column, or a field of it."""
-    return (
-        isinstance(one, str) and isinstance(other, str) and (one.startswith(other + ".") or other.startswith(one + "."))
-    )
+    """Whether one is a part of the other: a field of its structs."""
+    first, second = (each if isinstance(each, str) else each[0] for each in (one, other))
+    return first.startswith(second + ".") or second.startswith(first + ".")
 
 
 def _ways(records: Sequence[Record], columns: Sequence[Column]) -> list[_Way]:
     found = []
-    for names in _series(columns):
-        found.append(_Way(names, "list", _read(records, names, "list"), f"the columns {names[0]} to {names[-1]}"))
     named = ranked(columns, CHOICES, lambda each: each.filled >= 0.05)
     within = [each for column in named for each in columns if each.name.startswith(column.name + ".")]
     for column in dict.fromkeys([*named, *within]):
@@ -181,6 +178,8 @@ def _ways(records: Sequence[Record], columns: Sequence[Column]) -> list[_Way]:
                 if way.good >= 0.5 * len(column.present):
                     found.append(way)
                     break
+    for names in _series(columns):
+        found.append(_Way(names, "list", _read(records, names, "list"), f"the columns {names[0]} to {names[-1]}"))
     return found
 
 
