@@ -70,7 +70,7 @@ class ColumnMap(Config):
     questions."""
     image: str | tuple[str, ...] | None = None
     """A path under `root`, raw bytes, or a Hugging Face Image struct; a list of any of them; or several columns, of
-    which empty ones are passed over."""
+    which empty ones are passed over. A template such as "tables/{id}.png" is a path."""
     domain: str | None = None
     conversation: str | None = None
     """A list of turns with a question and an answer each, {user, assistant} or {from, value}: one problem a turn.

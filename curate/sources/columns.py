@@ -289,7 +289,7 @@ def pictures(record: Record, source: MappedSource, root: Root | None) -> Iterato
     """Original bytes of the record's images, in order; RowError when one is not there."""
     wanted = source.columns.image
     for column in (wanted,) if isinstance(wanted, str) else wanted or ():
-        yield from _pictures(look(record, column), root)
+        yield from _pictures(_filled(record, column) if "{" in column else look(record, column), root)
 
 
 def _pictures(value: Any, root: Root | None) -> Iterator[bytes]:

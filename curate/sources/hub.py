@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate import hubs
 from curate.errors import UserError
 from curate.source_sections import HubSource
 from curate.sources import columns
@@ -48,14 +49,13 @@ class Hub:
             columns.check(self._config, record, what)
         return itertools.chain(ahead, records)
 
+    def unchecked(self) -> Iterator[Numbered]:
+        """The records as they are, whatever columns are named."""
+        return enumerate(self._records(self._open()[0]), start=1)
+
     def _open(self) -> tuple[Any, str]:
         """The stream and the id that it came from: the first of the ids that can be opened."""
-        try:
-            import datasets
-        except ModuleNotFoundError:
-            raise UserError(
-                "Hub sources need the package datasets; install it with: pip install 'curate-prm[hub]'."
-            ) from None
+        datasets = library()
         config, first = self._config, None
         for name in (config.dataset, *config.fallbacks):
             local = self._base / name
@@ -67,7 +67,7 @@ class Hub:
                     revision=config.revision,
                     streaming=True,
                 )
-            except _failures() as error:
+            except failures() as error:
                 first = first or error
                 continue
             if local.is_dir() and self.root is None:
@@ -79,21 +79,32 @@ class Hub:
     def _records(self, data: Any) -> Iterator[dict[str, Any]]:
         try:
             yield from data
-        except _failures() as error:
+        except failures() as error:
             raise self._failed(
                 "stopped in the middle", error, "run again when the data and the network are sound; what is in is kept"
             ) from None
 
     def _failed(self, what: str, error: Exception, cure: str) -> UserError:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return UserError(f'Source "{self._config.name}": {self._config.dataset} {what} ({first}); {cure}.')
+        name = self._config.name
+        return UserError(f'Source "{name}": {self._config.dataset} {what} ({hubs.reason(error)}); {cure}.')
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def library() -> Any:
+    """The package `datasets`; UserError when it is not installed."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            "Hub sources need the package datasets; install it with: pip install 'curate-prm[hub]'."
+        ) from None
+    return datasets
+
+
+def failures() -> tuple[type[Exception], ...]:
     """What `datasets` raises for data and networks that are not there or not sound."""
     import datasets
 
-    return ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError
+    return *hubs.failures(), pa.ArrowException, datasets.exceptions.DatasetsError
 
 
 def _undecoded(data: Any, datasets: Any) -> Any:
