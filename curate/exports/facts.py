@@ -66,7 +66,11 @@ def gather(workspace: Workspace, used: Used) -> Facts:
     rows = workspace.read(DROPS, ["domain", "role", "by"]).to_pylist()
     recipe, commands = _runs(workspace, used)
     return Facts(
-        sources={record["partition"]: record["config"] for record in tables[PROBLEMS.name]},
+        sources={
+            # Of several ids the one that was read.
+            record["partition"]: record["config"] | {k: v for k, v in record["inputs"].items() if k == "dataset"}
+            for record in tables[PROBLEMS.name]
+        },
         rollouts={record["partition"]: record for record in tables[ROLLOUTS.name]},
         completions=tables[COMPLETIONS.name],
         labels=tables[STEP_LABELS.name],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ class Hub:
     def __init__(self, config: HubSource, base: Path) -> None:
         self._config = config
         self._base = base
+        self.read_from: dict[str, str] = {}
         self.root: Root | None = None
         if config.root is not None:
             at = config.root if config.root.is_absolute() else base / config.root
@@ -60,16 +62,14 @@ class Hub:
         for name in (config.dataset, *config.fallbacks):
             local = self._base / name
             try:
-                data = datasets.load_dataset(
-                    str(local) if local.is_dir() else name,
-                    config.config,
-                    split=config.split,
-                    revision=config.revision,
-                    streaming=True,
+                builder = datasets.load_dataset_builder(
+                    str(local) if local.is_dir() else name, config.config, revision=config.revision
                 )
+                data = builder.as_streaming_dataset(split=config.split)
             except failures() as error:
                 first = first or error
                 continue
+            self.read_from = place_of(builder)
             if local.is_dir() and self.root is None:
                 self.root = open_root(local)
             return _undecoded(data, datasets), name
@@ -105,6 +105,12 @@ def failures() -> tuple[type[Exception], ...]:
     import datasets
 
     return *hubs.failures(), pa.ArrowException, datasets.exceptions.DatasetsError
+
+
+def place_of(builder: Any) -> dict[str, str]:
+    """`dataset`, the id on the hub that a builder of `datasets` reads, and `revision`, its commit; none of a folder."""
+    match = re.match(r"hf://datasets/([^@]+)@([0-9a-f]{40})", builder.base_path or "")
+    return {} if match is None else {"dataset": match[1], "revision": match[2]}
 
 
 def _undecoded(data: Any, datasets: Any) -> Any:

@@ -15,6 +15,7 @@ from export_testbed import PICTURES, fill
 from hub_server import TOKEN, HubServer
 from PIL import Image
 
+from curate import lineage
 from curate.schema import IMAGES, PROBLEMS
 from curate.store import Workspace
 
@@ -135,6 +136,30 @@ def test_a_dataset_comes_in_by_its_id(hub, tmp_path):
     assert "more, sums" in told[3][2] or "sums, more" in told[3][2]
     assert yaml.safe_load((tmp_path / "parts.yaml").read_text())["ingest"]["sources"][0]["config"] == "sums"
     assert "them/nowhere" in told[6][2]
+
+
+def test_what_was_really_read_is_in_lineage_and_card(hub, tmp_path):
+    """The recipe names a branch of a dataset that moved; the rows are of one commit of the other."""
+    columns = {"question": "problem", "answer": "answer", "choices": "options", "image": "figure"}
+    source = {"kind": "hub", "name": "dots", "dataset": "them/moved", "fallbacks": ["them/dots"], "revision": "main",
+              "licence": "MIT", "columns": columns}  # fmt: skip
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}))
+    (tmp_path / "said.jsonl").write_text(json.dumps({"row": "1", "text": "Many.\n\nAnswer: C"}) + "\n")
+    told = run(
+        hub,
+        tmp_path,
+        ["ingest", "r.yaml", "-w", "w"],
+        ["import-rollouts", "said.jsonl", "-w", "w", "--id", "row", "--response", "text"],
+        ["export", "datasets", "out", "-w", "w", "--push", "me/said", "--json"],
+    )
+    assert [code for code, *_ in told] == [0, 0, 0], told
+    commit = hub.repos["datasets", "them/dots"].commits[-1][0]
+    workspace = Workspace.open(tmp_path / "w")
+    assert {row["revision"] for row in workspace.read(PROBLEMS).to_pylist()} == {commit}
+    read = {"source": "dots", "dataset": "them/dots", "revision": commit}
+    assert lineage.read(workspace.partition(PROBLEMS, "dots"))["inputs"] == read
+    assert f"| dots | hub | them/dots | {commit} | MIT | 1 |" in (tmp_path / "out" / "README.md").read_text()
+    assert json.loads(told[2][1])["pushed"] == f"{hub.address}/datasets/me/said"
 
 
 def test_a_private_dataset_is_not_there_without_the_login(hub, tmp_path):
