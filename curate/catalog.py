@@ -7,11 +7,19 @@ moment, so it never waits for a running stage and never makes one wait. `write` 
 
 from __future__ import annotations
 
+import itertools
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from curate.errors import UserError
 from curate.lineage import FILE, read_file
@@ -32,6 +40,18 @@ _LEDGER = {
     "complete": pl.Boolean,
     "written": pl.String,
 }
+
+# Before the views are made; afterwards all other files are shut off, too.
+_SHUT: dict[str, str] = {
+    "allow_persistent_secrets": "false",
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+}
+_COPY = re.compile(r"\bcopy\b", re.IGNORECASE)
+_BATCH_ROWS = 2048
+_DEEPEST = 1000
 
 
 def ledger(workspace: Workspace) -> pl.DataFrame:
@@ -67,11 +87,15 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> None:
+def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list[str]:
+    """Make the views and the ledger; gives the files that the views read."""
+    read: list[str] = []
     for name, table in TABLES.items():
-        files = ", ".join(_quote(str(path.resolve())) for path in workspace.files(table))
+        files = [str(path.resolve()) for path in workspace.files(table)]
+        read += files
         if files:
-            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{files}])")
+            listed = ", ".join(map(_quote, files))
+            connection.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet([{listed}])")
         else:
             connection.register("empty_rows", table.schema.empty_table())
             connection.execute(f"CREATE TABLE {name} AS SELECT * FROM empty_rows")
@@ -79,25 +103,141 @@ def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> None
     connection.register("ledger_rows", ledger(workspace).to_arrow())
     connection.execute("CREATE TABLE ledger AS SELECT * FROM ledger_rows")
     connection.unregister("ledger_rows")
+    return read
 
 
-def connect(workspace: Workspace) -> duckdb.DuckDBPyConnection:
-    """A private in-memory database with a view for each table and the ledger."""
-    connection = duckdb.connect(":memory:")
-    _define(connection, workspace)
-    return connection
+class Answer:
+    """Rows of one SELECT, not computed yet. Column names are unique: a second `n` is called `n_2`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, relation: Any, seconds: float | None) -> None:
+        self._connection = connection
+        names = _unique(relation.columns)
+        named = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names)
+        self._relation = (
+            relation if names == relation.columns else relation.query("answer", f"FROM answer AS a({named})")
+        )
+        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._seconds = seconds
+        # DuckDB looks for Ctrl+C now and then only: it works in a thread, which is told to stop.
+        self._thread = ThreadPoolExecutor(1, "sql")
+
+    def frame(self, limit: int | None = None) -> pl.DataFrame:
+        """The rows, or the first `limit` of them; UserError when DuckDB fails, or takes longer than it may."""
+        relation = self._relation if limit is None else self._relation.limit(limit)
+        return pl.DataFrame(self._wait(relation.to_arrow_table))
+
+    def count(self, limit: int) -> int:
+        """How many rows there are, counted up to `limit`; errors as `frame`."""
+        counted = self._relation.limit(limit).aggregate("count(*)")
+        return int(self._wait(counted.fetchall)[0][0])
+
+    def batches(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Schema and rows, as a stream in bounded memory; errors as `frame`."""
+        reader = self._wait(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
+        # At the end of the stream it is None.
+        return reader.schema, iter(lambda: self._wait(lambda: next(reader, None)), None)
+
+    def close(self) -> None:
+        """Wait until DuckDB has stopped."""
+        self._thread.shutdown()
+
+    def _wait(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives; it is interrupted on Ctrl+C and when time is up."""
+        future = self._thread.submit(work)
+        try:
+            return future.result(None if self._ends is None else max(0.0, self._ends - time.monotonic()))
+        except TimeoutError:
+            self._interrupt(future)
+            raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
+        except KeyboardInterrupt:
+            self._interrupt(future)
+            raise
+        except (duckdb.Error, pa.ArrowException) as error:
+            raise _failed(error) from None
+
+    def _interrupt(self, future: Future[Any]) -> None:
+        # Once may come too early, between two of its own looks.
+        while not future.done():
+            self._connection.interrupt()
+            wait([future], timeout=0.1)
 
 
-def query(workspace: Workspace, sql: str, parameters: list[Any] | None = None) -> pl.DataFrame:
-    """Rows of one SQL statement; UserError with DuckDB's own sentence when it is not understood."""
+def _unique(names: list[str]) -> list[str]:
+    """The names with a number behind those that were there before; DuckDB takes `N` and `n` for one."""
+    found: dict[str, str] = {}
+    for name in names:
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        free = next(each for each in itertools.chain([name], numbered) if each.lower() not in found)
+        found[free.lower()] = free
+    return list(found.values())
+
+
+def _failed(error: Exception) -> UserError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, duckdb.PermissionException | duckdb.IOException):
+        return UserError(f"The query failed: {first}; SQL reads the tables of the workspace and no other files.")
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return UserError(f"The query needs more memory than it may take ({first}); ask for less, or give it more.")
+    return UserError(f"The query failed: {first} Tables: {', '.join(TABLES)}, ledger.")
+
+
+def _only_reads(sql: str) -> None:
+    """UserError unless this is one statement that reads."""
+    # What is not closed costs DuckDB's parser the square of its depth.
+    depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in sql)
+    if max(depths, default=0) > _DEEPEST:
+        raise UserError(f"The query has more than {_DEEPEST:,} brackets within one another; write it flatter.")
+    if sql != sql.encode(errors="replace").decode():
+        raise UserError("The query has bytes that are no UTF-8.")
     try:
-        with connect(workspace) as connection:
-            relation = connection.sql(sql, params=parameters)
-            # A statement without rows (CREATE, SET) gives no relation.
-            return pl.DataFrame() if relation is None else pl.DataFrame(relation.to_arrow_table())
+        statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"The query failed: {first} Tables: {', '.join(TABLES)}, ledger.") from None
+        raise _failed(error) from None
+    if len(statements) != 1:
+        raise UserError(f"Give one SQL statement; these are {len(statements)}.")
+    kind = statements[0].type
+    # A PIVOT becomes several statements. Both can have a COPY inside, which would write.
+    wrapping = kind in (duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI) and not _COPY.search(sql)
+    if kind != duckdb.StatementType.SELECT and not wrapping:
+        raise UserError(
+            f"The tables can only be read: give a SELECT (or FROM, DESCRIBE, SUMMARIZE, SHOW, PIVOT, EXPLAIN), and no "
+            f"{kind.name}."
+        )
+
+
+@contextmanager
+def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes: int | None = None) -> Iterator[Answer]:
+    """The answer to one SQL statement that reads, on a private in-memory database with a view for each table and the
+    ledger.
+
+    The statement reaches no file but those of the tables, no network and no extension, and cannot change that.
+    UserError with DuckDB's own sentence when it is not understood, and when it takes more time or memory than it may.
+    """
+    _only_reads(sql)
+    with tempfile.TemporaryDirectory(prefix="curate-sql-") as spill:
+        settings = _SHUT | {"temp_directory": spill}
+        if megabytes is not None:
+            settings["memory_limit"] = f"{megabytes}MB"
+        with duckdb.connect(":memory:", config=settings) as connection:
+            files = _define(connection, workspace)
+            connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            try:
+                relation = connection.sql(sql)
+            except duckdb.Error as error:
+                raise _failed(error) from None
+            answer = Answer(connection, relation, seconds)
+            try:
+                yield answer
+            finally:
+                answer.close()
+
+
+def query(workspace: Workspace, sql: str) -> pl.DataFrame:
+    """All rows of one SQL statement; see `ask`."""
+    with ask(workspace, sql) as answer:
+        return answer.frame()
 
 
 def write(workspace: Workspace) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from curate.engines import pretrained
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
 from prm.encode import Prompt
@@ -53,13 +54,13 @@ def load(folder: str, revision: str | None) -> Any:
     """
     disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, revision=revision)
+        config = pretrained.load(AutoConfig, folder, revision)
         seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         classifies = any(name.endswith(CLASSIFIES) for name in config.architectures or ())
         reading = AutoModelForTokenClassification if classifies else AutoModelForCausalLM
         kind = AutoModelForImageTextToText if seeing else reading
-        return kind.from_pretrained(
-            folder, revision=revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
+        return pretrained.load(
+            kind, folder, revision, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa"
         )
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]

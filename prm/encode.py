@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from curate.engines import pretrained
 from curate.engines.torch_companions import mend
 from curate.errors import RowError, UserError
 from curate.images import decode
@@ -115,7 +116,7 @@ def _pixels(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_processor(model: str, revision: str | None) -> Any:
     """Tokeniser and image processor of a model, the tokeniser alone of a text-only one; UserError when not there."""
     try:
-        return AutoProcessor.from_pretrained(model, revision=revision)
+        return pretrained.load(AutoProcessor, model, revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"The processor of {model} cannot be loaded ({reason}); check `train.model`.") from None

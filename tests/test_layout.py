@@ -20,6 +20,8 @@ PRM_SEES = {
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
     "engines.models",
+    # Nor this: the one place where models are loaded.
+    "engines.pretrained",
     # The testbed's exact step truth, and published benchmarks as `curate ingest` reads them, for measuring.
     "sources", "recipes",
 }  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +14,11 @@ from curate.cli import options
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from curate.catalog import Answer
+
+# So many rows a terminal shows of a query where nothing else is said.
+_ROWS = 1000
 
 
 def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None:
@@ -47,15 +54,50 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SQL statement, in DuckDB's dialect.", show_default=False)],
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="FILE", help="Write all rows to this .parquet, .csv, .jsonl or .json."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"Rows to show, print or write; 0 is all. A table shows {_ROWS} where left out."),
+    ] = None,
+    seconds: Annotated[float | None, typer.Option("--max-seconds", min=0, help="Stop a query after this.")] = None,
+    megabytes: Annotated[int | None, typer.Option("--max-megabytes", min=1, help="Memory that it may take.")] = None,
 ) -> None:
     """Ask the tables with SQL.
 
-    They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger.
+    They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
+    reads these and no other files, and changes nothing.
     """
-    from curate import catalog
+    from curate import catalog, results
     from curate.store import Workspace
 
-    _table(catalog.query(Workspace.open(workspace, create=False), query), as_json)
+    place = Workspace.open(workspace, create=False)
+    most = limit or None
+    if write is not None:
+        results.check(write, place)
+    with catalog.ask(place, query, seconds, megabytes) as answer:
+        if write is not None:
+            rows = results.write(answer, most, write)
+            typer.echo(json.dumps({"rows": rows, "file": str(write)}) if as_json else f"{rows:,} rows: {write}")
+        elif as_json:
+            results.write_json(answer, most, sys.stdout)
+        else:
+            _shown(answer, _ROWS if limit is None else most)
+
+
+def _shown(answer: Answer, limit: int | None) -> None:
+    """The rows as a table; how many more there are goes to standard error."""
+    from curate import results
+
+    frame = answer.frame(None if limit is None else limit + 1)
+    if limit is None or len(frame) <= limit:
+        _table(frame, False)
+        return
+    _table(frame.head(limit), False)
+    more = results.left_out(answer, limit)
+    typer.echo(f"{limit:,} rows are shown and {more} left out; --limit 0 shows all, --write keeps all.", err=True)
 
 
 def show(

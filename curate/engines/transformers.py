@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.config import did_you_mean
-from curate.engines import torch_companions
+from curate.engines import pretrained, torch_companions
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
@@ -32,7 +32,7 @@ def load_processor(model: str, revision: str | None, max_pixels: int | None = No
     from transformers import AutoProcessor
 
     try:
-        processor = AutoProcessor.from_pretrained(model, revision=revision, trust_remote_code=False)
+        processor = pretrained.load(AutoProcessor, model, revision)
     except (OSError, ValueError) as error:
         raise UserError(f"The processor of {model} cannot be loaded: {_first_line(error)}") from error
     if max_pixels is not None:
@@ -52,7 +52,7 @@ def load_generation_config(model: str, revision: str | None) -> Any:
     from transformers import GenerationConfig
 
     try:
-        return GenerationConfig.from_pretrained(model, revision=revision)
+        return pretrained.load(GenerationConfig, model, revision)
     except OSError:
         return None
 
@@ -82,6 +82,7 @@ class TransformersEngine:
         for name in config.args:
             if name not in _ARGUMENTS:
                 raise UserError(f'The transformers engine has no argument "{name}"{did_you_mean(name, _ARGUMENTS)}')
+        pretrained.check_attention(config.args.get("attn_implementation"), "engine.args.attn_implementation")
         check_model(config.model)
         self._config, self._note = config, on_note
         self._versions: dict[str, str] = {}
@@ -121,11 +122,12 @@ class TransformersEngine:
         processor = load_processor(config.model, config.revision, config.max_pixels)
         options = {"attn_implementation": args["attn_implementation"]} if "attn_implementation" in args else {}
         try:
-            model = AutoModelForImageTextToText.from_pretrained(
+            model = pretrained.load(
+                AutoModelForImageTextToText,
                 config.model,
-                revision=config.revision,
+                config.revision,
                 dtype=args.get("dtype") or ("float32" if device == "cpu" else "auto"),
-                trust_remote_code=False,
+                use_safetensors=True,
                 **options,
             )
         except (OSError, ValueError, ImportError) as error:

@@ -15,7 +15,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from curate.config import did_you_mean
-from curate.engines import torch_companions, vllm_process
+from curate.engines import pretrained, torch_companions, vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, Pictures, end_ids
 from curate.engines.detokenize import Detokenizer
@@ -55,6 +55,7 @@ class VllmEngine:
         self._versions: dict[str, str] = {}
         # Prompt tokens read, and how many of them were in the prefix cache.
         self._read = self._cached = 0
+        pretrained.check_arguments(config.args)
         check_model(config.model)
 
     async def __aenter__(self) -> VllmEngine:
@@ -110,6 +111,7 @@ class VllmEngine:
         resource_tracker.ensure_running()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
+            pretrained.check(config.model, config.revision)
             self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -150,6 +152,7 @@ class VllmEngine:
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
             "trust_remote_code": False,
+            "load_format": "safetensors",
         }
         if pixels is not None:
             chosen["mm_processor_kwargs"] = {"max_pixels": pixels}
