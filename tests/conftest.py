@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread each, a hub that is away, and no time limit that a busy machine would break."""
+"""What all tests share: one torch thread each, a hub that is away, and no time limit that a busy machine breaks."""
 
 import os
 
