@@ -47,11 +47,15 @@ planted: setup
 results: setup
 	@$(BIN)/python benchmarks/results.py workspace/results --write docs/results.md
 
+# Files in their order: files of few tests would come last otherwise, and those are the long ones, for which the other
+# process would wait.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(PYTEST)
 
 numerics: setup
-	@$(BIN)/pytest -n 2 --dist loadfile tests/prm
+	@$(PYTEST) tests/prm
 
 test-avx2: test
 
