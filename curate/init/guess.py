@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.answers.base import folded
-from curate.init import pictures, stepped
+from curate.init import answers, pictures, stepped
 from curate.init.findings import Guess
 from curate.init.names import (
     ANSWER,
@@ -30,8 +30,6 @@ from curate.sources.columns import rows
 _MOSTLY = 0.9
 # A question has at least so many characters in the mean, where its column has another name.
 _LEAST_QUESTION = 8
-# Golds of more words in the mean are texts that no rule compares.
-_LONG_GOLD = 12
 _OPTION_NAME = re.compile(r"(?P<stem>.*?)[ _-]?(?P<mark>[A-Za-z]|\d{1,2})")
 _LETTER = re.compile(r"\(?[A-Za-z]\)?")
 
@@ -64,12 +62,24 @@ def _problem(records: Sequence[Record], columns: Sequence[Column], chain: Sequen
     questions = ranked(columns, QUESTION, _asks)
     if talks and not chain and not (questions and ranked(columns, ANSWER[:10], _answers)):
         why = "a list of turns in each row, questions and answers by turns"
-        return [Guess("columns.conversation", talks[0].name, why, len(talks) == 1, [each.name for each in talks[1:]])]
+        talk = Guess("columns.conversation", talks[0].name, why, len(talks) == 1, [each.name for each in talks[1:]])
+        return [talk, *_written(records, {"conversation": talk.value}, answers.TURNS)]
     choices, names = _choices(records, columns)
     question = [] if any(each.key == "columns.question" for each in chain) else _question(columns, names, shown)
     used = names | _names_in(question)
     answer = _answer(records, [each for each in columns if each.name not in used], choices, bool(chain))
-    return [*question, *answer, *choices]
+    found = [*question, *answer, *choices]
+    settings = {each.key.removeprefix("columns."): each.value for each in found if each.key.startswith("columns.")}
+    if choices or not settings.get("question") or not settings.get("answer"):
+        return [*found, *answers.typed(columns)]
+    return [*found, *_written(records, settings, answers.COLUMN), *answers.typed(columns)]
+
+
+def _written(records: Sequence[Record], columns: dict[str, object], of: str) -> list[Guess]:
+    """How questions and answers are written that ingest reads with these columns, without a form."""
+    source = FilesSource.model_validate({"kind": "files", "name": "look", "path": "look", "columns": columns})
+    found = [row for record in records for row in rows(record, source, 1, None) if isinstance(row, SourceRow)]
+    return answers.written([(row.question or "", row.answer or "") for row in found], of)
 
 
 # --- question
@@ -282,7 +292,7 @@ def _sure_index(column: Column, read: Sequence[Sequence[str]]) -> bool:
 def _gold(column: Column, others: Sequence[str]) -> Guess:
     words = sum(len(text.split()) for text in column.texts) / max(1, len(column.texts))
     why = f"by its name; {words:.0f} words in the mean"
-    if column.texts and words > _LONG_GOLD:
+    if column.texts and words > answers.LONG:
         why += "; so long a text is hardly equal to anything that a model says"
         return Guess("columns.answer", column.name, why, False, others)
     return Guess("columns.answer", column.name, why, column.plain in ANSWER[:9] and column.plain not in WORKED, others)

@@ -12,6 +12,7 @@ from typing import Any
 from curate.errors import RowError, UserError
 from curate.init import places
 from curate.init.findings import Guess
+from curate.init.pictures import Place
 from curate.init.places import role_of
 from curate.sources.files import read
 
@@ -27,7 +28,8 @@ class Table:
     settings: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]
     known: Sequence[Guess] = ()
-    places: Sequence[places.Place] = ()
+    shown: Sequence[Place] = ()
+    """Where pictures lie."""
 
 
 @dataclass(frozen=True)
