@@ -196,12 +196,13 @@ class Families:
     def of(self, shard: int, drawn: bool = True, whole: bool = False) -> Iterator[Family]:
         """The families of a shard, by problem id.
 
-        Without their completions when not `drawn`; `whole` brings the problems' rows and the rollouts' token ids.
+        Without their completions when not `drawn`; `whole` brings the problems' rows, and the rollouts' thoughts and
+        token ids.
         Completions that are committed after the first family was read do not show.
         """
         files = self._open(shard)
         for where in self._ranges[shard]:
-            rows = self._rows(files, where, (*_LIGHT, "token_ids") if whole else _LIGHT)
+            rows = self._rows(files, where, (*_LIGHT, "reasoning", "token_ids") if whole else _LIGHT)
             store = _store(files.completions, where) if drawn else {}
             problems = {row["problem_id"]: row for row in files.problems.read(None, where).to_pylist()} if whole else {}
             for name, group in itertools.groupby(rows, key=lambda row: str(row["problem_id"])):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import lineage, rows, steps
+from curate import lineage, rows, steps, thinking
 from curate.answers import grade
 from curate.config import Config, did_you_mean
 from curate.errors import RowError, UserError
@@ -245,8 +245,9 @@ class _Import:
             )
 
     def _rollout(self, text: str, problem: Row) -> Row:
-        pieces = steps.split(text, self._config.max_steps, self._config.min_step_characters)
-        chain = GivenChain(pieces, policy=self._config.policy)
+        parts = thinking.apart(text)
+        pieces = steps.split(parts.text, self._config.max_steps, self._config.min_step_characters)
+        chain = GivenChain(pieces, policy=self._config.policy, reasoning=parts.reasoning)
         # A policy may draw the same text twice; leaving one out would change its share of right answers.
         same = rows.given_id(problem["problem_id"], chain)
         repeat = self._texts[same]

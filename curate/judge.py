@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate import generation, judgement, lineage, prompts
+from curate import generation, judgement, lineage, prompts, thinking
 from curate.active import dropped
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
@@ -149,7 +149,7 @@ class Wanted:
 def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base: int, policy: str) -> list[Row]:
     rows, count = [], len(rollout["steps"])
     for vote, sample in zip(missing, samples, strict=True):
-        reading = judgement.read(sample.text, count, sample.finish)
+        reading = judgement.read(thinking.apart(sample.text).text, count, sample.finish)
         first = reading.first_error
         rows.append(
             {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from curate import generation, golds, labels, lineage, prompts, rules
+from curate import generation, golds, labels, lineage, prompts, rules, thinking
 from curate.allocation import Siblings, cost, pull, rate
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
@@ -137,22 +137,24 @@ def _rows(
     rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str
 ) -> list[Row]:
     prefix = "".join(rollout["steps"][: step + 1])
+    parts = [thinking.apart(sample.text) for sample in samples]
     return [
         {
             "rollout_id": rollout["rollout_id"],
             "problem_id": rollout["problem_id"],
             "step_index": step,
             "sample_index": index,
-            "text": sample.text,
+            "reasoning": thinking.merged(sample.reasoning, part.reasoning),
+            "text": part.text,
             "token_ids": list(sample.token_ids),
-            **generation.graded(sample, prefix + sample.text, problem),
+            **generation.graded(sample, prefix + part.text, problem),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
             "tokens": len(sample.token_ids),
             "seed": base + index,
             "policy": policy,
         }
-        for index, sample in enumerate(samples, start=first)
+        for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
     ]
 
 
@@ -171,7 +173,7 @@ async def _work(
             prompt=prompts.render(policy.prompt, problem["question"], problem["choices"]),
             images=pictures.of(problem),
             prefix_ids=rollout["token_ids"][:cut],
-            prefix_text="".join(rollout["steps"][: step + 1]),
+            prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
             n=more,
             seed=base + first,
             # The budget is the whole chain's, so that "right within the budget" is the same event for both.

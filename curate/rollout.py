@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from curate import generation, golds, lineage, prompts, steps
+from curate import generation, golds, lineage, prompts, steps, thinking
 from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
@@ -129,7 +129,8 @@ def _rows(
 ) -> list[Row]:
     rows = []
     for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
-        pieces = steps.split(sample.text, config.max_steps, config.min_step_characters)
+        parts = thinking.apart(sample.text)
+        pieces = steps.split(parts.text, config.max_steps, config.min_step_characters)
         if config.engine.kind == "replay" and sample.token_ends:
             check_cuts(pieces, sample.token_ends)
         rows.append(
@@ -139,11 +140,12 @@ def _rows(
                 "domain": problem["domain"],
                 "role": problem["role"],
                 "sample_index": index,
-                "text": sample.text,
+                "reasoning": thinking.merged(sample.reasoning, parts.reasoning),
+                "text": parts.text,
                 "token_ids": list(sample.token_ids),
                 "steps": pieces,
-                "step_ends": steps.token_cuts(pieces, sample.token_ends) if sample.token_ends else [],
-                **generation.graded(sample, sample.text, problem),
+                "step_ends": steps.token_cuts(pieces, sample.token_ends, parts.start) if sample.token_ends else [],
+                **generation.graded(sample, parts.text, problem),
                 "finish": sample.finish,
                 "mean_logprob": sample.mean_logprob,
                 "prompt_tokens": sample.prompt_tokens,

@@ -141,6 +141,8 @@ ROLLOUTS = _table(
         "domain": _text,
         "role": _text,
         "sample_index": _count,
+        # What the model thought before it answered; the text, the steps and the answer leave it out.
+        "reasoning": _text,
         "text": _text,
         "token_ids": _tokens,
         "steps": _texts,
@@ -159,8 +161,8 @@ ROLLOUTS = _table(
     },
     key=("rollout_id",),
     # How a chain that a source brought was sampled is not known.
-    optional=("answer", "outcome", "gold", "finish", "mean_logprob", "prompt_tokens", "tokens", "seed"),
-    version=3,
+    optional=("reasoning", "answer", "outcome", "gold", "finish", "mean_logprob", "prompt_tokens", "tokens", "seed"),
+    version=4,
 )
 
 COMPLETIONS = _table(
@@ -170,6 +172,7 @@ COMPLETIONS = _table(
         "problem_id": _text,
         "step_index": _count,
         "sample_index": _count,
+        "reasoning": _text,
         "text": _text,
         "token_ids": _tokens,
         "answer": _text,
@@ -183,8 +186,8 @@ COMPLETIONS = _table(
         "policy": _text,
     },
     key=("rollout_id", "step_index", "sample_index"),
-    optional=("answer", "outcome", "gold"),
-    version=2,
+    optional=("reasoning", "answer", "outcome", "gold"),
+    version=3,
 )
 
 STEP_LABELS = _table(

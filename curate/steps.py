@@ -163,10 +163,10 @@ def split(text: str, max_steps: int = 12, min_characters: int = 1) -> list[str]:
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=False)]
 
 
-def token_cuts(steps: Sequence[str], token_ends: Sequence[int]) -> list[int]:
+def token_cuts(steps: Sequence[str], token_ends: Sequence[int], start: int = 0) -> list[int]:
     """Number of tokens that cover steps 0..i, for each i: a cut inside a token moves behind it.
 
-    `token_ends[j]` is the length of the decoded text after token j, in characters.
+    `token_ends[j]` is the length of the decoded text after token j, in characters; the first step begins at `start`.
     """
-    ends = accumulate(len(step) for step in steps)
+    ends = (start + end for end in accumulate(len(step) for step in steps))
     return [min(bisect_left(token_ends, end) + 1, len(token_ends)) for end in ends]

@@ -40,7 +40,7 @@ _READ_BYTES = 4 * 2**20
 # The partition of a stage's own output; others are named after sources.
 MAIN = "main"
 # Of the tables together: a change of any table's columns is a new one.
-VERSION = 6
+VERSION = 7
 _PART = re.compile(r"part-(\d{5})-(\d{4})\.parquet")
 
 

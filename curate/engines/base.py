@@ -55,6 +55,8 @@ class Sample:
     `curate.engines.detokenize`); both are empty where an engine does not tell. `mean_logprob` is the mean natural
     log-probability of the sampled tokens, the end-of-turn token included, under the model before temperature, top-p
     and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its pictures and the prefix.
+    `reasoning` is what the model thought before it answered, where the engine tells it apart from the text; marks of
+    thoughts that stand in the text are left there (see `curate.thinking`).
     """
 
     text: str
@@ -64,6 +66,7 @@ class Sample:
     mean_logprob: float | None
     prompt_tokens: int
     error: str | None = None
+    reasoning: str | None = None
 
 
 class EngineDead(Exception):

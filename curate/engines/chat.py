@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import PIL.Image
 
-from curate.engines.base import Image, Request, RequestRejected
+from curate import thinking
+from curate.engines.base import Image, Request, RequestRejected, Sample
 from curate.images import decode
 
 # Decoded pictures are raw pixels; this many bytes of them are kept at hand.
@@ -87,6 +89,18 @@ class Chat:
             raise RequestRejected("the prefix contains a picture placeholder, which the engine would expand")
         ids: list[int] = self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
         return [*ids, *request.prefix_ids]
+
+    def thoughts_apart(self, request: Request, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples; those that begin in a thought that the chat template opened, and never leave it, have no text.
+
+        A sample that was cut while the model thought shows no mark that tells so.
+        """
+        if request.prefix_ids or not thinking.opens(self.text(request)):
+            return list(samples)
+        return [
+            replace(each, text="", token_ends=(), reasoning=each.text) if thinking.all_thought(each.text) else each
+            for each in samples
+        ]
 
     def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int | None:
         """How many tokens pictures of these (height, width) take; null where the processor cannot tell beforehand."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import lineage, prompts
+from curate import lineage, prompts, thinking
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.errors import RowError, UserError
 from curate.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
@@ -146,7 +146,8 @@ class ReplayEngine:
             return [], ""
         rollout, step = self._row(row["rollout_id"]), row["step_index"]
         cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
-        return rollout["token_ids"][:cut], "".join(rollout["steps"][: step + 1])
+        text = thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1])
+        return rollout["token_ids"][:cut], text
 
 
 def _sample(row: Row) -> Sample:
@@ -157,6 +158,7 @@ def _sample(row: Row) -> Sample:
         finish=row["finish"],
         mean_logprob=row.get("mean_logprob"),
         prompt_tokens=row["prompt_tokens"],
+        reasoning=row["reasoning"],
     )
 
 

@@ -159,7 +159,7 @@ class TransformersEngine:
         for row in rows:
             self._waiting.put_nowait(row)
         try:
-            return [await _answer(row, worker) for row in rows]
+            return self._chat.thoughts_apart(request, [await _answer(row, worker) for row in rows])
         finally:
             for row in rows:
                 row.answer.cancel()  # of no effect on those that are done

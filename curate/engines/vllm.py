@@ -183,7 +183,8 @@ class VllmEngine:
             raise RequestRejected(
                 "what vLLM read does not end with the prefix ids; the model's prompt update changed them"
             )
-        samples = [self._sample(output, len(read)) for output in sorted(final.outputs, key=lambda each: each.index)]
+        outputs = sorted(final.outputs, key=lambda each: each.index)
+        samples = self._chat.thoughts_apart(request, [self._sample(output, len(read)) for output in outputs])
         # Greedy decoding has one outcome, and vLLM refuses to be asked for it n times.
         return samples * request.n if request.sampling.temperature == 0 else samples
 

@@ -14,8 +14,9 @@ class GivenChain:
     """A chain of thought that a source brings, in steps, with what it says about each (empty where it says nothing).
 
     `values` are labels in [0, 1], null where a step has none; `counts` are (right, graded) completions that a label
-    came from. `outcome` is whether the final answer is right, `policy` names the model that wrote the chain. A chain
-    that is not known to be `whole` and comes to no answer is no wrong one.
+    came from. `outcome` is whether the final answer is right, `policy` names the model that wrote the chain,
+    `reasoning` is what it thought before. A chain that is not known to be `whole` and comes to no answer is no
+    wrong one.
     """
 
     steps: Sequence[str]
@@ -24,6 +25,7 @@ class GivenChain:
     outcome: bool | None = None
     policy: str | None = None
     whole: bool = True
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def rollout_row(number: int) -> dict:
         "problem_id": problem_id(name),
         "domain": f"{source}/{role}",
         "role": role,
+        "reasoning": None,
         "sample_index": number,
         "text": "".join(steps),
         "token_ids": [],
