@@ -11,6 +11,7 @@ from curate.init.findings import Guess
 from curate.init.names import ranked
 from curate.init.table import Column
 from curate.sources.forms import FORMS
+from curate.sources.solutions import cure_of
 
 _MOSTLY = 0.9
 # Golds of more words in the mean are texts that no rule compares.
@@ -39,6 +40,10 @@ def written(pairs: Sequence[tuple[str, str]], of: str) -> list[Guess]:
     words = sum(len(text.split()) for text in texts) / max(1, len(texts))
     if words <= LONG:
         return []
+    for cure, count in Counter(filter(None, map(cure_of, texts))).most_common(1):
+        if count >= _MOSTLY * len(texts):
+            key, _, value = cure.partition(": ")
+            return [Guess(key, value.strip("'"), f"{count} of {len(texts)} of {of} are solutions that end so")]
     head = announced(texts)
     return [] if head is None else [Guess("answer_behind", head, f"the last line of {of} begins so", False, [None])]
 

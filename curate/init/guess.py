@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from curate.answers.base import folded
 from curate.init import answers, pictures, stepped
@@ -72,7 +72,13 @@ def _problem(records: Sequence[Record], columns: Sequence[Column], chain: Sequen
     settings = {each.key.removeprefix("columns."): each.value for each in found if each.key.startswith("columns.")}
     if choices or not settings.get("question") or not settings.get("answer"):
         return [*found, *answers.typed(columns)]
-    return [*found, *_written(records, settings, answers.COLUMN), *answers.typed(columns)]
+    written = _written(records, settings, answers.COLUMN)
+    if any(each.key.startswith("answer_") for each in written):
+        # The long texts come to answers.
+        found = [
+            replace(each, sure=True, why="worked solutions") if each.key == "columns.answer" else each for each in found
+        ]
+    return [*found, *written, *answers.typed(columns)]
 
 
 def _written(records: Sequence[Record], columns: dict[str, object], of: str) -> list[Guess]:
@@ -89,9 +95,12 @@ def _asks(column: Column) -> bool:
     least = 2 if column.plain in QUESTION else _LEAST_QUESTION
     if not column.is_text or column.length < least or column.filled < 0.5:
         return False
-    # A few values that come again and again are a kind of question, and no question.
-    kinds = len(column.texts) >= 20 and column.distinct <= 0.05 * len(column.texts) and column.length < 40
-    return not kinds and column.share(lambda v: picture_kind(v) is not None) < 0.1
+    return not _kinds(column) and column.share(lambda v: picture_kind(v) is not None) < 0.1
+
+
+def _kinds(column: Column) -> bool:
+    """Whether a few short values come again and again: kinds of questions, and no questions."""
+    return len(column.texts) >= 20 and column.distinct <= 0.1 * len(column.texts) and column.length < 40
 
 
 def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[Guess]:
@@ -119,7 +128,7 @@ def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[G
 
 def _in_context(question: Column, columns: Sequence[Column], found: Guess) -> Guess:
     """With what has to be read before the question, as a template; a column of its own of that kind is not sure."""
-    before = ranked(columns, CONTEXT, lambda each: each.plain in CONTEXT and each.is_text and each.length >= 3)
+    before = ranked(columns, CONTEXT, lambda each: each.plain in CONTEXT and each.is_text and not _kinds(each))
     behind = ranked(columns, UNIT, lambda each: each.plain in UNIT and each.is_text)
     if not before and not behind:
         return found
@@ -249,15 +258,10 @@ def _answer(
     fits = [(column, how) for column in known if (how := _fit(column, read))] if read else []
     if fits:
         column, form = fits[0]
-        why = {
-            "text": "a letter or the text of a choice in every row",
-            "index": "a number of a choice, from 0, in every row",
-        }[form]
+        why = "a letter or the text of a choice" if form == "text" else "a choice's number"
         others = [each.name for each, _ in fits[1:]]
         found = [Guess("columns.answer", column.name, why, not others or column.plain in ANSWER[:9], others)]
-        if form == "index":
-            found.append(Guess("answer_form", "index", why, _sure_index(column, read)))
-        return found
+        return [*found, *(_index(column, read) if form == "index" else [])]
     if not known:
         if has_chain:
             return [Guess("columns.answer", None, "the chains come without gold answers")]
@@ -278,15 +282,28 @@ def _fit(column: Column, read: Sequence[Sequence[str]]) -> str | None:
         _LETTER.fullmatch(text) is not None or folded(text) in {folded(each) for each in found}
         for text, _, found in pairs
     )
-    index = sum(text.removesuffix(".0").isdecimal() and int(float(text)) < len(found) for text, _, found in pairs)
+    index = sum((place := _number(value)) is not None and place <= len(found) for _, value, found in pairs)
     if max(said, index) < _MOSTLY * len(pairs):
         return None
     return "text" if said >= index else "index"
 
 
-def _sure_index(column: Column, read: Sequence[Sequence[str]]) -> bool:
-    """Whether the numbers count from 0 for certain: some row says 0."""
-    return any(str(value).removesuffix(".0") == "0" for value in column.present)
+def _number(value: object) -> int | None:
+    """The whole number that a cell is, also as a text or a float."""
+    text = str(value).strip().removesuffix(".0")
+    return int(text) if text.isdecimal() and len(text) < 9 else None
+
+
+def _index(column: Column, read: Sequence[Sequence[str]]) -> list[Guess]:
+    """That the answers are numbers of choices, and whether these count from 0 or from 1."""
+    places = [(place, len(found)) for value, found in zip(column.values, read, strict=True)
+              if found and (place := _number(value)) is not None]  # fmt: skip
+    form = Guess("answer_form", "index", "numbers of choices")
+    if any(place == 0 for place, _ in places):
+        return [form]
+    if any(place == count for place, count in places):
+        return [form, Guess("answer_from", 1, "some are the number of the last choice, none is 0")]
+    return [form, Guess("answer_from", 0, "none is 0, and none the number of choices", False, [1])]
 
 
 def _gold(column: Column, others: Sequence[str]) -> Guess:

@@ -87,7 +87,7 @@ def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) ->
         else:
             found.append((table, draft, trial))
     if any(trial.out for _, _, trial in found):
-        result.left_out += [(table.title, _nothing(trial)) for table, _, trial in found if not trial.out]
+        result.left_out += [(table.title, _why_not(draft, trial)) for table, draft, trial in found if not trial.out]
         found = [each for each in found if each[2].out]
     found.sort(key=lambda each: (_ORDER[each[1].settings["role"]], len(each[0].title), each[0].title))
     found = _apart(found, result)
@@ -128,6 +128,12 @@ def _nothing(trial: Trial) -> str:
     return f"none of {trial.taken} rows would come in ({reason})"
 
 
+def _why_not(draft: Draft, trial: Trial, place: str = "") -> str:
+    """Why no row would come in, with the key that is to be set."""
+    missing = [each for each in draft.guesses if each.value is None and not each.sure and not each.others]
+    return _nothing(trial) + "".join(f"; set {place}{each.key}: {each.why}" for each in missing[:1])
+
+
 def _draft(table: Table, base: Path, given: Sequence[Guess]) -> tuple[Draft, Trial]:
     stated = {guess.key for guess in given}
     looked = [*table.known, *guessed(table.records, table.shown)]
@@ -149,6 +155,7 @@ def _with(table: Table, guesses: Sequence[Guess]) -> Draft:
     if "answer_type" not in settings.get("columns", {}):
         # Its meanings go with the column.
         settings.pop("answer_types", None)
+        guesses = [guess for guess in guesses if guess.key != "answer_types"]
     return Draft(settings, guesses)
 
 
@@ -218,9 +225,8 @@ def name_of(where: Path) -> str:
 def unready(result: Result) -> str:
     """One sentence on what has to be set before anything comes in."""
     place, trial = next((place, trial) for place, trial in enumerate(result.trials) if not trial.out)
-    missing = [each for each in result.drafts[place].guesses if each.value is None and not each.sure]
-    cure = f"set ingest.sources.{place}.{missing[0].key}: {missing[0].why}" if missing else "see what it is not sure of"
-    return f"{result.recipe} is written, and of {result.titles[place]} {_nothing(trial)}; {cure}."
+    why = _why_not(result.drafts[place], trial, f"ingest.sources.{place}.")
+    return f"{result.recipe} is written, and of {result.titles[place]} {why}."
 
 
 def given(settings: Sequence[str]) -> list[Guess]:

@@ -99,7 +99,8 @@ STEPS = [["one", "two", "three"], ["one", "two"], ["one", "two", "three", "four"
     [
         ([[1, 1, 0], [True, False], [0.5, 1, 1, 0]], {"labels": "marks"}),
         ([[1, -1, -1], [1, 0], [1, 1, 1, 1]], {"labels": "marks", "labels_form": "sign"}),
-        ([{"right": [4, 3, 0], "all": [4] * 3}, {"right": [1, 0], "all": [4, 4]}, {"right": [1, 2, 3, 4], "all": [4] * 4}],
+        ([{"right": [4, 3, 0], "all": [4] * 3}, {"right": [1, 0], "all": [4] * 2},
+          {"right": [1, 2, 3, 4], "all": [4] * 4}],
          {"right": "marks.right", "graded": "marks.all"}),
     ],
 )  # fmt: skip
