@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 # The names besides `image` are tags of HTML where they have no number.
 _MARK = re.compile(
@@ -21,11 +21,13 @@ _ENDS = frozenset(".?!:;\u2026\u3002\uff1f\uff01\uff1a\uff1b")
 # Behind the label of a choice or of a list, a mark is what the choice says.
 _LABEL = re.compile(r"(?:^|[\s;,(])[A-Za-z0-9][.):]$")
 _ASKS = re.compile(
-    r"(?:what|which|how|who|whose|where|when|why|is|are|do|does|did|can|find|calculate|determine|compute|solve|describe|"
-    r"choose|select|given|if|in|the)\b"
+    r"(?:what|which|how|who|whose|where|when|why|find|calculate|determine|compute|solve|describe|choose|select)\b"
 )
 # Words, and commas, that something must follow.
-_JOINS = re.compile(r"(?:,|\b(?:with|and|or|to|of|than|from|in|by|is|are|compare))$", re.IGNORECASE)
+_JOINS = re.compile(
+    r"(?:,|\b(?:with|and|or|to|of|than|from|in|on|at|by|for|into|onto|over|under|between|like|is|are|compare))$",
+    re.IGNORECASE,
+)
 _ARTICLE = re.compile(r"\b(?:the|this|that|an?|each|given|following|above|below)$", re.IGNORECASE)
 _KIND = re.compile(r"\b(?:image|picture|figure|diagram|graph|chart|table|photo|map|plot|drawing)s?$", re.IGNORECASE)
 
@@ -41,6 +43,16 @@ def readable(question: str, choices: Sequence[str], images: int | None) -> tuple
     single = marks == 1 or images == 1
     asked = _spoken(question, numbers, images, single, alone=False)
     return asked, [_spoken(choice, numbers, images, single, alone=True) for choice in choices]
+
+
+def renumbered(text: str, places: Mapping[int, int]) -> str:
+    """The text with the numbers of its marks replaced, where `places` has another one for them."""
+
+    def place(mark: re.Match[str]) -> str:
+        number = mark["image"] or mark["other"]
+        return f"<image {places[int(number)]}>" if number and int(number) in places else mark[0]
+
+    return _MARK.sub(place, text)
 
 
 def bare(text: str) -> str:

@@ -23,6 +23,7 @@ _HUGGINGFACE = b"huggingface"
 
 def parquet(found: Input) -> tuple[list[str], Iterator[Numbered]]:
     """The columns and the rows, numbered from 1; UserError when the file is damaged or has a column twice."""
+    found.check()
     with _sound(found.name, "Parquet"), found.raw() as raw, pq.ParquetFile(raw) as file:
         schema = file.schema_arrow
 
@@ -35,6 +36,7 @@ def parquet(found: Input) -> tuple[list[str], Iterator[Numbered]]:
 
 def arrow(found: Input) -> tuple[list[str], Iterator[Numbered]]:
     """Arrow's own format likewise, as a file or as a stream, which is how `datasets` keeps its tables."""
+    found.check()
     with _sound(found.name, "Arrow"), found.raw() as raw:
         schema = _opened(raw).schema
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.marks import unlabelled
+from curate.marks import renumbered, unlabelled
 from curate.seeds import rng
 from curate.source_sections import ColumnMap, MappedSource
 from curate.sources import lists, solutions
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.sources.chains import chains
 from curate.sources.forms import FORMS, lettered, letters
+from curate.sources.indices import Indices
 from curate.sources.pictures import of_cell
 from curate.sources.roots import Root
 from curate.sources.values import look, number_of, text_of, writable
@@ -49,8 +50,13 @@ def check(source: MappedSource, names: Iterable[str], what: str) -> None:
             raise UserError(f'{what} has no column "{column}" ({role}){did_you_mean(column, known)}')
 
 
-def problems(records: Iterator[Numbered], source: MappedSource, root: Root | None) -> Iterator[SourceRow | BadRow]:
-    """All problems of a source's records, as many and in the order that it asks for."""
+def problems(
+    records: Iterator[Numbered], source: MappedSource, root: Root | None, notes: list[str] | None = None
+) -> Iterator[SourceRow | BadRow]:
+    """All problems of a source's records, as many and in the order that it asks for; at the end `notes` get what shows
+    in all of them together.
+    """
+    indices = Indices(source)
     if source.shuffle is not None:
         records = _shuffled(records, source.shuffle, rng("shuffle", source.name, source.seed))
     if source.ids:
@@ -59,7 +65,10 @@ def problems(records: Iterator[Numbered], source: MappedSource, root: Root | Non
         if isinstance(record, RowError):
             yield BadRow(writable(str(number)), record)
         else:
+            indices.see(record)
             yield from rows(record, source, number, root)
+    if notes is not None:
+        notes += indices.notes()
 
 
 def _shuffled(records: Iterator[Numbered], size: int, draw: random.Random) -> Iterator[Numbered]:
@@ -183,6 +192,9 @@ def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Roo
         given = parsed.answer if given is not None else None
     choices = unlabelled(choices)
     images = tuple(pictures(record, source, root))
+    if places := _places(record, columns):
+        question = renumbered(question, places) if question is not None else None
+        choices = tuple(renumbered(choice, places) for choice in choices)
     if source.require_image and not images:
         raise RowError("no-image", "the recipe takes only rows with an image")
     return SourceRow(
@@ -325,6 +337,18 @@ def _tolerance(record: Record, source: MappedSource, answer: str | None) -> floa
             "unusable-value", f"{source.columns.decimals}: {str(decimals)[:40]} decimals of {answer[:40]}"
         ) from None
     return half / value if value else half
+
+
+def _places(record: Record, columns: ColumnMap) -> dict[int, int]:
+    """Number in a column's name -> which picture of the row it is, where empty columns make that another one."""
+    where, found = columns.image, dict[int, int]()
+    for column in where if isinstance(where, tuple) else ():
+        number = re.search(r"(\d+)$", column)
+        if number is None or isinstance(look(record, column), list):
+            return {}
+        if look(record, column) is not None:
+            found[int(number[1])] = len(found) + 1
+    return {} if all(number == place for number, place in found.items()) else found
 
 
 def pictures(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:

@@ -22,7 +22,10 @@ _LOOK_AHEAD = 100
 
 
 class Files:
-    """Rows of a file, read as a stream; a line that cannot be read is one bad row, named by its number from 1."""
+    """Rows of a file, read as a stream; a line that cannot be read is one bad row, named by its number from 1.
+
+    `notes` are there when all rows were read: what shows in the file as a whole.
+    """
 
     def __init__(self, config: FilesSource, base: Path) -> None:
         self._config = config
@@ -34,6 +37,7 @@ class Files:
                 f'Source "{config.name}": there is no image folder or archive at {config.root}; check root.'
             )
         self._root = open_root(at)
+        self.notes: list[str] = []
         if config.records is not None and Input.of(self._path).kind != _JSON:
             raise UserError(
                 f'Source "{config.name}": records has no effect with {config.path.name}, which is no .json.'
@@ -48,7 +52,7 @@ class Files:
         names, records = read_input(Input.of(self._path), what, wanted, self._config.records)
         if names:
             columns.check(self._config, names, what + self._path.name)
-        yield from columns.problems(records, self._config, self._root)
+        yield from columns.problems(records, self._config, self._root, self.notes)
 
 
 def read(path: Path, what: str = "", wanted: Collection[str] = ()) -> tuple[list[str], Iterator[Numbered]]:
@@ -58,6 +62,11 @@ def read(path: Path, what: str = "", wanted: Collection[str] = ()) -> tuple[list
     of them where a `wanted` one is not among those.
     """
     return read_input(Input.of(path), what, wanted)
+
+
+def is_read(path: Path) -> bool:
+    """Whether `read` takes a file of this name."""
+    return Input.of(path).kind in (*_LINES, _JSON, *TABLES)
 
 
 def read_input(

@@ -47,12 +47,16 @@ class _Unfit(Exception):
 
 
 class Hub:
-    """Rows of one split; pictures as their original bytes. Paths of images stay inside the dataset's folder."""
+    """Rows of one split; pictures as their original bytes. Paths of images stay inside the dataset's folder.
+
+    `notes` are there when all rows were read: what shows in the split as a whole.
+    """
 
     def __init__(self, config: HubSource, base: Path) -> None:
         self._config = config
         self._base = base
         self.root: Root | None = None
+        self.notes: list[str] = []
         if config.root is not None:
             at = config.root if config.root.is_absolute() else base / config.root
             if not at.exists():
@@ -62,7 +66,7 @@ class Hub:
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows, in the order of the dataset."""
         records = self.records()
-        yield from columns.problems(records, self._config, self.root)
+        yield from columns.problems(records, self._config, self.root, self.notes)
 
     def records(self) -> Iterator[Numbered]:
         """The records as they are, checked for the columns that are named; `root` is known when this returns."""

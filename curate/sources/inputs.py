@@ -24,6 +24,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # So many bytes tell the encoding of a text without a mark.
 _HEAD = 64
 
@@ -50,17 +51,24 @@ class Input:
         path = PurePosixPath(self.name.lower())
         return PurePosixPath(path.stem).suffix if path.suffix in _PACKED else path.suffix
 
+    def check(self) -> None:
+        """UserError when only a pointer to the data is there, as a clone without Git LFS has it."""
+        with self.raw() as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise UserError(f"{self.name} is a Git LFS pointer, not the data; get that with: git lfs pull")
+
     @contextmanager
-    def bytes(self) -> Iterator[IO[bytes]]:
+    def unpacked(self) -> Iterator[IO[bytes]]:
         """Its bytes, unpacked; UserError when they cannot be unpacked."""
+        self.check()
         unpack = _PACKED.get(PurePosixPath(self.name.lower()).suffix)
         with self.raw() as file:
             if unpack is None:
                 yield file
                 return
             try:
-                with unpack(file) as unpacked:
-                    yield unpacked
+                with unpack(file) as plain:
+                    yield plain
             except _UNPACKED as error:
                 raise UserError(
                     f"{self.name} cannot be unpacked ({str(error) or 'cut short'}); get it again."
@@ -69,12 +77,14 @@ class Input:
     @contextmanager
     def text(self) -> Iterator[IO[bytes]]:
         """The bytes of a text; UserError that names the encoding when that is plainly not UTF-8."""
-        with self.bytes() as file:
+        with self.unpacked() as file:
             head = file.read(_HEAD)
         found = _encoding(head)
         if found is not None:
             raise UserError(f"{self.name} is {found}, not UTF-8; save it as UTF-8.")
-        with self.bytes() as file:
+        if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise UserError(f"{self.name} is a web page, not the data; get the file itself.")
+        with self.unpacked() as file:
             yield file
 
 

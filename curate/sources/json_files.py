@@ -165,10 +165,10 @@ def _columns(top: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[A
             *(value.values() if isinstance(value, Mapping) else value for value in values), strict=True
         )
     names, cells = top.get("columns"), top.get("data")
-    if isinstance(names, list) and isinstance(cells, list) and all(isinstance(name, str) for name in names):
-        if all(isinstance(row, list) and len(row) == len(names) for row in cells):
-            return names, cells
-    return None
+    if not isinstance(names, list) or not isinstance(cells, list) or not all(isinstance(name, str) for name in names):
+        return None
+    fits = all(isinstance(row, list) and len(row) == len(names) for row in cells)
+    return (names, cells) if fits else None
 
 
 def _is_by_column(top: Mapping[str, Any]) -> bool:

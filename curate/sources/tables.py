@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from curate.errors import RowError, UserError
 from curate.sources.inputs import Input
@@ -89,6 +90,15 @@ def _row(record: _Record, number: int, header: Sequence[str]) -> dict[str, str |
     return {name: cell if cell != "" else None for name, cell in zip(header, cells, strict=True)}
 
 
+class _Cells(NamedTuple):
+    """A row as far as `end` in a text: its cells, how many are in quotes, and whether a quote is a character."""
+
+    cells: list[str]
+    quoted: int
+    stray: bool
+    end: int
+
+
 class _Lines:
     """The lines of a file, put together to rows."""
 
@@ -163,20 +173,20 @@ class _Lines:
             found = self._cells("".join(lines)) if '"' in lines[-1] else None
         while ahead and not ahead[-1]:
             ahead.pop()
-        if found is None or (len(lines) > 1 and self._width not in (None, len(found[0]))):
+        whole = found is not None and found.end >= len("".join(lines).rstrip("\r\n"))
+        if found is None or not whole or (len(lines) > 1 and self._width not in (None, len(found.cells))):
             # Nothing closes the quote, or what closes it makes no row.
-            cells, quoted, _ = self._cells(line, closed=True) or ([], 0, True)
-            return _Record(cells, number, (line,), quoted, stray=True)
+            found = self._cells(line, closed=True)
+            assert found is not None  # noqa: S101
+            return _Record(found.cells, number, (line,), found.quoted, stray=True)
         for _ in lines[1:]:
             ahead.popleft()
         alone = [each for each in lines if each.strip("\r\n")]
         doubtful = len(alone) > 1 and all(len(self._split(each)) == self._width for each in alone)
-        return _Record(found[0], number, lines, found[1], found[2], doubtful)
+        return _Record(found.cells, number, lines, found.quoted, found.stray, doubtful)
 
-    def _cells(self, text: str, closed: bool = False) -> tuple[list[str], int, bool] | None:
-        """(cells, how many of them are in quotes, whether a quote is a character); null where the text ends in quotes,
-        unless it is `closed`.
-        """
+    def _cells(self, text: str, closed: bool = False) -> _Cells | None:
+        """The cells of the row that the text begins with; null where the text ends in quotes, unless it is `closed`."""
         cells, quoted, stray, at = list[str](), 0, False, 0
         while True:
             match = None
@@ -197,5 +207,5 @@ class _Lines:
                 stray = stray or '"' in match[0]
             at = match.end()
             if not text.startswith(self._delimiter, at):
-                return cells, quoted, stray
+                return _Cells(cells, quoted, stray, at)
             at += 1

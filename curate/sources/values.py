@@ -30,7 +30,7 @@ def number_of(value: Any) -> Any:
         return value.number
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(?:\.0+)?\s*", value):
         return int(float(value))
-    if isinstance(value, float | Decimal) and value == value and abs(value) < 1e15 and value == int(value):
+    if isinstance(value, float | Decimal) and value == value and abs(float(value)) < 1e15 and value == int(value):
         return int(value)
     return value
 
