@@ -107,9 +107,11 @@ def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[G
     free = [column for column in columns if column.name not in taken]
     known = ranked(free, QUESTION, _asks)
     if known:
-        best = known[0]
+        best = next((column for column in known if _holds(column, known[0])), known[0])
         exact = best.plain in QUESTION[:14]
         why = f"by its name; {best.length:.0f} characters in the mean"
+        if best is not known[0]:
+            why = f"its texts hold those of {known[0].name}"
     else:
         asking = [
             column for column in free if _asks(column) and column.share(lambda v: str(v).rstrip().endswith("?")) > 0.5
@@ -124,6 +126,15 @@ def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[G
     # A table of the columns is what a picture of it shows.
     beside = [column for column in free if column is not best and not (shown and column.plain == "table")]
     return [_in_context(best, beside, found)]
+
+
+def _holds(whole: Column, part: Column) -> bool:
+    """Whether a column's texts hold the other's: a problem, and what it asks at its end."""
+    pairs = [
+        (a, b) for a, b in zip(whole.values, part.values, strict=True) if isinstance(a, str) and isinstance(b, str)
+    ]
+    held = sum(len(b) < len(a) and " ".join(b.split()).rstrip("?. ") in " ".join(a.split()) for a, b in pairs)
+    return whole is not part and held >= 0.5 * len(part.present) > 0
 
 
 def _in_context(question: Column, columns: Sequence[Column], found: Guess) -> Guess:

@@ -31,7 +31,7 @@ class Trial:
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     problems: set[str] = field(default_factory=set)
-    """What makes the problems that would come in: question, choices and pictures."""
+    """What makes the problems that would come in: question, choices, pictures, and the chain of one that brings it."""
     pictures: int = 0
     chains: int = 0
     failure: str | None = None
@@ -68,7 +68,8 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> Trial:
                 found.rejected[error.reason] += 1
                 found.examples.setdefault(error.reason, f"row {row.source_row}: {error.detail}")
                 continue
-            found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"]))
+            steps = list(row.chain.steps) if row.chain is not None else None
+            found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"], steps))
             found.types[problem["answer_type"] or "no gold answer"] += 1
             found.pictures += bool(pictures)
             found.chains += row.chain is not None
