@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curate import prompts, steps
-from curate.answers import extract, grade
+from curate import answers, prompts, steps
+from curate.answers import assess, runs_on, wanted_of
 from curate.engines.base import Sample, Sampling
 from curate.engines.models import fingerprint
 from curate.golds import gold_of
@@ -64,6 +64,7 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
         "sampling": config.sampling.model_dump(),
         "prompt": f"{template.name}/{template.version}",
         "steps": steps.VERSION,
+        "answers": answers.VERSION,
         "max_steps": config.max_steps,
         "min_step_characters": config.min_step_characters,
         **_sight(config),
@@ -86,15 +87,8 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, 
     if sample.finish == "error":
         rule = f"engine-error: {sample.error or 'unknown'}"
         return {"answer": None, "outcome": None, "outcome_rule": rule, "gold": gold}
-    if sample.finish != "stop":
+    # A text that states its answer and runs on into another question had come to its end before it was cut.
+    if sample.finish != "stop" and not runs_on(whole, wanted_of(problem)):
         return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}", "gold": gold}
-    answer = extract(whole)
-    verdict = grade(
-        answer,
-        problem["answer"],
-        problem["answer_type"],
-        problem["choices"],
-        problem["accepted"],
-        problem["tolerance"],
-    )
-    return {"answer": answer, "outcome": verdict.outcome, "outcome_rule": verdict.rule, "gold": gold}
+    found = assess(whole, problem)
+    return {"answer": found.answer, "outcome": found.outcome, "outcome_rule": found.rule, "gold": gold}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate import montecarlo
-from curate.answers import extract, grade, infer_type
+from curate.answers import assess, extract, grade, infer_type, wanted_of
 from curate.errors import RowError
 from curate.golds import gold_of
 from curate.images import ImageFacts
@@ -134,16 +134,16 @@ def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
 def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0) -> Row:
     """The row of `rollouts` of a chain that `source` brings; its outcome as stated, else by the gold answer."""
     text = "".join(chain.steps)
-    answer = extract(text)
+    found = extract(text, wanted_of(problem))
+    answer = None if found is None else found.answer
     outcome, rule = chain.outcome, GIVEN
     if outcome is None and problem["answer"] is None:
         rule = "no-gold"
     elif outcome is None and answer is None and not chain.whole:
         rule = "cut-short"
     elif outcome is None:
-        gold = (problem[column] for column in ("answer", "answer_type", "choices", "accepted", "tolerance"))
-        verdict = grade(answer, *gold)
-        outcome, rule = verdict.outcome, verdict.rule
+        assessed = assess(text, problem)
+        outcome, rule = assessed.outcome, assessed.rule
     return {
         "rollout_id": given_id(problem["problem_id"], chain, repeat),
         "problem_id": problem["problem_id"],

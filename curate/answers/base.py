@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
+from curate.answers.languages import KNOWN, Words
+
 
 @dataclass(frozen=True)
 class Grade:
@@ -25,12 +27,30 @@ class Gold:
     answer: str
     choices: tuple[str, ...] = ()
     tolerance: float | None = None
+    words: Words = KNOWN
 
 
-_WRAPPERS = (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}"), re.compile(r"\\boxed\{([^{}]*)\}"))
+_WRAPPERS = (
+    re.compile(
+        r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mbox|emph|underline|operatorname)\*?\s*\{([^{}]*)\}"
+    ),
+    re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}"),
+    re.compile(r"\{\\(?:rm|bf|it|tt)\s+([^{}]*)\}"),
+)
 # Unicode's own normal form would make 10² a 102, and 1½ an 11/2.
 _SUPERSCRIPTS = re.compile("[\u207a\u207b\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _AFTER_DIGIT = re.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
+_SPACES = re.compile(r"\\[,;:!>~ ]|\\q?quad\b|(?<!\\)~(?=[\\A-Za-z])")
+_DROPPED = re.compile(
+    r"\\(?:left|right|displaystyle|textstyle|limits|big|Big|bigg|Bigg)\b(?![A-Za-z])\s*|\\[()\[\]]|\$|\u200b|\ufeff"
+)
+_FRACTIONS = re.compile(r"\\[cdt]frac\b")
+_OVER = re.compile(r"\{([^{}]*)\\over\b([^{}]*)\}")
+_HTML = re.compile(r"</?\s*(?:b|i|u|em|strong|span|p|div|code|br|sub|sup|center)\s*/?>", re.IGNORECASE)
+_END_TOKEN = re.compile(r"(?:</s>|<\|(?:im_end|endoftext|eot_id|end|return)\|>|<end_of_turn>|<eos>)\s*\Z")
+_MINUS = str.maketrans(
+    {"\u2212": "-", "\u2013": "-", "\u2044": "/", "\u2215": "/", "\ufe63": "-", "\u2010": "-", "\u2011": "-"}
+)
 
 
 def _power(match: re.Match[str]) -> str:
@@ -39,17 +59,24 @@ def _power(match: re.Match[str]) -> str:
 
 
 # Every grader begins with it, on both sides.
-@lru_cache(1024)
+@lru_cache(4096)
 def plain(text: str) -> str:
-    """Unicode-normal, without TeX text commands, dollar signs, Markdown emphasis, outer space and a final stop."""
+    """Unicode-normal, without TeX text commands and spacing, dollar signs, Markdown emphasis, outer space and stops."""
     text = _AFTER_DIGIT.sub(" ", _SUPERSCRIPTS.sub(_power, text))
-    text = unicodedata.normalize("NFKC", text)
-    text = text.replace("\u2212", "-").replace("\u2013", "-").replace("\u2044", "/")
+    text = unicodedata.normalize("NFKC", text).translate(_MINUS)
+    text = _HTML.sub("", _END_TOKEN.sub("", text))
     for wrapper in _WRAPPERS:
         text = wrapper.sub(r"\1", text)
-    text = text.replace("$", "").replace("\\(", "").replace("\\)", "").replace("\\,", " ").replace("\\!", "")
-    text = text.strip().strip("*_`").strip()
-    return text[:-1].rstrip() if text.endswith((".", ",", ";", ":")) and len(text) > 1 else text
+    text = _OVER.sub(r"\\frac{\1}{\2}", _FRACTIONS.sub(r"\\frac", text))
+    text = _SPACES.sub(lambda found: "" if found[0] == "\\!" else " ", text)
+    text = _DROPPED.sub("", text)
+    before = None
+    while before != text:
+        before = text
+        text = text.strip().strip("*_`").strip()
+        if len(text) > 1 and text.endswith((".", ",", ";", ":", "\u3002", "\uff0c")) and not text.endswith("..."):
+            text = text[:-1]
+    return text
 
 
 def folded(text: str) -> str:

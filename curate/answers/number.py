@@ -4,82 +4,66 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from functools import lru_cache
 
 from curate.answers.base import Gold, Grade, plain
+from curate.answers.quantity import DIGITS, WORDS, Quantity, quantity
+from curate.answers.tex import closed_form
 
 RELATIVE_TOLERANCE = 1e-6
-# Longer texts are no numbers; a model that repeats one digit for ever must not become a huge one.
-_LONGEST_NUMBER = 200
 _LONGEST_SENTENCE = 2000
-_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:[eE][-+]?\d+)?"
-_PLAIN = re.compile(rf"({_NUMBER})")
-_SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-_RATIO = re.compile(rf"({_NUMBER})\s*/\s*({_NUMBER})")
-_FRAC = re.compile(r"([-+]?)\s*\\[dt]?frac\s*(?:\{([-+]?\d+)\}|(\d))\s*(?:\{([-+]?\d+)\}|(\d))")
-_MIXED = re.compile(r"([-+]?)(\d+)(?:\s+(\d+/\d+)|\s*(\\[dt]?frac.+))")
-_POWER = re.compile(rf"(?:({_NUMBER})\s*(?:\\times|\\cdot|×|·|\*)\s*)?10\s*\^\s*(?:\{{\s*([-+]?\d+)\s*\}}|([-+]?\d+))")
-_MARK = r"\^?\s*\{?\s*\\circ\s*\}?|°|\\?%"
-_EXPONENT = r"(?:\^\{?\d\}?)?"
-# After a space: words of two letters and more, or a unit of one, but no function or constant of a formula.
-_WORD = rf"(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi|or|and)\b)(?:[A-Za-z]{{2,}}|[mgstVWJNAKLlh]){_EXPONENT}"
-_KNOWN = (
-    r"(?:[cdkmn]?m|[km]?g|ms|min|hrs?|m[lL]|k?Hz|k?W|kJ|k?Pa"
-    r"|in|inch|inches|ft|feet|yd|lb|oz|cents?|deg|degrees?|units?)"
+_EQUALS = re.compile(r"(?<![<>!=])=(?!=)|≈|\\approx\b|\\simeq\b|\\eq\b|＝")
+# A sentence with one of these does not say what a number is.
+_DENIES = re.compile(
+    r"\b(?:not|cannot|can't|isn't|aren't|wasn't|doesn't|don't|didn't|won't|never|neither|nor|unable|impossible|unknown|"
+    r"unclear|undefined|indeterminate|insufficient|without|no solutions?|no answer|no such|none)\b|n['’]t\b|不|没有|無|无解",
+    re.IGNORECASE,
 )
-# "12 cm", "45 degrees", "5cm^2", "90^\circ"; but "2x" and "5m" may be formulae.
-_UNIT = re.compile(rf"\s*(?:{_MARK}|(?![mg]\b){_KNOWN}{_EXPONENT}|\s{_WORD}(?:\s+{_WORD}){{0,2}})\s*$")
-# Where a number is what is wanted, any letters behind it are its unit.
-_ANY_UNIT = re.compile(rf"\s*(?:{_MARK}|[A-Za-z]+{_EXPONENT}(?:\s+[A-Za-z]+{_EXPONENT}){{0,2}})\s*$")
-_CURRENCY = re.compile(r"^\s*(?:\\?\$|€|£|¥)\s*")
-_EQUALS = re.compile(r"=|≈|\\approx\b|\\simeq\b")
-
-
-def _plain_value(text: str) -> Fraction | None:
-    mantissa, _, exponent = text.replace(",", "").lower().partition("e")
-    # An exponent of thousands of digits is nobody's answer, and would fill the memory.
-    if len(exponent) > 4 or not any(c.isdigit() for c in mantissa):
-        return None
-    return Fraction(mantissa) * Fraction(10) ** int(exponent) if exponent else Fraction(mantissa)
-
-
-# A gold answer is read when its type is inferred and again by its own grader; completions repeat answers.
-@lru_cache(1024)
-def _value(text: str) -> Fraction | None:
-    """The exact value of a text that is nothing but a number, a fraction or a power of ten."""
-    text = text.strip()
-    if len(text) > _LONGEST_NUMBER:
-        return None
-    if _PLAIN.fullmatch(text):
-        return _plain_value(text)
-    if _SPACED.fullmatch(text):
-        return _plain_value(text.replace(" ", ""))
-    if match := _RATIO.fullmatch(text):
-        above, below = _value(match[1]), _value(match[2])
-        return None if above is None or not below else above / below
-    if match := _FRAC.fullmatch(text):
-        top, bottom = int(match[2] or match[3]), int(match[4] or match[5])
-        return None if bottom == 0 else Fraction(top, bottom) * (-1 if match[1] == "-" else 1)
-    if match := _MIXED.fullmatch(text):
-        part = _value(match[3] or match[4])
-        return None if part is None or not 0 <= part < 1 else (int(match[2]) + part) * (-1 if match[1] == "-" else 1)
-    if match := _POWER.fullmatch(text):
-        factor, exponent = _value(match[1]) if match[1] else Fraction(1), match[2] or match[3]
-        return None if factor is None or len(exponent) > 4 else factor * Fraction(10) ** int(exponent)
-    return None
-
-
-def _read(text: str, unit: re.Pattern[str]) -> Fraction | None:
-    text = _CURRENCY.sub("", plain(text)).replace("{,}", ",")
-    if len(text) > _LONGEST_NUMBER:
-        return None
-    found = _value(text)
-    return found if found is not None else _value(unit.sub("", text))
+# What makes a number a bound, a range, or a part of something else.
+_BOUNDS = re.compile(
+    r"\b(?:more|less|greater|fewer|larger|smaller|higher|lower|older|younger|bigger|longer|shorter|taller) than$"
+    r"|\b(?:at least|at most|up to|over|under|above|below|between|from|or|either|minimum of|maximum of|within|plus|minus)$",
+    re.IGNORECASE,
+)
+# Marks of a formula: a number beside one is a part of it.
+_FORMULA = re.compile(r"[\\^_{}<>±≤≥≠√π∞*+!]|(?<=[\d\s)])/(?=[\s(A-Za-z])")
+_IN_TEXT = re.compile(
+    rf"(?<![\w.,$\\^])(?<!\d:)(?P<sign>[-+](?=[\d.$£€]))?(?:\\?\$|[£€¥])?(?P<digits>{DIGITS}(?:\s*/\s*\d+(?![\d/]))?)(?![\w]*\d)(?!:\d)"
+    rf"|(?<!\w)(?P<word>(?:{'|'.join(sorted(WORDS, key=len, reverse=True))})(?:[- ](?:{'|'.join(list(WORDS)[1:10])}))?)(?!\w)",
+    re.IGNORECASE,
+)
+# "at x = 10": where, and not what.
+_PLACE = re.compile(
+    rf"(?<![\w)\]}}])[A-Za-z]\w{{0,3}}\s*=\s*[-+]?{DIGITS}(?:[A-Za-z]\w{{0,3}})?\$?(?=,?\s+[A-Za-z]{{2,}})"
+)
+# "x = 3, y = 4" states two numbers.
+_ANOTHER = re.compile(r"\d[^=]{0,20}(?:[,;]|\band\b|\bor\b)\s*[A-Za-z]\w*\s*\Z")
+# A number behind these says where or of what: "14 bars higher than 90", but not "9 of 10".
+_ASIDE = re.compile(r"[^\W\d_]{3,}\s+(?:in|on|at|for|from|with|of|by|than|after|before|per|to)$", re.IGNORECASE)
+_LEADING = re.compile(
+    rf"((?:[-+]\s?)?(?:\\?\$|[£€¥])?{DIGITS}(?:\s?%|\s+[A-Za-z]{{2,20}}){{0,3}}?),?\s+"
+    r"(?:in|with|from|for|at|on|of|by|as|during|after|before|when|where|which|more than|less than|fewer than)\b(?!\s*\d)",
+    re.IGNORECASE,
+)
+# "one" as a pronoun counts nothing: "the blue one".
+_COUNTS_ONE = re.compile(
+    r"(?:\b(?:is|are|was|were|only|just|exactly|has|have|had|be|left|remains?|equals?|=)|:)\s*(?:only |just |exactly )?\Z",
+    re.IGNORECASE,
+)
+_PREDICATE = re.compile(
+    r"\b(?:is|are|was|were|equals?|becomes?|be|being|has|have|had|of|gives?(?: us)?|yields?|totals?|costs?|makes?|spends?|gets?|leaves?|"
+    r"remains?|about|approximately|around|roughly|to|only|exactly|just|took|takes?|needs?|earns?|pays?|sells?|bought|sold|there|=|≈|:)"
+    r"\s*(?:(?:equal to|about|approximately|around|roughly|only|exactly|just|a total of|still|now)\s+)*\Z|[=≈:]\s*\Z|为\Z|是\Z|有\Z",
+    re.IGNORECASE,
+)
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that a text is, without its unit; None when it is none. "50%" is 50: see `grade_number`."""
-    return _read(text, _UNIT)
+    """The number that a text is, without its unit; None when it is none, a letter behind a number taken as a variable.
+
+    "50%" is 50: see `grade_number`.
+    """
+    found = quantity(text, formula=True)
+    return None if found is None else found.value
 
 
 def same_number(given: Fraction, wanted: Fraction, tolerance: float | None = None) -> bool:
@@ -90,18 +74,92 @@ def same_number(given: Fraction, wanted: Fraction, tolerance: float | None = Non
     return abs(given - wanted) <= scale * Fraction(RELATIVE_TOLERANCE if tolerance is None else str(tolerance))
 
 
-def _percent(text: str) -> bool:
-    return plain(text).rstrip().endswith("%")
+def leading(text: str) -> list[str]:
+    """The quantity that a stated value begins with, where it goes on with where or of what: "5 in the second row"."""
+    match = _LEADING.match(plain(text))
+    return [match[1]] if match else []
 
 
-def _given(response: str) -> Fraction | None:
-    """The number that a response states: all of it, the right side of its last equation, or its only number."""
-    sides = _EQUALS.split(response)
-    for part in (response, sides[-1]):
-        found = _read(part, _ANY_UNIT)
+def evaluated(text: str) -> Fraction | None:
+    """The value of a formula of numbers alone, by a worker process; None for anything else."""
+    tex = closed_form(text)
+    if tex is None:
+        return None
+    from curate.answers.pool import shared
+
+    return shared().value(tex)
+
+
+def read_quantity(text: str) -> Quantity | None:
+    """The quantity that a response states: all of it, the right side of its last equation, or its only number."""
+    text = _PLACE.sub(" ", text)
+    sides = _EQUALS.split(text)
+    if len(sides) > 1 and (_DENIES.search(sides[0]) or _ANOTHER.search(sides[-2])):
+        return None
+    for part in (text, sides[-1]) if len(sides) > 1 else (text,):
+        found = quantity(part) or _closed(part)
         if found is not None:
             return found
-    return _only_number(response)
+    # What the sides of an equation say otherwise is a formula.
+    return in_sentence(text) if len(sides) == 1 or len(plain(sides[-1]).split()) > 1 else None
+
+
+def _closed(text: str) -> Quantity | None:
+    value = evaluated(text)
+    return None if value is None else Quantity(value)
+
+
+def in_sentence(text: str) -> Quantity | None:
+    """The number that a sentence says something is: its only one, or the last that a verb leads to.
+
+    None for a sentence that denies, gives a bound or a range, names several, or holds a formula.
+    """
+    text = plain(text)
+    if len(text) > _LONGEST_SENTENCE or _DENIES.search(text):
+        return None
+    if len(sides := _EQUALS.split(text)) > 1:
+        return quantity(sides[-1]) or next((quantity(head) for head in leading(sides[-1])), None)
+    if _FORMULA.search(text):
+        return None
+    found = [match for match in _IN_TEXT.finditer(text) if _counts(text, match)]
+    values = {_quantity(text, match) for match in found}
+    if len(values) != 1:
+        led = [
+            match
+            for match in found
+            if _PREDICATE.search(text, 0, match.start()) and not _BOUNDS.search(_before(text, match))
+        ]
+        values = {_quantity(text, match) for match in led}
+        if len(led) != 1 or not all(
+            _ASIDE.search(_before(text, match)) or _BOUNDS.search(_before(text, match))
+            for match in found[found.index(led[0]) + 1 :]
+        ):
+            return None
+    elif any(_BOUNDS.search(_before(text, match)) for match in found):
+        return None
+    return values.pop()
+
+
+def _before(text: str, match: re.Match[str]) -> str:
+    return text[max(0, match.start() - 30) : match.start()].rstrip()
+
+
+def _counts(text: str, match: re.Match[str]) -> bool:
+    """Whether a match states a number: no letter beside it (a variable, a name like "Figure 2a") and no pronoun."""
+    word = match["word"]
+    if word and word.lower() == "one":
+        return _COUNTS_ONE.search(text, 0, match.start()) is not None
+    around = text[match.end() : match.end() + 3]
+    return not re.match(r"\s?[b-hj-zB-HJ-Z](?![\w'’])", around) or quantity(match[0] + around.rstrip()) is not None
+
+
+def _quantity(text: str, match: re.Match[str]) -> Quantity | None:
+    """The number of a match with the scale word or percent sign behind it."""
+    whole = text[match.start() : match.end()]
+    tail = re.match(
+        r"\s?(?:%|percent\b|per cent\b|(?:hundred|thousand|million|billion|trillion)\b|dozen\b)", text[match.end() :]
+    )
+    return quantity(whole + (tail[0] if tail else ""))
 
 
 def readings(response: str, gold: Gold) -> tuple[list[Fraction], Fraction | None]:
@@ -109,10 +167,12 @@ def readings(response: str, gold: Gold) -> tuple[list[Fraction], Fraction | None
 
     A percent sign counts only where the gold has one: otherwise "50%" can be 50 or one half.
     """
-    wanted, given = _read(gold.answer, _ANY_UNIT), _given(response)
-    if given is None:
+    asked = quantity(gold.answer) or _closed(gold.answer)
+    given = read_quantity(response)
+    wanted = None if asked is None else asked.value
+    if given is None or asked is None:
         return [], wanted
-    return [given, given / 100] if _percent(response) and not _percent(gold.answer) else [given], wanted
+    return [given.value, given.value / 100] if given.percent and not asked.percent else [given.value], wanted
 
 
 def grade_number(response: str, gold: Gold) -> Grade:
@@ -126,16 +186,3 @@ def grade_number(response: str, gold: Gold) -> Grade:
         return Grade(any(same_number(value, wanted, gold.tolerance or 0.0) for value in given), "number-percent")
     whole = gold.tolerance is None and wanted.denominator == 1 and given[0].denominator == 1
     return Grade(same_number(given[0], wanted, gold.tolerance), "number-integer" if whole else "number-tolerance")
-
-
-def _only_number(text: str) -> Fraction | None:
-    """The one number that a sentence holds ("about 12 apples"); None when it holds several different ones."""
-    text = plain(text)
-    if len(text) > _LONGEST_SENTENCE:
-        return None
-    found = {
-        value
-        for part in re.findall(rf"(?<![\w.]){_NUMBER}(?![\w])", text)
-        if part and (value := _value(part)) is not None
-    }
-    return found.pop() if len(found) == 1 else None

@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import threading
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, cast
 
@@ -57,7 +58,8 @@ class Pool:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._done = 0
-        self._known: dict[tuple[str, str], Grade] = {}
+        self._known: dict[tuple[str, str | None], Grade] = {}
+        self._values: dict[str, Fraction | None] = {}
 
     def verify(self, response: str, gold: str) -> Grade:
         """Are the two expressions equivalent? Undecided when the worker hangs, dies twice or cannot judge."""
@@ -74,6 +76,20 @@ class Pool:
                 self._known[response, gold] = verdict
             return verdict
 
+    def value(self, tex: str) -> Fraction | None:
+        """The number that a formula without variables is, irrational ones to 30 digits; None when it is none."""
+        if len(tex) > LONGEST:
+            return None
+        with self._lock:
+            if tex not in self._values:
+                if len(self._values) >= REMEMBERED:
+                    self._values.clear()
+                answer = self._answer(tex, None)
+                if answer == "died":
+                    return None
+                self._values[tex] = _fraction(answer)
+            return self._values[tex]
+
     def close(self) -> None:
         """Kill the worker; the next question starts another."""
         with self._lock:
@@ -88,23 +104,30 @@ class Pool:
         process.communicate()
 
     def _verdict(self, response: str, gold: str) -> Grade:
+        answer = self._answer(response, gold)
+        if answer in ("late", "died"):
+            return Grade(None, "expression-timeout" if answer == "late" else "expression-worker-died")
+        return _VERDICTS.get(answer) or Grade(None, f"expression-error-{answer}")
+
+    def _answer(self, response: str, gold: str | None) -> str:
+        """What the worker says, "late" when it hangs, "died" when it dies twice."""
         # A worker may have been killed while it had nothing to do; the question is not to blame the first time.
         for _ in range(2):
             try:
                 answer = self._ask(response, gold)
             except _Late:
                 self._kill()
-                return Grade(None, "expression-timeout")
+                return "late"
             except (_Dead, OSError):
                 self._kill()
                 continue
             self._done += 1
             if self._done >= TASKS_PER_WORKER:
                 self._kill()
-            return _VERDICTS.get(answer) or Grade(None, f"expression-error-{answer}")
-        return Grade(None, "expression-worker-died")
+            return answer
+        return "died"
 
-    def _ask(self, response: str, gold: str) -> str:
+    def _ask(self, response: str, gold: str | None) -> str:
         process = self._process or self._start()
         question = json.dumps([response, gold, 2 * math.ceil(self._seconds)]) + "\n"
         stdin = cast(IO[bytes], process.stdin)
@@ -140,6 +163,13 @@ class Pool:
         if not line.endswith(b"\n"):
             raise _Dead
         return line.decode().strip()
+
+
+def _fraction(answer: str) -> Fraction | None:
+    try:
+        return Fraction(answer)
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 @functools.cache

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from curate.answers.base import Gold, Grade, folded, plain
+from curate.answers.base import Gold, Grade, plain
 from curate.answers.number import readings, same_number
+from curate.answers.text import same_text
 
 TOLERANCE = 0.05
 # Any nearby year would be within 5 %.
@@ -16,7 +17,7 @@ def grade_relaxed(response: str, gold: Gold) -> Grade:
     """Within the gold's tolerance, 5 % when it has none, where the gold is a number and no year; else equal text."""
     given, wanted = readings(response, gold)
     if wanted is None:
-        return Grade(folded(response) == folded(gold.answer), "relaxed-text")
+        return Grade(same_text(response, gold.answer), "relaxed-text")
     if not given:
         return Grade(False, "relaxed-none")
     if _YEAR.fullmatch(plain(gold.answer)):

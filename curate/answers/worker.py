@@ -13,6 +13,49 @@ import sys
 MEMORY = 2 * 2**30
 
 
+# Two numbers that differ by less than this share of the larger one are one number that was rounded.
+RELATIVE = 1e-6
+# math-verify compares to so many decimals, in which tiny numbers are all alike.
+DIGITS = 30
+
+
+def value(text: str) -> str:
+    """The number that a formula without variables is: "p/q" where it is rational, else decimals; "none" without one."""
+    from math_verify import parse
+
+    try:
+        for found in parse(f"${text.strip('$ ')}$", parsing_timeout=None):
+            number = _number(found)
+            if number is not None:
+                return str(number)
+    except Exception:  # sympy raises anything; what it cannot evaluate is no number
+        return "none"
+    return "none"
+
+
+def _number(found):
+    """A real number of sympy, exact where it is rational, else with 30 digits; None for anything else."""
+    import sympy
+
+    if not isinstance(found, sympy.Expr) or found.free_symbols or found.is_real is False:
+        return None
+    exact = found.doit()
+    if exact.is_Rational:
+        return exact
+    number = sympy.N(exact, DIGITS)
+    return number if isinstance(number, sympy.Float) else None
+
+
+def _far(wanted, given):
+    """Whether two lists of readings are numbers that differ, however small they are."""
+    for one in wanted:
+        for other in given:
+            a, b = _number(one), _number(other)
+            if a is not None and b is not None:
+                return abs(a - b) > RELATIVE * max(abs(a), abs(b))
+    return False
+
+
 def judge(response: str, gold: str) -> str:
     """right, wrong, unparsed, gold-unparsed, or the name of the error that math-verify ended with."""
     from math_verify import parse, verify
@@ -24,7 +67,7 @@ def judge(response: str, gold: str) -> str:
         given = parse(f"${response.strip('$ ')}$", parsing_timeout=None)
         if not given:
             return "unparsed"
-        return "right" if verify(wanted, given, timeout_seconds=None) else "wrong"
+        return "right" if verify(wanted, given, timeout_seconds=None) and not _far(wanted, given) else "wrong"
     except Exception as error:  # sympy raises anything; the grade is then undecided, by its name
         return type(error).__name__
 
@@ -46,7 +89,7 @@ def main() -> None:
         response, gold, limit = json.loads(line)
         # The parent kills a worker that is late; this is for a parent that was killed itself.
         signal.alarm(limit)
-        verdict = judge(response, gold)
+        verdict = value(response) if gold is None else judge(response, gold)
         signal.alarm(0)
         answers.write(verdict + "\n")
         answers.flush()
