@@ -41,7 +41,7 @@ def written(pairs: Sequence[tuple[str, str]], of: str) -> list[Guess]:
     if words <= LONG:
         return []
     for cure, count in Counter(filter(None, map(cure_of, texts))).most_common(1):
-        if count >= _MOSTLY * len(texts):
+        if count >= 0.5 * len(texts):
             key, _, value = cure.partition(": ")
             return [Guess(key, value.strip("'"), f"{count} of {len(texts)} of {of} are solutions that end so")]
     head = announced(texts)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from curate.answers import read_yes_no
 from curate.answers.base import folded
 from curate.init import answers, pictures, stepped
 from curate.init.findings import Guess
@@ -320,6 +321,14 @@ def _index(column: Column, read: Sequence[Sequence[str]]) -> list[Guess]:
 def _gold(column: Column, others: Sequence[str]) -> Guess:
     words = sum(len(text.split()) for text in column.texts) / max(1, len(column.texts))
     why = f"by its name; {words:.0f} words in the mean"
+    values = Counter(column.texts)
+    if len(column.texts) >= 20 and len(values) <= 3 and not any(map(read_yes_no, values)):
+        shown = ", ".join(f"{value} {count}" for value, count in values.most_common())
+        why = f"by its name; only {len(values)} values ({shown}): a label of something, and no answer?"
+        return Guess("columns.answer", column.name, why, False, others)
+    if column.share(lambda v: _LETTER.fullmatch(str(v).strip()) is not None) >= _MOSTLY:
+        why = "by its name; letters of choices, and no column holds choices: are they in the question (see form)?"
+        return Guess("columns.answer", column.name, why, False, others)
     if column.texts and words > answers.LONG:
         why += "; so long a text is hardly equal to anything that a model says"
         return Guess("columns.answer", column.name, why, False, others)

@@ -22,7 +22,7 @@ MOST_FILES = 300_000
 # Tables of a folder that are looked at.
 MOST_TABLES = 60
 _ROLE = re.compile(
-    r"(?P<train>train(?:ing|set|val)?)|(?P<test>test(?:mini|ing|set|dev)?)|val(?:idation|id)?|dev(?:elopment|set)?|meta",
+    r"(?P<train>train(?:ing|set|val)?)|(?P<test>test(?:mini|ing|set|dev)?|eval(?:uation)?)|val(?:idation|id)?|dev(?:elopment|set)?|meta",
     re.IGNORECASE,
 )
 # Files that describe data or tools and are no tables of problems.

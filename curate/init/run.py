@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,11 @@ def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) ->
         found = [each for each in found if each[2].out]
     found.sort(key=lambda each: (_ORDER[each[1].settings["role"]], len(each[0].title), each[0].title))
     found = _apart(found, result)
-    names = _names(name, [draft for _, draft, _ in found])
+    titles = [table.title for table, _, _ in found]
+    folders = len({Path(title).parent for title in titles})
+    names = _names(name, [draft for _, draft, _ in found], titles)
     for (table, draft, trial), own in zip(found, names, strict=True):
-        result.drafts.append(replace(draft, settings=_settled(draft.settings, name, own, len(found) > 1)))
+        result.drafts.append(replace(draft, settings=_settled(draft, table.title, name, own, folders)))
         result.trials.append(trial)
         result.titles.append(table.title)
     return result
@@ -175,14 +177,16 @@ def _variants(guesses: Sequence[Guess]) -> Iterator[list[Guess]]:
             yield [*guesses[:place], replace(guess, value=other, why=why, others=left), *guesses[place + 1 :]]
 
 
-def _names(name: str, drafts: Sequence[Draft]) -> list[str]:
+def _names(name: str, drafts: Sequence[Draft], titles: Sequence[str]) -> list[str]:
     """A name for each source that no other has and the workspace does not use itself."""
+    if len(drafts) == 1 and name not in RESERVED:
+        return [name]
+    stems = [slug(str(draft.settings["name"])) for draft in drafts]
+    whole = [slug(str(Path(title).with_suffix(""))) if stems.count(stem) > 1 else stem
+             for stem, title in zip(stems, titles, strict=True)]  # fmt: skip
     found: list[str] = []
-    for draft in drafts:
-        stem = slug(str(draft.settings["name"]))
+    for stem in whole:
         own = stem if stem.startswith(name) else f"{name}-{stem}"
-        if len(drafts) == 1 and name not in RESERVED:
-            own = name
         number, plain = 2, own
         while own in found or own in RESERVED:
             own, number = f"{plain}-{number}", number + 1
@@ -190,12 +194,15 @@ def _names(name: str, drafts: Sequence[Draft]) -> list[str]:
     return found
 
 
-def _settled(settings: Mapping[str, Any], name: str, own: str, several: bool) -> dict[str, Any]:
-    """With the source's final name; sources of one data set are one domain unless a column says more."""
-    label = slug(str(settings.get("domain") or ""))
-    domain = name if label == "data" or name.startswith(label) else f"{name}-{label}"
-    found = {**settings, "name": own, "domain": domain}
-    if "domain" in settings.get("columns", {}) or not several:
+def _settled(draft: Draft, title: str, name: str, own: str, folders: int) -> dict[str, Any]:
+    """With the source's final name; sources of one data set, in all their splits, are one domain unless a column says
+    more: the part of the name before the split, or else the folder where there are several.
+    """
+    parent = Path(title).parent.name
+    label = str(draft.settings.get("domain") or "") or (role_of(parent)[1] if folders > 1 else "")
+    domain = name if not label or slug(label) == "data" or name.startswith(slug(label)) else f"{name}-{slug(label)}"
+    found = {**draft.settings, "name": own, "domain": domain}
+    if "domain" in found.get("columns", {}) or domain == own:
         del found["domain"]
     return found
 
