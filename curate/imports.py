@@ -175,7 +175,7 @@ class _Import:
         self._texts: Counter[str] = Counter()
 
     def take(
-        self, chunk: Sequence[tuple[int, Mapping[str, Any] | RowError]], ledger: Ledger
+        self, chunk: Sequence[tuple[int | str, Mapping[str, Any] | RowError]], ledger: Ledger
     ) -> tuple[list[Row], list[Row]]:
         """(new rollouts, rejects) of these records, counted."""
         good, bad = list[Row](), list[Row]()

@@ -36,6 +36,8 @@ CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
 BATCH_BYTES = 2**20
+# A share of rejected rows that is worth a word, besides those that the recipe itself does not want.
+_MANY = 0.1
 CHAIN_TABLES = (ROLLOUTS, STEP_LABELS)
 T = TypeVar("T")
 
@@ -250,7 +252,7 @@ def _ingest_source(
         for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
             sink.take(chunk, ledger)
     ledger.check(f"{STAGE} {source.name}")
-    for note in getattr(adapter, "notes", ()):
+    for note in (*getattr(adapter, "notes", ()), *sink.notes(ledger)):
         reporter.note(note)
     inputs = {"source": source.name} | dict(getattr(adapter, "read_from", {}))
     lineage.write(partition, STAGE, settings, inputs, ledger)
@@ -285,6 +287,16 @@ class _Sink:
         for name, there in self._there.items():
             there.add(_first_keys([self._writers[name].partition]))
         self._chains: Counter[str] = Counter()
+        self._first: dict[str, Row] = {}
+
+    def notes(self, ledger: Ledger) -> list[str]:
+        """Why many rows are rejected, by the first of them: mostly a setting cures them all."""
+        return [
+            f'Source "{self._source.name}": {count:,} of {ledger.taken:,} rows are rejected as {reason}, the first is '
+            f"{self._first[reason]['source_row'].rpartition('#')[0]}: {self._first[reason]['detail']}"
+            for reason, count in ledger.rejected.items()
+            if reason != "not-wanted" and reason in self._first and count >= _MANY * ledger.taken
+        ]
 
     def take(self, chunk: Sequence[_Read], ledger: Ledger) -> None:
         """Count and commit these rows."""
@@ -303,6 +315,7 @@ class _Sink:
                     ledger.duplicate += 1
                 else:
                     ledger.rejected[error.reason] = ledger.rejected.get(error.reason, 0) + 1
+                    self._first.setdefault(error.reason, out[REJECTS.name][-1])
             else:
                 ledger.out += 1
         for name, writer in self._writers.items():

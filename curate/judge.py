@@ -179,7 +179,9 @@ async def _work(
     base = seed(run_seed, STAGE, rollout["rollout_id"], 0)
     request = Request(
         request_id=f"{STAGE}-{rollout['rollout_id']}-{missing[0]:03d}",
-        prompt=prompts.render_judge(config.prompt, problem["question"], problem["choices"], rollout["steps"]),
+        prompt=prompts.render_judge(
+            config.prompt, problem["question"], problem["choices"], rollout["steps"], len(problem["image_hashes"])
+        ),
         images=pictures.of(problem),
         prefix_ids=(),
         n=len(missing),

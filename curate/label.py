@@ -170,7 +170,7 @@ async def _work(
         first = len(outcomes)
         request = Request(
             request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
-            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"]),
+            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
             images=pictures.of(problem),
             prefix_ids=rollout["token_ids"][:cut],
             prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from curate import marks
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.seeds import digest
@@ -85,7 +86,6 @@ JUDGE_TEMPLATES: dict[str, Template] = {
     )
 }
 
-_PLACEHOLDER = re.compile(r"<image\s*\d*>\s*")
 _FIELD = re.compile(r"\{(problem|solution)\}")
 
 
@@ -146,17 +146,17 @@ def _compiled(text: str) -> jinja2.Template:
     return _environment().from_string(text)
 
 
-def problem_text(question: str, choices: Sequence[str]) -> str:
-    """Question and lettered choices.
+def problem_text(question: str, choices: Sequence[str], images: int | None = None) -> str:
+    """Question and lettered choices; `images` is the number of pictures, which come first, null where it is not known.
 
-    Image marks such as `<image1>` go, because the pictures come first. Choices that are nothing but their own letter
-    (the choices stand in the picture) are not listed.
+    Marks such as `<image1>` that only hold a picture's place go; inside a sentence they become words, "image 1".
+    Choices that are nothing but their own letter (the choices stand in the picture) are not listed.
     """
-    text = _PLACEHOLDER.sub("", question).strip()
-    lettered = list(zip(string.ascii_uppercase, choices, strict=False))
+    text, said = marks.readable(question, marks.unlabelled(choices), images)
+    lettered = list(zip(string.ascii_uppercase, said, strict=False))
     if all(letter == choice.strip() for letter, choice in lettered):
-        return text
-    return "\n".join([text, *(f"({letter}) {choice}" for letter, choice in lettered)])
+        return text.strip()
+    return "\n".join([text.strip(), *(f"({letter}) {choice}" for letter, choice in lettered)])
 
 
 def solution_text(steps: Sequence[str]) -> str:
@@ -164,17 +164,22 @@ def solution_text(steps: Sequence[str]) -> str:
     return "\n".join(f"<paragraph_{place}>\n{step.strip()}\n</paragraph_{place}>" for place, step in enumerate(steps))
 
 
-def render(name: str | Template, question: str, choices: Sequence[str]) -> str:
+def render(name: str | Template, question: str, choices: Sequence[str], images: int | None = None) -> str:
     """The whole user turn; UserError with the line where a user's own template fails on this problem."""
-    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
-    return _filled(template(name), values)
+    return _filled(template(name), _values(question, choices, images))
 
 
-def render_judge(name: str | Template, question: str, choices: Sequence[str], steps: Sequence[str]) -> str:
-    """The same for a judge, who is shown the steps of a chain."""
-    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
+def render_judge(
+    name: str | Template, question: str, choices: Sequence[str], steps: Sequence[str], images: int | None = None
+) -> str:
+    """The user turn of a judge, who is shown the steps of a chain."""
+    values = _values(question, choices, images)
     shown = {"steps": [step.strip() for step in steps], "solution": solution_text(steps)}
     return _filled(template(name, JUDGE_TEMPLATES), values | shown)
+
+
+def _values(question: str, choices: Sequence[str], images: int | None) -> dict[str, Any]:
+    return {"question": question, "choices": list(choices), "problem": problem_text(question, choices, images)}
 
 
 def _filled(found: Template, values: Mapping[str, Any]) -> str:

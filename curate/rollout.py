@@ -165,7 +165,7 @@ async def _work(
     base = seed(run_seed, STAGE, problem["problem_id"], 0) + missing[0]
     request = Request(
         request_id=f"{problem['problem_id']}-{missing[0]:03d}",
-        prompt=prompts.render(config.prompt, problem["question"], problem["choices"]),
+        prompt=prompts.render(config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
         images=pictures.of(problem),
         prefix_ids=(),
         n=len(missing),

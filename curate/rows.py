@@ -15,8 +15,11 @@ from curate.schema import GIVEN, Row
 from curate.sections import IngestConfig
 from curate.seeds import digest
 from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.sources import solutions
 from curate.sources.base import GivenChain, SourceRow
 
+# Types whose answers may be as long as a solution.
+_LONG = ("text", "anls")
 AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource
 
 
@@ -77,6 +80,8 @@ def _gold(row: SourceRow, source: AnySource) -> tuple[str | None, str | None]:
         return None, None
     answer = _wanted("answer", row.answer)
     stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
+    if (row.answer_type or stated) not in _LONG and (cure := solutions.cure_of(answer)) is not None:
+        raise RowError("answer-is-a-solution", f"a worked solution, no answer; set {cure}: {answer[-80:]}")
     answer_type = row.answer_type or stated or infer_type(answer, row.choices)
     for each in (answer, *row.accepted):
         _check_gold(each, answer_type, row)

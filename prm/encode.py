@@ -207,7 +207,8 @@ class Encoder:
         return self._prompts[key]
 
     def _prompt(self, problem: HasProblem, key: tuple[Any, ...]) -> Prompt:
-        text = f"{self.instruction}\n{problem_text(problem.question, problem.choices)}"
+        asked = problem_text(problem.question, problem.choices, len(problem.image_hashes))
+        text = f"{self.instruction}\n{asked}"
         self._refuse_special(text)
         made = self._process(text, key[2])
         ids = made["input_ids"][0]

@@ -25,6 +25,10 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
     as_json: options.Json = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Set one key of every source, columns.answer=NAME."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a dataset on the hub.")] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Only this split of a dataset on the hub; may be repeated.")
@@ -52,7 +56,7 @@ def init(
         found = local(where, out.parent)
     else:
         found = Found(hub.tables(hub.Wanted(data, config, split or (), revision)))
-    result = run.drafted(name, out, found)
+    result = run.drafted(name, out, found, run.given(settings or ()))
     run.write(name, data, result, force)
     typer.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else shown(result))
     if not result.ready:

@@ -6,10 +6,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from curate.answers import read_yes_no
 from curate.answers.base import folded
-from curate.init import pictures, stepped
+from curate.init import answers, pictures, stepped
 from curate.init.findings import Guess
 from curate.init.names import (
     ANSWER,
@@ -30,8 +31,6 @@ from curate.sources.columns import rows
 _MOSTLY = 0.9
 # A question has at least so many characters in the mean, where its column has another name.
 _LEAST_QUESTION = 8
-# Golds of more words in the mean are texts that no rule compares.
-_LONG_GOLD = 12
 _OPTION_NAME = re.compile(r"(?P<stem>.*?)[ _-]?(?P<mark>[A-Za-z]|\d{1,2})")
 _LETTER = re.compile(r"\(?[A-Za-z]\)?")
 
@@ -64,12 +63,30 @@ def _problem(records: Sequence[Record], columns: Sequence[Column], chain: Sequen
     questions = ranked(columns, QUESTION, _asks)
     if talks and not chain and not (questions and ranked(columns, ANSWER[:10], _answers)):
         why = "a list of turns in each row, questions and answers by turns"
-        return [Guess("columns.conversation", talks[0].name, why, len(talks) == 1, [each.name for each in talks[1:]])]
+        talk = Guess("columns.conversation", talks[0].name, why, len(talks) == 1, [each.name for each in talks[1:]])
+        return [talk, *_written(records, {"conversation": talk.value}, answers.TURNS)]
     choices, names = _choices(records, columns)
     question = [] if any(each.key == "columns.question" for each in chain) else _question(columns, names, shown)
     used = names | _names_in(question)
     answer = _answer(records, [each for each in columns if each.name not in used], choices, bool(chain))
-    return [*question, *answer, *choices]
+    found = [*question, *answer, *choices]
+    settings = {each.key.removeprefix("columns."): each.value for each in found if each.key.startswith("columns.")}
+    if choices or not settings.get("question") or not settings.get("answer"):
+        return [*found, *answers.typed(columns)]
+    written = _written(records, settings, answers.COLUMN)
+    if any(each.key.startswith("answer_") for each in written):
+        # The long texts come to answers.
+        found = [
+            replace(each, sure=True, why="worked solutions") if each.key == "columns.answer" else each for each in found
+        ]
+    return [*found, *written, *answers.typed(columns)]
+
+
+def _written(records: Sequence[Record], columns: dict[str, object], of: str) -> list[Guess]:
+    """How questions and answers are written that ingest reads with these columns, without a form."""
+    source = FilesSource.model_validate({"kind": "files", "name": "look", "path": "look", "columns": columns})
+    found = [row for record in records for row in rows(record, source, 1, None) if isinstance(row, SourceRow)]
+    return answers.written([(row.question or "", row.answer or "") for row in found], of)
 
 
 # --- question
@@ -79,18 +96,23 @@ def _asks(column: Column) -> bool:
     least = 2 if column.plain in QUESTION else _LEAST_QUESTION
     if not column.is_text or column.length < least or column.filled < 0.5:
         return False
-    # A few values that come again and again are a kind of question, and no question.
-    kinds = len(column.texts) >= 20 and column.distinct <= 0.05 * len(column.texts) and column.length < 40
-    return not kinds and column.share(lambda v: picture_kind(v) is not None) < 0.1
+    return not _kinds(column) and column.share(lambda v: picture_kind(v) is not None) < 0.1
+
+
+def _kinds(column: Column) -> bool:
+    """Whether a few short values come again and again: kinds of questions, and no questions."""
+    return len(column.texts) >= 20 and column.distinct <= 0.1 * len(column.texts) and column.length < 40
 
 
 def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[Guess]:
     free = [column for column in columns if column.name not in taken]
     known = ranked(free, QUESTION, _asks)
     if known:
-        best = known[0]
+        best = next((column for column in known if _holds(column, known[0])), known[0])
         exact = best.plain in QUESTION[:14]
         why = f"by its name; {best.length:.0f} characters in the mean"
+        if best is not known[0]:
+            why = f"its texts hold those of {known[0].name}"
     else:
         asking = [
             column for column in free if _asks(column) and column.share(lambda v: str(v).rstrip().endswith("?")) > 0.5
@@ -107,9 +129,18 @@ def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[G
     return [_in_context(best, beside, found)]
 
 
+def _holds(whole: Column, part: Column) -> bool:
+    """Whether a column's texts hold the other's: a problem, and what it asks at its end."""
+    pairs = [
+        (a, b) for a, b in zip(whole.values, part.values, strict=True) if isinstance(a, str) and isinstance(b, str)
+    ]
+    held = sum(len(b) < len(a) and " ".join(b.split()).rstrip("?. ") in " ".join(a.split()) for a, b in pairs)
+    return whole is not part and held >= 0.5 * len(part.present) > 0
+
+
 def _in_context(question: Column, columns: Sequence[Column], found: Guess) -> Guess:
     """With what has to be read before the question, as a template; a column of its own of that kind is not sure."""
-    before = ranked(columns, CONTEXT, lambda each: each.plain in CONTEXT and each.is_text and each.length >= 3)
+    before = ranked(columns, CONTEXT, lambda each: each.plain in CONTEXT and each.is_text and not _kinds(each))
     behind = ranked(columns, UNIT, lambda each: each.plain in UNIT and each.is_text)
     if not before and not behind:
         return found
@@ -239,15 +270,10 @@ def _answer(
     fits = [(column, how) for column in known if (how := _fit(column, read))] if read else []
     if fits:
         column, form = fits[0]
-        why = {
-            "text": "a letter or the text of a choice in every row",
-            "index": "a number of a choice, from 0, in every row",
-        }[form]
+        why = "a letter or the text of a choice" if form == "text" else "a choice's number"
         others = [each.name for each, _ in fits[1:]]
         found = [Guess("columns.answer", column.name, why, not others or column.plain in ANSWER[:9], others)]
-        if form == "index":
-            found.append(Guess("answer_form", "index", why, _sure_index(column, read)))
-        return found
+        return [*found, *(_index(column, read) if form == "index" else [])]
     if not known:
         if has_chain:
             return [Guess("columns.answer", None, "the chains come without gold answers")]
@@ -268,21 +294,42 @@ def _fit(column: Column, read: Sequence[Sequence[str]]) -> str | None:
         _LETTER.fullmatch(text) is not None or folded(text) in {folded(each) for each in found}
         for text, _, found in pairs
     )
-    index = sum(text.removesuffix(".0").isdecimal() and int(float(text)) < len(found) for text, _, found in pairs)
+    index = sum((place := _number(value)) is not None and place <= len(found) for _, value, found in pairs)
     if max(said, index) < _MOSTLY * len(pairs):
         return None
     return "text" if said >= index else "index"
 
 
-def _sure_index(column: Column, read: Sequence[Sequence[str]]) -> bool:
-    """Whether the numbers count from 0 for certain: some row says 0."""
-    return any(str(value).removesuffix(".0") == "0" for value in column.present)
+def _number(value: object) -> int | None:
+    """The whole number that a cell is, also as a text or a float."""
+    text = str(value).strip().removesuffix(".0")
+    return int(text) if text.isdecimal() and len(text) < 9 else None
+
+
+def _index(column: Column, read: Sequence[Sequence[str]]) -> list[Guess]:
+    """That the answers are numbers of choices, and whether these count from 0 or from 1."""
+    places = [(place, len(found)) for value, found in zip(column.values, read, strict=True)
+              if found and (place := _number(value)) is not None]  # fmt: skip
+    form = Guess("answer_form", "index", "numbers of choices")
+    if any(place == 0 for place, _ in places):
+        return [form]
+    if any(place == count for place, count in places):
+        return [form, Guess("answer_from", 1, "some are the number of the last choice, none is 0")]
+    return [form, Guess("answer_from", 0, "none is 0, and none the number of choices", False, [1])]
 
 
 def _gold(column: Column, others: Sequence[str]) -> Guess:
     words = sum(len(text.split()) for text in column.texts) / max(1, len(column.texts))
     why = f"by its name; {words:.0f} words in the mean"
-    if column.texts and words > _LONG_GOLD:
+    values = Counter(column.texts)
+    if len(column.texts) >= 20 and len(values) <= 3 and not any(map(read_yes_no, values)):
+        shown = ", ".join(f"{value} {count}" for value, count in values.most_common())
+        why = f"by its name; only {len(values)} values ({shown}): a label of something, and no answer?"
+        return Guess("columns.answer", column.name, why, False, others)
+    if column.share(lambda v: _LETTER.fullmatch(str(v).strip()) is not None) >= _MOSTLY:
+        why = "by its name; letters of choices, and no column holds choices: are they in the question (see form)?"
+        return Guess("columns.answer", column.name, why, False, others)
+    if column.texts and words > answers.LONG:
         why += "; so long a text is hardly equal to anything that a model says"
         return Guess("columns.answer", column.name, why, False, others)
     return Guess("columns.answer", column.name, why, column.plain in ANSWER[:9] and column.plain not in WORKED, others)

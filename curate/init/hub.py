@@ -14,7 +14,7 @@ from curate.init.findings import Guess
 from curate.init.places import role_of
 from curate.init.tables import Table, why_role
 from curate.source_sections import HubSource
-from curate.sources.files import READERS
+from curate.sources.files import KINDS
 from curate.sources.hub import Hub, failures, library
 
 # Fewer than of a file, because every row of them may hold a picture that comes over the network.
@@ -34,7 +34,7 @@ class Wanted:
 def tables(wanted: Wanted) -> list[Table]:
     """A table for each split; UserError when the dataset cannot be read, or when one of several has to be chosen."""
     datasets, name = library(), wanted.dataset
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in READERS:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in KINDS:
         raise UserError(f"There is no file or folder at {name}; check the path.")
     try:
         commit, licence = _facts(wanted)

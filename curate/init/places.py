@@ -14,14 +14,15 @@ from curate.errors import UserError
 from curate.init.pictures import Place
 from curate.init.table import picture_kind
 from curate.source_sections import Role
-from curate.sources.files import READERS
+from curate.sources.files import KINDS
+from curate.sources.inputs import Input
 
 # A folder with more files than this is looked at in part; said where it happens.
 MOST_FILES = 300_000
 # Tables of a folder that are looked at.
 MOST_TABLES = 60
 _ROLE = re.compile(
-    r"(?P<train>train(?:ing|set|val)?)|(?P<test>test(?:mini|ing|set|dev)?)|val(?:idation|id)?|dev(?:elopment|set)?|meta",
+    r"(?P<train>train(?:ing|set|val)?)|(?P<test>test(?:mini|ing|set|dev)?|eval(?:uation)?)|val(?:idation|id)?|dev(?:elopment|set)?|meta",
     re.IGNORECASE,
 )
 # Files that describe data or tools and are no tables of problems.
@@ -49,12 +50,12 @@ def contents(where: Path) -> Contents:
         if file.lower().endswith(".zip"):
             places += _archive(base / file)
     if where.is_file():
-        if where.suffix.lower() not in READERS:
-            raise UserError(f"{where.name} is none of {', '.join(READERS)}; convert it first.")
+        if Input.of(where).kind not in KINDS:
+            raise UserError(f"{where.name} is none of {', '.join(KINDS)}; convert it first.")
         return Contents([where], places, partly)
     tables = [base / file for file in sorted(files) if _is_table(file)]
     if not tables:
-        raise UserError(f"{where} has no file of {', '.join(READERS)}; give the folder or the file with the questions.")
+        raise UserError(f"{where} has no file of {', '.join(KINDS)}; give the folder or the file with the questions.")
     return Contents(tables, places, partly)
 
 
@@ -70,7 +71,7 @@ def _walk(base: Path) -> Iterator[str]:
 
 def _is_table(file: str) -> bool:
     path = Path(file)
-    return path.suffix.lower() in READERS and path.name not in _NOT_DATA
+    return Input.of(path).kind in KINDS and path.name not in _NOT_DATA
 
 
 def _archive(path: Path) -> list[Place]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from curate.config import apply_settings
 from curate.errors import UserError
 from curate.init import findings, recipe
 from curate.init.findings import Guess
 from curate.init.guess import guess as guessed
 from curate.init.places import role_of, slug
+from curate.init.recipe import Draft
 from curate.init.tables import Found, Table
 from curate.init.trial import Trial, tried
-from curate.sections import RESERVED
+from curate.source_sections import RESERVED
 from curate.store import write_atomic
 
 # So many rows of each table are tried.
@@ -26,12 +28,15 @@ _ENOUGH = 0.9
 _ORDER = {"test": 0, "meta": 1, "train": 2}
 
 
+Tried = tuple[Table, Draft, Trial]
+
+
 @dataclass
 class Result:
     """What was written where, source by source, and what was left out and why."""
 
     recipe: Path
-    drafts: list[recipe.Draft] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     trials: list[Trial] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
@@ -68,29 +73,48 @@ class Result:
         }
 
 
-def drafted(name: str, out: Path, given: Found) -> Result:
-    """A source for each table that has what a source needs, tried; the others are left out with the reason."""
-    result, found = Result(out, left_out=list(given.left_out), notes=list(given.notes)), []
-    for table in given.tables:
-        draft, trial = _draft(table, out.parent)
+def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) -> Result:
+    """A source for each table that has what a source needs, tried; the others are left out with the reason.
+
+    `given` stands in the place of guesses.
+    """
+    result, found = Result(out, left_out=list(tables.left_out), notes=list(tables.notes)), []
+    for table in tables.tables:
+        draft, trial = _draft(table, out.parent, given)
         missing = _missing(draft)
         if missing:
             result.left_out.append((table.title, missing))
-        elif not trial.out and any(each.out for _, _, each in found):
-            result.left_out.append((table.title, _nothing(trial)))
         else:
             found.append((table, draft, trial))
-    found = [each for each in found if each[2].out] or found
-    found.sort(key=lambda each: (_ORDER[each[1].settings["role"]], each[0].title))
-    names = _names(name, [draft for _, draft, _ in found])
+    if any(trial.out for _, _, trial in found):
+        result.left_out += [(table.title, _why_not(draft, trial)) for table, draft, trial in found if not trial.out]
+        found = [each for each in found if each[2].out]
+    found.sort(key=lambda each: (_ORDER[each[1].settings["role"]], len(each[0].title), each[0].title))
+    found = _apart(found, result)
+    titles = [table.title for table, _, _ in found]
+    folders = len({Path(title).parent for title in titles})
+    names = _names(name, [draft for _, draft, _ in found], titles)
     for (table, draft, trial), own in zip(found, names, strict=True):
-        result.drafts.append(replace(draft, settings=_settled(draft.settings, name, own, len(found) > 1)))
+        result.drafts.append(replace(draft, settings=_settled(draft, table.title, name, own, folders)))
         result.trials.append(trial)
         result.titles.append(table.title)
     return result
 
 
-def _missing(draft: recipe.Draft) -> str | None:
+def _apart(found: Sequence[Tried], result: Result) -> list[Tried]:
+    """Without tables whose problems are for the most part those of one before: ingest would reject them."""
+    kept: list[Tried] = []
+    for each in found:
+        table, _, trial = each
+        twin = next((one.title for one, _, other in kept if len(trial.problems & other.problems) > trial.out / 2), None)
+        if twin is None:
+            kept.append(each)
+        else:
+            result.left_out.append((table.title, f"most of its problems are those of {twin}"))
+    return kept
+
+
+def _missing(draft: Draft) -> str | None:
     """What a source cannot do without and was not found."""
     for guess in draft.guesses:
         if guess.key in ("columns.question", "columns.answer") and guess.value is None and not guess.sure:
@@ -100,12 +124,22 @@ def _missing(draft: recipe.Draft) -> str | None:
 
 
 def _nothing(trial: Trial) -> str:
-    reason = trial.failure or ", ".join(f"{count} {reason}" for reason, count in trial.rejected.most_common(3))
+    if trial.failure is not None:
+        return f"no row would come in: {trial.failure}"
+    reason = ", ".join(f"{count} {reason}" for reason, count in trial.rejected.most_common(3))
     return f"none of {trial.taken} rows would come in ({reason})"
 
 
-def _draft(table: Table, base: Path) -> tuple[recipe.Draft, Trial]:
-    guesses = [*table.known, *guessed(table.records, table.places)]
+def _why_not(draft: Draft, trial: Trial, place: str = "") -> str:
+    """Why no row would come in, with the key that is to be set."""
+    missing = [each for each in draft.guesses if each.value is None and not each.sure and not each.others]
+    return _nothing(trial) + "".join(f"; set {place}{each.key}: {each.why}" for each in missing[:1])
+
+
+def _draft(table: Table, base: Path, given: Sequence[Guess]) -> tuple[Draft, Trial]:
+    stated = {guess.key for guess in given}
+    looked = [*table.known, *guessed(table.records, table.shown)]
+    guesses = [*(guess for guess in looked if guess.key not in stated), *given]
     draft = _with(table, guesses)
     if _missing(draft):
         return draft, Trial()
@@ -118,8 +152,13 @@ def _draft(table: Table, base: Path) -> tuple[recipe.Draft, Trial]:
     return draft, trial
 
 
-def _with(table: Table, guesses: Sequence[Guess]) -> recipe.Draft:
-    return recipe.Draft({**table.settings, **findings.tree(each for each in guesses if _stands(each))}, guesses)
+def _with(table: Table, guesses: Sequence[Guess]) -> Draft:
+    settings = {**table.settings, **findings.tree(each for each in guesses if _stands(each))}
+    if "answer_type" not in settings.get("columns", {}):
+        # Its meanings go with the column.
+        settings.pop("answer_types", None)
+        guesses = [guess for guess in guesses if guess.key != "answer_types"]
+    return Draft(settings, guesses)
 
 
 def _stands(guess: Guess) -> bool:
@@ -138,14 +177,16 @@ def _variants(guesses: Sequence[Guess]) -> Iterator[list[Guess]]:
             yield [*guesses[:place], replace(guess, value=other, why=why, others=left), *guesses[place + 1 :]]
 
 
-def _names(name: str, drafts: Sequence[recipe.Draft]) -> list[str]:
+def _names(name: str, drafts: Sequence[Draft], titles: Sequence[str]) -> list[str]:
     """A name for each source that no other has and the workspace does not use itself."""
+    if len(drafts) == 1 and name not in RESERVED:
+        return [name]
+    stems = [slug(str(draft.settings["name"])) for draft in drafts]
+    whole = [slug(str(Path(title).with_suffix(""))) if stems.count(stem) > 1 else stem
+             for stem, title in zip(stems, titles, strict=True)]  # fmt: skip
     found: list[str] = []
-    for draft in drafts:
-        stem = slug(str(draft.settings["name"]))
+    for stem in whole:
         own = stem if stem.startswith(name) else f"{name}-{stem}"
-        if len(drafts) == 1 and name not in RESERVED:
-            own = name
         number, plain = 2, own
         while own in found or own in RESERVED:
             own, number = f"{plain}-{number}", number + 1
@@ -153,12 +194,15 @@ def _names(name: str, drafts: Sequence[recipe.Draft]) -> list[str]:
     return found
 
 
-def _settled(settings: Mapping[str, Any], name: str, own: str, several: bool) -> dict[str, Any]:
-    """With the source's final name; sources of one data set are one domain unless a column says more."""
-    label = slug(str(settings.get("domain") or ""))
-    domain = name if label == "data" or name.startswith(label) else f"{name}-{label}"
-    found = {**settings, "name": own, "domain": domain}
-    if "domain" in settings.get("columns", {}) or not several:
+def _settled(draft: Draft, title: str, name: str, own: str, folders: int) -> dict[str, Any]:
+    """With the source's final name; sources of one data set, in all their splits, are one domain unless a column says
+    more: the part of the name before the split, or else the folder where there are several.
+    """
+    parent = Path(title).parent.name
+    label = str(draft.settings.get("domain") or "") or (role_of(parent)[1] if folders > 1 else "")
+    domain = name if not label or slug(label) == "data" or name.startswith(slug(label)) else f"{name}-{slug(label)}"
+    found = {**draft.settings, "name": own, "domain": domain}
+    if "domain" in found.get("columns", {}) or domain == own:
         del found["domain"]
     return found
 
@@ -188,6 +232,17 @@ def name_of(where: Path) -> str:
 def unready(result: Result) -> str:
     """One sentence on what has to be set before anything comes in."""
     place, trial = next((place, trial) for place, trial in enumerate(result.trials) if not trial.out)
-    missing = [each for each in result.drafts[place].guesses if each.value is None and not each.sure]
-    cure = f"set ingest.sources.{place}.{missing[0].key}: {missing[0].why}" if missing else "see what it is not sure of"
-    return f"{result.recipe} is written, and of {result.titles[place]} {_nothing(trial)}; {cure}."
+    why = _why_not(result.drafts[place], trial, f"ingest.sources.{place}.")
+    return f"{result.recipe} is written, and of {result.titles[place]} {why}."
+
+
+def given(settings: Sequence[str]) -> list[Guess]:
+    """Settings of the user, `columns.answer=gold`, as guesses that are sure; UserError for what is no setting."""
+    found = []
+    for assignment in settings:
+        key = assignment.partition("=")[0]
+        value: Any = apply_settings({}, [assignment])
+        for part in key.split("."):
+            value = value[part]
+        found.append(Guess(key, value, "as given"))
+    return found

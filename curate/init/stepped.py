@@ -7,7 +7,8 @@ from typing import Any
 
 from curate.init.findings import Guess
 from curate.init.names import OUTCOME, POLICY, STEPS, ranked
-from curate.init.table import Column
+from curate.init.table import Column, blank
+from curate.sources.values import number_of
 
 # Math-Shepherd's step tag, in Cyrillic.
 _TAG = "ки"
@@ -144,24 +145,36 @@ def _counted(counts: Sequence[Column]) -> list[Guess]:
     return []
 
 
+_FIRST = ("label", "firsterror", "firsterrorstep", "firstwrongstep", "errorstep", "erroridx", "mistakeindex", "mistake",
+          "firsterrorindex")  # fmt: skip
+_ALL = ("errorsteps", "wrongsteps", "errors", "mistakes", "errorindices", "incorrectsteps", "hallucinationsteps")
+
+
 def _first_errors(steps: Column, columns: Sequence[Column]) -> list[Guess]:
-    """A whole number, or null where no step is wrong, that is a place among the steps in every row."""
-    names = ("label", "firsterror", "firsterrorstep", "firstwrongstep", "errorstep", "erroridx", "mistakeindex",
-             "mistake", "firsterrorindex")  # fmt: skip
-    for column in ranked(columns, names, lambda each: all(_place(value) for value in each.values if value is not None)):
-        if _pairs(steps, column, lambda s, v: -1 <= int(v) <= len(s)):
-            lengths = [
-                (len(s), int(v)) for s, v in zip(steps.values, column.values, strict=True) if s and v is not None
+    """A place among the steps in every row, null where no step is wrong; or a list of all such places."""
+    for form, names in (("first-error", _FIRST), ("wrong-steps", _ALL)):
+        for column in ranked(columns, names, lambda each: bool(each.present)):
+            pairs = [
+                (s, v) for s, v in zip(steps.values, column.values, strict=True) if isinstance(s, list) and not blank(v)
             ]
-            from_one = any(place == length for length, place in lengths)
-            why = f"a place among the steps in every row, {min(p for _, p in lengths)} to {max(p for _, p in lengths)}"
-            return first_error(column.name, why, from_one)
+            each = [(number_of(one), len(s)) for s, v in pairs for one in (v if isinstance(v, list) else [v])]
+            places = [(place, count) for place, count in each if _place(place) and -1 <= place <= count]
+            listed = column.share(lambda v: isinstance(v, list)) > 0.5
+            if places and len(places) >= 0.98 * len(each) and listed == (form == "wrong-steps"):
+                return _indexed(column.name, form, places)
     return []
 
 
-def first_error(name: str, why: str, from_one: bool) -> list[Guess]:
-    """The keys for a column that names the first wrong step."""
-    return [Guess("chain.labels", name, why), Guess("chain.labels_form", "first-error", why, not from_one)]
+def _indexed(name: str, form: str, places: Sequence[tuple[int, int]]) -> list[Guess]:
+    """The keys for places among the steps, and whether these count from 0 or from 1."""
+    numbers = [place for place, _ in places]
+    why = f"places among the steps, {min(numbers, default=0)} to {max(numbers, default=0)}"
+    found = [Guess("chain.labels", name, why), Guess("chain.labels_form", form, why)]
+    if any(place == count for place, count in places):
+        return [*found, Guess("chain.labels_from", 1, "some are the number of the last step")]
+    if -1 in numbers or 0 in numbers:
+        return found
+    return [*found, Guess("chain.labels_from", 0, "none is 0, and none the number of steps", False, [1])]
 
 
 def _about(columns: Sequence[Column], found: Sequence[Guess]) -> list[Guess]:

@@ -13,6 +13,7 @@ from curate import rows
 from curate.config import validate
 from curate.errors import RowError, UserError
 from curate.sections import IngestConfig
+from curate.seeds import digest
 from curate.source_sections import FilesSource, HubSource
 from curate.sources import open_source
 from curate.sources.base import BadRow
@@ -29,6 +30,8 @@ class Trial:
     types: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    problems: set[str] = field(default_factory=set)
+    """What makes the problems that would come in: question, choices, pictures, and the chain of one that brings it."""
     pictures: int = 0
     chains: int = 0
     failure: str | None = None
@@ -47,11 +50,13 @@ class Trial:
 
 def tried(settings: Mapping[str, Any], base: Path, most: int) -> Trial:
     """The first `most` rows of a source with these settings; relative paths are relative to `base`."""
-    kind = HubSource if settings["kind"] == "hub" else FilesSource
     found = Trial()
     try:
         # The name may still be one that a workspace has itself.
-        source = validate(kind, {**settings, "name": "look"}, "source")
+        named = {**settings, "name": "look"}
+        source = (
+            validate(HubSource, named, "source") if named["kind"] == "hub" else validate(FilesSource, named, "source")
+        )
         limits = IngestConfig(sources=(source,))
         for row in islice(open_source(source, base).rows(), most):
             found.taken += 1
@@ -63,9 +68,11 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> Trial:
                 found.rejected[error.reason] += 1
                 found.examples.setdefault(error.reason, f"row {row.source_row}: {error.detail}")
                 continue
+            steps = list(row.chain.steps) if row.chain is not None else None
+            found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"], steps))
             found.types[problem["answer_type"] or "no gold answer"] += 1
             found.pictures += bool(pictures)
             found.chains += row.chain is not None
     except UserError as error:
-        found.failure = str(error)
+        found.failure = str(error).removeprefix('Source "look": ')
     return found

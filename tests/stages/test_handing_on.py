@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import datasets
 import export_testbed as bed
-import httpx
 import huggingface_hub
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from curate import hubs
 from curate.cli.app import app
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
@@ -375,7 +375,7 @@ def test_a_push_is_private_unless_it_is_told_otherwise(tmp_path, public):
     assert (given["repo_id"], given["folder_path"], given["repo_type"]) == ("me/set", tmp_path, "dataset")
     assert "data/*" in given["delete_patterns"] and "token" not in given
     # One that is there keeps its visibility: nothing goes into the wrong one.
-    broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=httpx.ConnectError("401 Client Error")))
+    broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=hubs.failures()[0]("401 Client Error")))
     for hub in (Recorder(there=public), *broken):
         with pytest.raises(UserError, match=r"is there already|401 Client Error; check"):
             push(tmp_path, "me/set", public, hub)

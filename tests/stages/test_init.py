@@ -169,7 +169,65 @@ def step_values(folder):
     return {"columns": {"question": "prompt", "answer": None}, "chain": {"steps": "completions", "labels": "labels"}}
 
 
+def solutions(folder):
+    lines(folder / "train.jsonl", [
+        {"question": asked(n), "answer": f"I see a boat.\nIt has {n} sails, so I look once more.\n#### {COLOURS[n % 4]}"}
+        for n in range(ROWS)
+    ])  # fmt: skip
+    return {"columns": {"question": "question", "answer": "answer"}, "answer_behind": "####"}
+
+
+def keyed(folder):
+    (folder / "scans").mkdir()
+    for number in range(ROWS):
+        (folder / "scans" / f"{number + 70}.png").write_bytes(picture(number))
+    records = {str(n + 70): {"question": asked(n), "choices": COLOURS, "answer": COLOURS[n % 4]} for n in range(ROWS)}
+    (folder / "problems_train.json").write_text(json.dumps(records))
+    return {"columns": {"id": "key", "question": "question", "choices": "choices", "answer": "answer",
+                        "image": "scans/{key}.png"}}  # fmt: skip
+
+
+def base64_cells(folder):
+    table(folder / "test.tsv", [
+        {"index": n, "image": base64.b64encode(picture(n)).decode(), "question": asked(n), "answer": COLOURS[n % 4]}
+        for n in range(ROWS)
+    ], "\t")  # fmt: skip
+    return {"columns": {"id": "index", "image": "image", "question": "question", "answer": "answer"}, "role": "test"}
+
+
+def numbered_from_one(folder):
+    printed = "[" + " ".join(f"'{colour}'" for colour in COLOURS) + "]"
+    table(folder / "train.csv", [{"question": asked(n), "options": printed, "answer": n % 4 + 1} for n in range(ROWS)])
+    return {"columns": {"question": "question", "choices": "options", "answer": "answer"}, "answer_form": "index",
+            "answer_from": 1}  # fmt: skip
+
+
+def messages(folder):
+    lines(folder / "train.jsonl", [
+        {"messages": [{"role": "system", "content": "You see."},
+                      {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": asked(n)}]},
+                      {"role": "assistant", "content": [{"type": "text", "text": COLOURS[n % 4]}]}]}
+        for n in range(ROWS)
+    ])  # fmt: skip
+    return {"columns": {"conversation": "messages"}}
+
+
+def wrong_steps(folder):
+    lines(folder / "train.jsonl", [
+        {"question": asked(n), "modified_process": STEPS, "error_steps": [[], [2, 3], [3]][n % 3]} for n in range(ROWS)
+    ])  # fmt: skip
+    return {
+        "chain": {"steps": "modified_process", "labels": "error_steps", "labels_form": "wrong-steps", "labels_from": 1}
+    }
+
+
 SHAPES = [
+    solutions,
+    keyed,
+    base64_cells,
+    numbered_from_one,
+    messages,
+    wrong_steps,
     letters,
     indices,
     keyed_options,
