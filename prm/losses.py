@@ -57,8 +57,9 @@ class Targets:
                     owners.append(place)
                     labels.append(0.5 if value is None else value)
                     weights.append(0.0 if value is None else weight)
-        exact = (torch.tensor(part, dtype=torch.float64) for part in (labels, weights))
-        return cls(torch.tensor(owners), *exact, len(rows))
+        real = torch.float64
+        labelled, weighted = torch.tensor(labels, dtype=real), torch.tensor(weights, dtype=real)
+        return cls(torch.tensor(owners), labelled, weighted, len(rows))
 
     def to(self, logits: Tensor) -> Targets:
         """The same where the logits are, and as precise."""
