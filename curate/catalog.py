@@ -125,6 +125,8 @@ class Answer:
     def __init__(self, connection: duckdb.DuckDBPyConnection, relation: Any, seconds: float | None) -> None:
         self._connection = connection
         names = _unique(relation.columns)
+        # What each of them is called instead, in their order.
+        self.renamed = [(old, new) for old, new in zip(relation.columns, names, strict=True) if old != new]
         named = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names)
         self._relation = (
             relation if names == relation.columns else relation.query("answer", f"FROM answer AS a({named})")

@@ -29,7 +29,7 @@ from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABEL
 from curate.sections import IngestConfig
 from curate.seeds import digest
 from curate.sources import open_source
-from curate.sources.base import BadRow, GivenChain, SourceRow
+from curate.sources.base import BadRow, GivenChain, Source, SourceRow
 from curate.stage import Reporter
 from curate.store import MAIN, Partition, Workspace, Writer, among, read_file
 
@@ -271,14 +271,15 @@ def _ingest_source(
     adapter = open_source(source, base)
     lineage.write(partition, STAGE, settings, {"source": source.name})
     workspace.partition(REJECTS, source.name).clear()
-    sink, ledger = _Sink(source, workspace), Ledger("rows")
+    sink, ledger = _Sink(source, workspace, adapter), Ledger("rows")
     with Inspectors(config.max_pixels, config.max_image_bytes) as inspectors:
         for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
             sink.take(chunk, ledger)
     ledger.check(f"{STAGE} {source.name}")
     for note in (*getattr(adapter, "notes", ()), *sink.notes(ledger)):
         reporter.note(note)
-    lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
+    inputs = {"source": source.name} | dict(getattr(adapter, "read_from", {}))
+    lineage.write(partition, STAGE, settings, inputs, ledger)
     return ledger
 
 
@@ -300,8 +301,8 @@ class _Made:
 class _Sink:
     """Sorts the rows of a source into its tables, chunk by chunk; what an earlier run committed stays as it is."""
 
-    def __init__(self, source: AnySource, workspace: Workspace) -> None:
-        self._source = source
+    def __init__(self, source: AnySource, workspace: Workspace, adapter: Source) -> None:
+        self._source, self._adapter = source, adapter
         self._seen = _Seen(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.
         tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if source.brings_chains else ()), REJECTS)
@@ -356,9 +357,12 @@ class _Sink:
         if isinstance(row, BadRow):
             return _Made(row, error=row.error)
         try:
-            return _Made(row, *rows.problem_of(row, self._source, read.looked()))
+            problem, pictures = rows.problem_of(row, self._source, read.looked())
         except RowError as error:
             return _Made(row, error=error)
+        # A branch or a tag moves on; the commit that was read does not.
+        commit = getattr(self._adapter, "read_from", {}).get("revision")
+        return _Made(row, problem if commit is None else problem | {"revision": commit}, pictures)
 
     def _take(self, made: _Made, out: dict[str, list[Row]]) -> None:
         """Beside what was seen before; RowError when the row yields to that."""

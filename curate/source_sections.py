@@ -73,7 +73,8 @@ class ColumnMap(Config):
     them; or several columns, of which empty ones are passed over. A template such as "pages/{id}.png" is a path."""
     domain: str | None = None
     conversation: str | None = None
-    """A list of turns with a question and an answer each, {user, assistant} or {from, value}: one problem a turn.
+    """A list of turns with a question and an answer each, {user, assistant}, {from, value} or {role, content} (a text,
+    or parts of which those of type text are read): one problem a turn.
     `question` and `answer` are not read then."""
     answer_type: str | None = None
     """Says how the row's answer is meant, see `answer_types`."""

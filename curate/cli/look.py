@@ -74,7 +74,7 @@ def sql(
     """Ask the tables with SQL.
 
     They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
-    reads these and no other files, and changes nothing.
+    reads these and no other files, and changes nothing. A second column n is called n_2.
     """
     from curate import catalog, results
     from curate.store import Workspace
@@ -84,6 +84,8 @@ def sql(
     if write is not None:
         results.check(write, place)
     with catalog.ask(place, query, seconds, megabytes) as answer:
+        for old, new in answer.renamed:
+            typer.echo(f"There is a column {old} already; another one is called {new}. AS gives it a name.", err=True)
         if write is not None:
             rows = results.write(answer, most, write)
             typer.echo(json.dumps({"rows": rows, "file": str(write)}) if as_json else f"{rows:,} rows: {write}")

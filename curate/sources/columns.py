@@ -156,20 +156,28 @@ def _parts(record: Record, source: MappedSource) -> Iterator[_Part]:
 
 
 def _turns(turns: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """{user, assistant} turns, or {from: human, value} followed by {from: gpt, value}."""
+    """{user, assistant} turns, or {from: human, value} followed by {from: gpt, value}; also {role, content}."""
     asked: str | None = None
     for turn in turns:
         if not isinstance(turn, Mapping):
             raise RowError("unusable-value", f"a turn is a {type(turn).__name__}")
         if "user" in turn and "assistant" in turn:
-            yield text_of(turn["user"]) or "", text_of(turn["assistant"]) or ""
+            yield _said(turn["user"]) or "", _said(turn["assistant"]) or ""
             continue
         speaker, said = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
         if speaker in ("human", "user"):
-            asked = text_of(said)
+            asked = _said(said)
         elif speaker in ("gpt", "assistant") and asked is not None:
-            yield asked, text_of(said) or ""
+            yield asked, _said(said) or ""
             asked = None
+
+
+def _said(value: Any) -> str | None:
+    """What a turn says: a text, or parts of which those of type text have one, as chat messages write it."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        texts = [text_of(part.get("text")) for part in value if part.get("type", "text") == "text"]
+        return "\n".join(text for text in texts if text)
+    return text_of(value)
 
 
 def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Root | None) -> SourceRow:

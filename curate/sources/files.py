@@ -77,8 +77,9 @@ def read_input(
     if table is not None:
         return table(found)
     if found.kind not in (*_LINES, _JSON):
-        known = ", ".join((*_LINES, _JSON, *TABLES))
-        raise UserError(f"{what}{found.name} is none of {known}, as it is or packed (.gz); convert it first.")
+        raise UserError(
+            f"{what}{found.name} is none of {', '.join(KINDS)}, as it is or packed (.gz); convert it first."
+        )
 
     def records() -> Iterator[Numbered]:
         return lines(found) if found.kind in _LINES else whole(found, wanted, under)
@@ -105,3 +106,4 @@ TABLES: dict[str, Callable[[Input], tuple[list[str], Iterator[Numbered]]]] = {
     ".parquet": parquet,
     ".arrow": arrow,
 }
+KINDS = (*_LINES, _JSON, *TABLES)

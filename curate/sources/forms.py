@@ -66,6 +66,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _INSTRUCTION = re.compile(
     r"\n+(?:Please\s+)?(?:Answer|Select|Choose|Give|Provide|Solve|Directly|Respond)\b[^\n]*[.:]\s*$", re.IGNORECASE
 )
+_CHOICES_FOLLOW = re.compile(r"\b(?:Answer )?(?:Options|Choices)\s*:\s*", re.IGNORECASE)
 _OPTIONS = re.compile(r"\n?\s*Options:\s*")
 # What stands behind a letter, each with its wide form.
 _KINDS = (".\uff0e", ":\uff1a", ")\uff09", "\u3001")
@@ -190,11 +191,12 @@ def geo170k(question: str, answer: str) -> Parsed:
 
 
 def inline_options(question: str, answer: str) -> Parsed:
-    """MMStar: "... Options: A: ..., B: ...", the answer a letter."""
-    asked, marker, options = bare(question).partition("Options:")
-    if not marker:
-        raise RowError("unknown-form", f'no "Options:" in: {question[-80:]}')
-    return Parsed(asked.strip(), answer, _choices(options))
+    """MMStar and others: "... Options: A: ..., B: ...", "... Answer Choices: (A) ... (B) ...", the answer a letter."""
+    whole = bare(question)
+    marker = _CHOICES_FOLLOW.search(whole)
+    if marker is None:
+        raise RowError("unknown-form", f'no "Options:" or "Choices:" in: {question[-80:]}')
+    return Parsed(whole[: marker.start()].strip(), answer, _choices(whole[marker.end() :]))
 
 
 def instructed(question: str, answer: str) -> Parsed:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curate import hubs
 from curate.errors import RowError, UserError
 from curate.source_sections import HubSource
 from curate.sources import columns
@@ -54,6 +55,7 @@ class Hub:
     def __init__(self, config: HubSource, base: Path) -> None:
         self._config = config
         self._base = base
+        self.read_from: dict[str, str] = {}
         self.root: Root | None = None
         self.notes: list[str] = []
         if config.root is not None:
@@ -80,14 +82,13 @@ class Hub:
                 columns.check(self._config, record, what)
         return itertools.chain(ahead, records)
 
+    def unchecked(self) -> Iterator[Numbered]:
+        """The records as they are, whatever columns are named; `root` is known when this returns."""
+        return self._open()[1]
+
     def _open(self) -> tuple[Sequence[str], Iterator[Numbered], str]:
         """Columns (none where they are not known), records, and the id: the first of the ids that can be opened."""
-        try:
-            import datasets
-        except ModuleNotFoundError:
-            raise UserError(
-                "Hub sources need the package datasets; install it with: pip install 'curate-prm[hub]'."
-            ) from None
+        datasets = library()
         config, first = self._config, None
         for name in (config.dataset, *config.fallbacks):
             local = self._base / name
@@ -96,11 +97,12 @@ class Hub:
                 names, records = self._read(datasets, builder, local if local.is_dir() else None)
             except _Unfit as error:
                 first = first or UserError(f'Source "{config.name}": {name} {error}.')
-            except _failures() as error:
+            except failures() as error:
                 first = first or self._failed(
                     "cannot be opened", error, "check dataset, config, split, revision and the network"
                 )
             else:
+                self.read_from = place_of(builder)
                 return names, records, name
         assert first is not None  # noqa: S101
         raise first
@@ -178,21 +180,38 @@ class Hub:
     def _sound(self, data: Any) -> Iterator[Any]:
         try:
             yield from data
-        except _failures() as error:
+        except failures() as error:
             raise self._failed(
                 "stopped in the middle", error, "run again when the data and the network are sound; what is in is kept"
             ) from None
 
     def _failed(self, what: str, error: Exception, cure: str) -> UserError:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return UserError(f'Source "{self._config.name}": {self._config.dataset} {what} ({first}); {cure}.')
+        name = self._config.name
+        return UserError(f'Source "{name}": {self._config.dataset} {what} ({hubs.reason(error)}); {cure}.')
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def library() -> Any:
+    """The package `datasets`; UserError when it is not installed."""
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            "Hub sources need the package datasets; install it with: pip install 'curate-prm[hub]'."
+        ) from None
+    return datasets
+
+
+def failures() -> tuple[type[Exception], ...]:
     """What `datasets` raises for data and networks that are not there or not sound."""
     import datasets
 
-    return ValueError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError
+    return *hubs.failures(), pa.ArrowException, datasets.exceptions.DatasetsError
+
+
+def place_of(builder: Any) -> dict[str, str]:
+    """`dataset`, the id on the hub that a builder of `datasets` reads, and `revision`, its commit; none of a folder."""
+    match = re.match(r"hf://datasets/([^@]+)@([0-9a-f]{40})", builder.base_path or "")
+    return {} if match is None else {"dataset": match[1], "revision": match[2]}
 
 
 def _inputs(datasets: Any, builder: Any, files: Sequence[str]) -> list[Input]:

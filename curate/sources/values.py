@@ -43,9 +43,15 @@ def look(record: Mapping[str, Any], column: str) -> Any:
     below = record.get(first)
     if dot and isinstance(below, Mapping):
         return look(below, rest)
-    if dot and isinstance(below, list):
-        return [look(each, rest) if isinstance(each, Mapping) else None for each in below]
-    return None
+    return _each(below, rest) if dot and isinstance(below, list) else None
+
+
+def _each(structs: list[Any], column: str) -> list[Any]:
+    """The column of each struct in a list, also of lists of structs."""
+    return [
+        look(each, column) if isinstance(each, Mapping) else _each(each, column) if isinstance(each, list) else None
+        for each in structs
+    ]
 
 
 def writable(text: str) -> str:

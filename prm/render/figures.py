@@ -103,6 +103,19 @@ def licences_sentence(report: Report) -> str:
     return f"Licences: {'; '.join(parts)}." if parts else ""
 
 
+def given_sentence(report: Report) -> str:
+    """How many training rollouts were not sampled here, and of which domains; empty where all were."""
+    given = [row for row in report.domains if row.facts.given]
+    if not given:
+        return ""
+    total = sum(row.facts.rollouts for row in report.domains)
+    parts = (f"{plain(row.domain)} {row.facts.given:,} of {row.facts.rollouts:,}" for row in given)
+    return (
+        f"{sum(row.facts.given for row in given):,} of {total:,} training rollouts were imported or came with a "
+        f"source, and were not sampled here ({', '.join(parts)})."
+    )
+
+
 def spend_sentence(report: Report) -> str:
     """Tokens generated in all, by kind; empty where none are known."""
     kinds = ("rollouts", "completions", "judge")

@@ -37,6 +37,8 @@ def render(report: Report) -> str:
     if report.planted:
         lines += [escape(figures.order_sentence(report)), ""]
     lines += _domains(report)
+    if given := figures.given_sentence(report):
+        lines += [escape(given), ""]
     if report.spend:
         lines += [figures.spend_sentence(report), ""]
     lines += [f"- **{escape(row.domain)}**: {escape(row.explanation)}" for row in report.domains] + [""]
