@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from curate.answers import read_yes_no
 from curate.answers.base import folded
+from curate.answers.yes_no import read_yes_no
 from curate.init import answers, pictures, stepped
 from curate.init.findings import Guess
 from curate.init.names import (

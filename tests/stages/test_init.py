@@ -171,7 +171,7 @@ def step_values(folder):
 
 def solutions(folder):
     lines(folder / "train.jsonl", [
-        {"question": asked(n), "answer": f"I see a boat.\nIt has {n} sails, so I look once more.\n#### {COLOURS[n % 4]}"}
+        {"question": asked(n), "answer": f"I see it.\nIt has {n} sails, so I look once more.\n#### {COLOURS[n % 4]}"}
         for n in range(ROWS)
     ])  # fmt: skip
     return {"columns": {"question": "question", "answer": "answer"}, "answer_behind": "####"}
