@@ -15,6 +15,9 @@ _MARK = re.compile(
     r"<(?:image[\s_-]*(?P<image>\d*)|(?:img|picture|figure|pic)[\s_-]*(?P<other>\d+))\s*>", re.IGNORECASE
 )
 _RUN = re.compile(rf"(?:{re.sub(r'[?]P<[a-z]+>', '?:', _MARK.pattern)}\s*)+", re.IGNORECASE)
+_BLANK = re.compile(r"\s*")
+# So many characters beside a mark tell what it is.
+_NEAR = 200
 # What goes on behind a mark that is a word.
 _GOES_ON = frozenset(",.;:?!)]}'\u2019\"-\u2013/&+=")
 _ENDS = frozenset(".?!:;\u2026\u3002\uff1f\uff01\uff1a\uff1b")
@@ -78,10 +81,10 @@ def _spoken(text: str, numbers: Iterator[int], images: int | None, single: bool,
             number, given = next(numbers), mark["image"] or mark["other"]
             if place:
                 continue
-            gap = re.match(r"\s*", run[0][mark.end() :])
+            gap = _BLANK.match(run[0], mark.end())
             between = gap[0] if gap else ""
             if given or images:
-                out.append(_words("".join(out), given or (None if single else str(number))) + between)
+                out.append(_words("".join(out[-2:])[-_NEAR:], given or (None if single else str(number))) + between)
             else:
                 out.append(mark[0] + between)
     return "".join([*out, text[at:]])
@@ -101,7 +104,8 @@ def _words(before: str, number: str | None) -> str:
 
 def _holds_place(text: str, run: re.Match[str]) -> bool:
     """Whether these marks stand beside the sentences, not in one."""
-    before, after = text[: run.start()].rstrip(" \t"), text[run.end() :]
+    before = text[max(0, run.start() - _NEAR) : run.start()].rstrip(" \t")
+    after = text[run.end() : run.end() + _NEAR]
     numbered = any(mark["image"] or mark["other"] for mark in _MARK.finditer(run[0]))
     own_line = (not before or before.endswith("\n")) and (not after or run[0].endswith("\n"))
     if own_line:

@@ -140,8 +140,10 @@ class Hub:
         if builder.name == "csv":
             # What pandas is told has to be kept; that it guesses types has not.
             builder.config.keep_default_na, builder.config.dtype = False, str
-        data = builder.as_streaming_dataset(split=split).decode(False)
-        features = data.features.to_dict() if data.features else {}
+        data, features = builder.as_streaming_dataset(split=split), {}
+        if data.features:
+            # What is stored must be the original picture, not a re-encoding.
+            data, features = data.decode(False), data.features.to_dict()
         records = ((number, named(record, features)) for number, record in enumerate(self._sound(data), start=1))
         return data.column_names or [], records
 

@@ -160,15 +160,15 @@ def _object(top: Mapping[str, Any], name: str) -> Iterator[Numbered]:
 def _columns(top: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[Any]]] | None:
     """(names, rows) of an object that frames write column by column, or as names and rows."""
     values = list(top.values())
+    names, cells = top.get("columns"), top.get("data")
+    framed = isinstance(names, list) and isinstance(cells, list) and all(isinstance(name, str) for name in names)
+    if framed and all(isinstance(row, list) and len(row) == len(names) for row in cells):
+        return names, cells
     if _is_by_column(top):
         return list(top), zip(
             *(value.values() if isinstance(value, Mapping) else value for value in values), strict=True
         )
-    names, cells = top.get("columns"), top.get("data")
-    if not isinstance(names, list) or not isinstance(cells, list) or not all(isinstance(name, str) for name in names):
-        return None
-    fits = all(isinstance(row, list) and len(row) == len(names) for row in cells)
-    return (names, cells) if fits else None
+    return None
 
 
 def _is_by_column(top: Mapping[str, Any]) -> bool:

@@ -11,9 +11,9 @@ _STRING = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|True|False|None|nan"
 _ITEM = re.compile(rf"\s*(?P<item>{_STRING}|{_NUMBER})(?=[\s\]]|['\"])", re.DOTALL)
 _ARRAY = re.compile(r"(?:np\.|numpy\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
-# A string right behind another one, which Python would join to it.
 _QUOTED = re.compile(_STRING, re.DOTALL)
-_BESIDE = re.compile(rf"(?:{_STRING})\s*(?=['\"])", re.DOTALL)
+_BESIDE = re.compile(r"\s*['\"]")
+_QUOTE = re.compile(r"['\"]")
 # Backslashes that no writer of JSON or Python leaves single: escapes that there are none of, form feeds and backspaces,
 # and names of TeX that begin like a tabulator, a line break or a carriage return.
 _UNESCAPED = re.compile(
@@ -52,10 +52,14 @@ def _doubled(match: re.Match[str]) -> str:
 def _joins(text: str) -> bool:
     """Whether two strings stand side by side, outside of any string."""
     at = 0
-    while (found := _QUOTED.search(text, at)) is not None:
-        if _BESIDE.match(text, found.start()):
-            return True
+    while (quote := _QUOTE.search(text, at)) is not None:
+        found = _QUOTED.match(text, quote.start())
+        if found is None:
+            raise ValueError("a string in it does not end")
         at = found.end()
+        # Python would join them.
+        if _BESIDE.match(text, at):
+            return True
     return False
 
 
@@ -63,8 +67,8 @@ def _spaced(text: str) -> list[Any]:
     """NumPy's way, items parted by blanks alone; lists of them are not read."""
     if not text.startswith("[") or not text.endswith("]"):
         raise ValueError("no list")
-    items, at, end = list[Any](), 1, len(text) - 1
-    while text[at:end].strip():
+    items, at, end = list[Any](), 1, len(text[:-1].rstrip())
+    while at < end:
         match = _ITEM.match(text, at)
         if match is None:
             raise ValueError("its items are parted neither by commas nor by blanks")

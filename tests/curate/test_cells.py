@@ -102,8 +102,14 @@ def test_several_pictures_of_a_cell_in_their_order(tmp_path):
         (tmp_path / name).write_bytes(picture(colour="red" if name == "a.png" else "blue"))
     a, b = picture(colour="red"), picture(colour="blue")
     root = Folder(tmp_path)
-    for value in (["a.png", "b.png"], "['a.png', 'b.png']", "['a.png' 'b.png']", {"image_1": "a.png", "image_2": "b.png"},
-                  {"<image 2>": "b.png", "<image 1>": "a.png"}, [{"path": "a.png"}, b]):  # fmt: skip
+    for value in (
+        ["a.png", "b.png"],
+        "['a.png', 'b.png']",
+        "['a.png' 'b.png']",
+        {"image_1": "a.png", "image_2": "b.png"},
+        {"<image 2>": "b.png", "<image 1>": "a.png"},
+        [{"path": "a.png"}, b],
+    ):
         assert list(of_cell(value, root)) == [a, b]
     assert list(of_cell("[c].png", root)) == [b]
     labels = {f"image_{number}": picture(colour=(number, 0, 0)) for number in (10, 9, 1)}

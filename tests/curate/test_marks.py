@@ -62,7 +62,10 @@ def test_a_text_without_marks_stays(text, images):
 
 
 def test_marks_take_the_numbers_of_the_pictures_that_are_there():
-    assert marks.renumbered("Is <image 4> like <image 2> or <image>?", {2: 1, 4: 2}) == "Is <image 2> like <image 1> or <image>?"
+    assert (
+        marks.renumbered("Is <image 4> like <image 2> or <image>?", {2: 1, 4: 2})
+        == "Is <image 2> like <image 1> or <image>?"
+    )
 
 
 @pytest.mark.parametrize("shape", ["({})", "{}.", "{})", "[{}]", "{}:", "{}、"])
