@@ -37,9 +37,9 @@ def behind(text: str, pattern: str) -> str:
 def concluded(text: str) -> str:
     """The answer that a worked solution comes to, read like that of a response; RowError where it comes to none."""
     found = extract(text)
-    if found is None or not found.strip():
+    if found is None or not found.answer.strip():
         raise RowError("no-answer-behind", f"the solution comes to no answer: {text[-80:]}")
-    return found.strip()
+    return found.answer.strip()
 
 
 def cure_of(text: str) -> str | None:
