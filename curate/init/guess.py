@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from curate.answers import read_yes_no
 from curate.answers.base import folded
+from curate.answers.yes_no import infers_yes_no
 from curate.init import answers, pictures, stepped
 from curate.init.findings import Guess
 from curate.init.names import (
@@ -322,7 +322,7 @@ def _gold(column: Column, others: Sequence[str]) -> Guess:
     words = sum(len(text.split()) for text in column.texts) / max(1, len(column.texts))
     why = f"by its name; {words:.0f} words in the mean"
     values = Counter(column.texts)
-    if len(column.texts) >= 20 and len(values) <= 3 and not any(map(read_yes_no, values)):
+    if len(column.texts) >= 20 and len(values) <= 3 and not any(map(infers_yes_no, values)):
         shown = ", ".join(f"{value} {count}" for value, count in values.most_common())
         why = f"by its name; only {len(values)} values ({shown}): a label of something, and no answer?"
         return Guess("columns.answer", column.name, why, False, others)

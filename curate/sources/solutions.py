@@ -37,8 +37,7 @@ def behind(text: str, pattern: str) -> str:
 def concluded(text: str) -> str:
     """The answer that a worked solution comes to, read like that of a response; RowError where it comes to none."""
     found = extract(text)
-    # A whole text, which is what a short response may be, is no statement of an answer.
-    if found is None or found.rule == "bare" or not found.answer.strip():
+    if found is None or not found.answer.strip():
         raise RowError("no-answer-behind", f"the solution comes to no answer: {text[-80:]}")
     return found.answer.strip()
 

@@ -171,10 +171,16 @@ def step_values(folder):
 
 def solutions(folder):
     lines(folder / "train.jsonl", [
-        {"question": asked(n), "answer": f"I see a boat.\nIt has {n} sails, so I look once more.\n#### {COLOURS[n % 4]}"}
+        {"question": asked(n), "answer": f"I see it.\nIt has {n} sails, so I look once more.\n#### {COLOURS[n % 4]}"}
         for n in range(ROWS)
     ])  # fmt: skip
     return {"columns": {"question": "question", "answer": "answer"}, "answer_behind": "####"}
+
+
+def concluded(folder):
+    said = "I look at the boat, and then at its sail and its flag.\nI look once more. The final answer is"
+    lines(folder / "train.jsonl", [{"problem": asked(n), "solution": f"{said} {COLOURS[n % 4]}."} for n in range(ROWS)])
+    return {"columns": {"question": "problem", "answer": "solution"}, "answer_form": "solution"}
 
 
 def keyed(folder):
@@ -223,6 +229,7 @@ def wrong_steps(folder):
 
 SHAPES = [
     solutions,
+    concluded,
     keyed,
     base64_cells,
     numbered_from_one,
