@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from curate import answers, lineage, removal, rows, steps, thinking
+from curate import answers, lineage, removal, rows, steps, thinking, unanswered
 from curate.config import Config, did_you_mean
 from curate.errors import RowError, UserError
 from curate.golds import gold_of
@@ -26,7 +26,7 @@ from curate.lineage import Ledger
 from curate.matching import Problems
 from curate.samples import Indices
 from curate.schema import GIVEN, PROBLEMS, REJECTS, ROLLOUTS, Row
-from curate.sections import IngestConfig
+from curate.sections import AnswerWords, IngestConfig
 from curate.source_sections import NAME, RESERVED
 from curate.sources.base import GivenChain
 from curate.sources.responses import Columns, Response, columns_of, responses_of
@@ -78,6 +78,8 @@ class ImportConfig(Config):
     """The model that wrote the responses."""
     policy_column: str | None = None
     """Column that names the model that wrote each row's responses."""
+    answer_words: AnswerWords = AnswerWords()
+    """As in the section rollout."""
     max_steps: int = 12
     """As in the section rollout."""
     min_step_characters: int = 1
@@ -129,6 +131,8 @@ def run(
     removal.end_replacing(workspace, name)
     for note in made.notes(ledger):
         reporter.note(note)
+    if (missing := unanswered.sentence(partition)) is not None:
+        reporter.note(missing)
     return ledger
 
 
@@ -179,6 +183,7 @@ def _settings(config: ImportConfig, sources: Sequence[str], columns: Columns) ->
         "stop": list(config.stop),
         "steps": steps.VERSION,
         "answers": answers.VERSION,
+        **config.answer_words.settings(),
         "max_steps": config.max_steps,
         "min_step_characters": config.min_step_characters,
     }
@@ -300,7 +305,9 @@ class _Import:
 
     def _rollout(self, draft: _Draft) -> Row:
         index = self._indices.take(draft.problem["problem_id"])
-        row = rows.rollout_of(draft.chain, draft.problem, self._name, index, draft.repeat)
+        row = rows.rollout_of(
+            draft.chain, draft.problem, self._name, index, draft.repeat, self._config.answer_words.table
+        )
         if self._columns.extracted is not None and draft.problem["answer"] is not None:
             gold = (draft.problem[part] for part in ("answer", "answer_type", "choices", "accepted", "tolerance"))
             verdict = answers.grade(draft.response.extracted, *gold)

@@ -19,6 +19,7 @@ from typing import Any
 
 from curate import generation, golds, labels, lineage, prompts, rules, thinking
 from curate.allocation import Siblings, cost, pull, rate
+from curate.answers import Words
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import UserError
@@ -134,7 +135,7 @@ def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool, fam
 
 
 def _rows(
-    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str
+    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str, words: Words
 ) -> list[Row]:
     prefix = "".join(rollout["steps"][: step + 1])
     parts = [thinking.apart(sample.text) for sample in samples]
@@ -147,7 +148,7 @@ def _rows(
             "reasoning": thinking.merged(sample.reasoning, part.reasoning),
             "text": part.text,
             "token_ids": list(sample.token_ids),
-            **generation.graded(sample, prefix + part.text, problem),
+            **generation.graded(sample, prefix + part.text, problem, words),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
             "tokens": sample.count(),
@@ -181,7 +182,7 @@ async def _work(
         )
         samples = await engine.generate(request)
         # In a thread, for the sake of the other requests: see `rollout`.
-        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named)
+        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named, policy.words)
         rows += new
         outcomes = outcomes + [row["outcome"] for row in new]
     return rows

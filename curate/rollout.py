@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 
-from curate import generation, golds, lineage, prompts, steps, thinking
+from curate import generation, golds, lineage, prompts, steps, thinking, unanswered
 from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
@@ -165,7 +165,7 @@ def _rows(
                 "token_ids": list(sample.token_ids),
                 "steps": pieces,
                 "step_ends": steps.token_cuts(pieces, sample.token_ends, parts.start) if sample.token_ends else [],
-                **generation.graded(sample, parts.text, problem),
+                **generation.graded(sample, parts.text, problem, config.words),
                 "finish": sample.finish,
                 "mean_logprob": sample.mean_logprob,
                 "prompt_tokens": sample.prompt_tokens,
@@ -239,6 +239,8 @@ def run(
         reporter.finish()
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
+    if (missing := unanswered.sentence(partition)) is not None:
+        reporter.note(missing)
     outcome.check(before.problems, config.error_budget, "problems")
     return ledger
 

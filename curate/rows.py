@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate import montecarlo
-from curate.answers import assess, extract, grade, infer_type, wanted_of
+from curate.answers import KNOWN, Words, assess, extract, grade, infer_type, wanted_of
 from curate.errors import RowError
 from curate.golds import gold_of
 from curate.images import ImageFacts
@@ -133,10 +133,12 @@ def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
     return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], *known, length=12)}"
 
 
-def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0) -> Row:
+def rollout_of(
+    chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0, words: Words = KNOWN
+) -> Row:
     """The row of `rollouts` of a chain that `source` brings; its outcome as stated, else by the gold answer."""
     text = "".join(chain.steps)
-    found = extract(text, wanted_of(problem))
+    found = extract(text, wanted_of(problem, words))
     answer = None if found is None else found.answer
     outcome, rule = chain.outcome, GIVEN
     if outcome is None and problem["answer"] is None:
@@ -144,7 +146,7 @@ def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, 
     elif outcome is None and answer is None and not chain.whole:
         rule = "cut-short"
     elif outcome is None:
-        assessed = assess(text, problem)
+        assessed = assess(text, problem, words)
         outcome, rule = assessed.outcome, assessed.rule
     return {
         "rollout_id": given_id(problem["problem_id"], chain, repeat),

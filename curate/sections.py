@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
+from curate.answers.languages import Words, words
 from curate.config import Config, did_you_mean
 from curate.prompts import Template
 from curate.source_sections import RESERVED, Role, SourceConfig
@@ -116,6 +117,26 @@ class SamplingConfig(Config):
     """Budget of the whole chain in tokens; a completion gets what its prefix has left."""
 
 
+class AnswerWords(Config):
+    """Words of a language that announce answers or say yes and no, beside those that are known."""
+
+    answer: tuple[str, ...] = ()
+    """Nouns before an answer: `svar` for "Svar: 7"."""
+    verbs: tuple[str, ...] = ()
+    """What may stand between such a noun and the answer: `är` for "svaret är 7"."""
+    yes: tuple[str, ...] = ()
+    no: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> Words:
+        """The table of words that answers are read with."""
+        return words(self.answer, self.verbs, self.yes, self.no)
+
+    def settings(self) -> dict[str, Any]:
+        """What lineage keeps of it; nothing where no word is added."""
+        return {"answer_words": self.model_dump()} if self != AnswerWords() else {}
+
+
 class RolloutConfig(Config):
     """`curate rollout`: problems to chains of thought."""
 
@@ -130,6 +151,8 @@ class RolloutConfig(Config):
     """A chain with more steps has its last ones merged into one."""
     min_step_characters: int = Field(default=1, ge=1)
     """A step with fewer letters and digits so far goes on; its marker does not count."""
+    answer_words: AnswerWords = AnswerWords()
+    """Words that announce an answer, or say yes or no, in a language that is not known yet."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
     domains: tuple[str, ...] = ()
     """Only problems of these domains; of all when empty."""
@@ -144,6 +167,11 @@ class RolloutConfig(Config):
         if missing:
             raise ValueError(f"samples has no number for role {', '.join(missing)}; give one, or leave the role out")
         return self
+
+    @property
+    def words(self) -> Words:
+        """The table of words that answers are read with."""
+        return self.answer_words.table
 
     def samples_for(self, role: str) -> int:
         """Rollouts per problem of this role."""

@@ -25,7 +25,12 @@ def import_rollouts(
         Path, typer.Argument(help="Responses: JSON Lines, JSON, Parquet, CSV, TSV or XLSX.", show_default=False)
     ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-r", help="The recipe: its section rollout says how steps are cut.")
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="The recipe: its section rollout says how steps are cut and answers read.",
+        ),
     ] = None,
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
@@ -103,7 +108,11 @@ def import_rollouts(
         raise UserError("--set has no effect without --recipe; give both or neither.")
     sections: Mapping[str, Any] = load(recipe, settings or ()).sections if recipe is not None else {}
     rollout = sections.get("rollout")
-    cut = {} if rollout is None else {key: getattr(rollout, key) for key in ("max_steps", "min_step_characters")}
+    cut = (
+        {}
+        if rollout is None
+        else {key: getattr(rollout, key) for key in ("max_steps", "min_step_characters", "answer_words")}
+    )
     config = imports.ImportConfig(
         file=file,
         records=records,

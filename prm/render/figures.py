@@ -116,6 +116,19 @@ def given_sentence(report: Report) -> str:
     )
 
 
+def no_answer_sentence(report: Report) -> str:
+    """In how many training rollouts no rule reads an answer, and of which domains; empty where there are none."""
+    without = [row for row in report.domains if row.facts.no_answer]
+    if not without:
+        return ""
+    total = sum(row.facts.rollouts for row in report.domains)
+    parts = (f"{plain(row.domain)} {row.facts.no_answer:,} of {row.facts.rollouts:,}" for row in without)
+    return (
+        f"{sum(row.facts.no_answer for row in without):,} of {total:,} training rollouts have no answer that a rule "
+        f"reads, and count as wrong ({', '.join(parts)})."
+    )
+
+
 def spend_sentence(report: Report) -> str:
     """Tokens generated in all, by kind; empty where none are known."""
     kinds = ("rollouts", "completions", "judge")

@@ -188,6 +188,7 @@ def render(report: Report, theme: str = "auto", browser: Mapping[str, Any] | Non
             spend_sentence=figures.spend_sentence(report),
             order_sentence=figures.order_sentence(report),
             given_sentence=figures.given_sentence(report),
+            no_answer_sentence=figures.no_answer_sentence(report),
             selection_sentence=figures.selection_sentence(selection) if selection else "",
             best={method: selection and selection.find(method, selection.sizes[-1]) for method in METHODS},
             overall=figures.overall(selection) if selection else [],

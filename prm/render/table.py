@@ -66,6 +66,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("contaminated", "left out because the meta or test set shows them", _fact("contaminated")),
     Column("rollouts", "chains, sampled here or given", _fact("rollouts")),
     Column("given", "of them those that were imported or came with a source", _fact("given")),
+    Column("no_answer", "rollouts in which no rule reads an answer; they count as wrong", _fact("no_answer")),
     Column("accuracy", "share of rollouts with an outcome that are right", _fact("accuracy")),
     Column("undecided", "share of rollouts without an outcome", _fact("undecided")),
     Column(

@@ -98,7 +98,12 @@ def _data(report: Report) -> list[RenderableType]:
         "left out: rejected / duplicate / shown by meta or test set; noise: standard error of a label; kept: by "
         "consensus; t: of its dots, mean over runs."
     )
-    found = (figures.given_sentence(report), figures.licences_sentence(report), figures.spend_sentence(report))
+    found = (
+        figures.given_sentence(report),
+        figures.no_answer_sentence(report),
+        figures.licences_sentence(report),
+        figures.spend_sentence(report),
+    )
     sentences = [text for text in found if text]
     table = fill(titled("Data and training", _DATA), map(_data_cells, report.domains))
     return [Text(), table, Text(), Text(key, style="dim"), *(Text(text) for text in sentences)]

@@ -312,3 +312,33 @@ def test_the_command_reads_the_recipe_and_later_stages_take_the_rows(tmp_path, w
     ledger = chain.run(chain.load(tmp_path / "r.yaml"), workspace, Silent(), ["shard"])["shard"]
     assert (ledger.taken, ledger.rejected) == (1, {"not-labelled": 1})
     assert workspace.read(EXAMPLES).num_rows == 0
+
+
+def test_responses_without_an_answer_are_said_aloud(tmp_path, workspace):
+    said = list[str]()
+
+    class Listener(Silent):
+        def note(self, text):
+            said.append(text)
+
+    file = lines(
+        tmp_path / "mine.jsonl",
+        {"q": "a", "t": RIGHT},
+        {"q": "b", "t": "I have looked at both of them for long. There is nothing more that I could say about it now."},
+    )
+    imports.run(ImportConfig(file=file, id="q", response="t"), workspace, reporter=Listener())
+    found = [each for each in said if "no answer" in each]
+    assert len(found) == 1
+    assert found[0].startswith("1 of 2 responses have no answer that a rule reads; this one ends: ")
+    assert "nothing more that I could say about it now." in found[0]
+
+
+def test_words_of_the_recipe_announce_answers(tmp_path, workspace):
+    text = "Meh. " * 40 + "\nVastuse tulem: 2"
+    file = lines(tmp_path / "mine.jsonl", {"q": "a", "t": text})
+    imports.run(ImportConfig(file=file, id="q", response="t", name="without"), workspace)
+    words = {"answer": ["tulem"]}
+    imports.run(ImportConfig(file=file, id="q", response="t", name="with", policy="m", answer_words=words), workspace)
+    rows = {row["policy"]: row for row in workspace.read(ROLLOUTS).to_pylist()}
+    assert rows["given:without"]["outcome_rule"] == "no-answer"
+    assert rows["given:with:m"]["outcome"] is True
