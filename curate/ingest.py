@@ -8,9 +8,7 @@ record says so, and a killed ingest skips the rows that are there.
 
 from __future__ import annotations
 
-import zlib
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,19 +17,18 @@ from typing import Any, TypeVar
 from curate import lineage, rows
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
-from curate.golds import right_of
 from curate.idmap import IdMap
 from curate.inspectors import Batch, Inspectors
+from curate.known_rows import Known, check_role, first_keys
 from curate.lineage import Ledger
 from curate.rows import AnySource, Picture
 from curate.samples import Indices
-from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import IngestConfig
-from curate.seeds import digest
 from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, Source, SourceRow
 from curate.stage import Reporter
-from curate.store import MAIN, Partition, Workspace, Writer, among, read_file
+from curate.store import Partition, Workspace, Writer, among, read_file
 
 STAGE = "ingest"
 # What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
@@ -43,71 +40,6 @@ BATCH_BYTES = 2**20
 _MANY = 0.1
 CHAIN_TABLES = (ROLLOUTS, STEP_LABELS)
 T = TypeVar("T")
-
-
-class _Seen:
-    """What the workspace holds: pictures, chains, the source of each problem, and which role a picture serves.
-
-    It answers for the problems (and chains) that were last brought near: those of a chunk.
-    """
-
-    def __init__(self, workspace: Workspace, besides: str) -> None:
-        """Of every source but `besides`, whose own rows are read again; of that one the pictures only."""
-        self._names: list[str] = [besides]
-        self.images, self.chains = IdMap(), IdMap()
-        self._problems, self._image_roles, self._question_roles = IdMap(), IdMap(), IdMap()
-        self._golds = IdMap()
-        self.images.add(_first_keys(workspace.partitions(IMAGES)))
-        others = [part for part in workspace.partitions(ROLLOUTS) if part.folder.name not in (MAIN, besides)]
-        self.chains.add(_first_keys(others))
-        columns = ["problem_id", "role", "source", "question", "choices", "answer", "image_hashes"]
-        # Batch by batch: rows of a million problems as Python objects would fill the memory.
-        for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=CHUNK):
-            problems = [row for row in batch.to_pylist() if row["source"] != besides]
-            self.bring_near(problems)
-            for row in problems:
-                self.add(row)
-
-    def bring_near(self, problems: Sequence[Row], chains: Collection[str] = ()) -> None:
-        """These are asked for next."""
-        hashes = {key for row in problems for key in row["image_hashes"]}
-        self.images.bring_near(hashes)
-        self._image_roles.bring_near(hashes)
-        self._problems.bring_near([row["problem_id"] for row in problems])
-        self._golds.bring_near([row["problem_id"] for row in problems])
-        self._question_roles.bring_near([_question_key(row) for row in problems if not row["image_hashes"]])
-        self.chains.bring_near(chains)
-
-    def source_of(self, problem_id: str) -> str | None:
-        """The source that a problem came from; None for a new one."""
-        place = self._problems.get(problem_id)
-        return None if place is None else self._names[place]
-
-    def contradicts(self, problem: Row) -> bool:
-        """Whether the same problem came in with another gold answer."""
-        held, gold = self._golds.get(problem["problem_id"]), _gold_print(problem)
-        return held is not None and gold is not None and held != gold
-
-    def roles_of(self, problem: Row) -> dict[str, str | None]:
-        """What stands for the problem (its pictures; without one its question) -> the role that it serves already."""
-        found = {key: self._image_roles.get(key) for key in problem["image_hashes"]}
-        if not found:
-            found = {"question": self._question_roles.get(_question_key(problem))}
-        return {key: None if place is None else ROLES[place] for key, place in found.items()}
-
-    def add(self, row: Row) -> None:
-        """Remember a problem; the first role of a picture stays."""
-        if row["source"] not in self._names:
-            self._names.append(row["source"])
-        self._problems.setdefault(row["problem_id"], self._names.index(row["source"]))
-        gold = _gold_print(row)
-        if gold is not None:
-            self._golds.setdefault(row["problem_id"], gold)
-        role = ROLES.index(row["role"])
-        for key in row["image_hashes"]:
-            self._image_roles.setdefault(key, role)
-        if not row["image_hashes"]:
-            self._question_roles.setdefault(_question_key(row), role)
 
 
 @dataclass
@@ -129,20 +61,6 @@ class _Read:
             return []
         found = self.batch.found()[self.start : self.start + len(self.images)]
         return [rows.picture(data, each) for data, each in zip(self.images, found, strict=True)]
-
-
-def _first_keys(partitions: Iterable[Partition]) -> list[str]:
-    return [key for part in partitions for key in part.read([part.table.key[0]])[0].to_pylist()]
-
-
-def _gold_print(problem: Row) -> int | None:
-    """The gold answer as a small number; None without one."""
-    right = right_of(problem)
-    return None if right is None else zlib.crc32(right.encode()) >> 1
-
-
-def _question_key(row: Row) -> str:
-    return digest(row["question"], row["choices"])
 
 
 def run(
@@ -303,15 +221,14 @@ class _Sink:
 
     def __init__(self, source: AnySource, workspace: Workspace, adapter: Source) -> None:
         self._source, self._adapter = source, adapter
-        self._seen = _Seen(workspace, source.name)
+        self._seen = Known(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.
         tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if source.brings_chains else ()), REJECTS)
         self._writers = {table.name: Writer(workspace.partition(table, source.name)) for table in tables}
         self._there = {name: IdMap() for name in self._writers}
         for name, there in self._there.items():
-            there.add(_first_keys([self._writers[name].partition]))
+            there.add(first_keys([self._writers[name].partition]))
         self._indices = Indices(workspace)
-        self._chains: Counter[str] = Counter()
         self._first: dict[str, Row] = {}
 
     def notes(self, ledger: Ledger) -> list[str]:
@@ -377,7 +294,7 @@ class _Sink:
             )
         if twin is not None and made.chain is None:
             raise RowError("duplicate", f"{key} of source {twin} is the same problem")
-        _check_role(problem, seen)
+        check_role(problem, seen)
         if made.chain is not None:
             self._take_chain(made.chain, problem, out)
         if twin is None:
@@ -400,10 +317,3 @@ class _Sink:
         rollout = rows.rollout_of(chain, problem, self._source.name, index)
         out[ROLLOUTS.name].append(rollout)
         out[STEP_LABELS.name] += rows.labels_of(chain, rollout)
-
-
-def _check_role(problem: Row, seen: _Seen) -> None:
-    """Each image (or text-only question) is in one role only: the later row yields."""
-    for key, role in seen.roles_of(problem).items():
-        if role is not None and role != problem["role"]:
-            raise RowError(f"overlaps-{role}", f"{key} is in the {role} set, which was ingested first")
