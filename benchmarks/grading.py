@@ -193,26 +193,59 @@ def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str
     return "ours"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose responses."""
     parser.add_argument("names", nargs="*", choices=[[], *READERS], metavar="NAME")
     parser.add_argument("--repositories", type=Path, default=Path(tempfile.gettempdir()) / "curate-grading")
     parser.add_argument("--mathvision", type=Path)
-    parser.add_argument("--show", type=int, default=0, help="disagreements to print of each file")
     parser.add_argument("--file", help="only files whose name contains this")
-    options = parser.parse_args()
-    streams = {
-        name: READERS[name](Repository(REPOSITORIES[name], options.repositories))
-        for name in options.names or (READERS if not options.mathvision else [])
-    }
+
+
+def chosen(options: argparse.Namespace) -> dict[str, Iterator[Response]]:
+    """The responses of each name that was asked for; of all repositories where none was."""
+    names = options.names or ([] if options.mathvision else list(READERS))
+    streams = {name: READERS[name](Repository(REPOSITORIES[name], options.repositories)) for name in names}
     if options.mathvision:
         streams["mathvision"] = mathvision(options.mathvision)
+    return {
+        name: (each for each in stream if not options.file or options.file in each.file)
+        for name, stream in streams.items()
+    }
+
+
+def kind_of_right(response: Response, answer: str | None) -> str:
+    """What it is about where ours is right and the published grade is not; else "ours right".
+
+    Either what the publishers extracted has the gold value, or names the gold choice, and was compared as a text, or
+    what they extracted is another choice than the one that the text states.
+    """
+    said, gold, choices = response.extraction, response.problem["answer"], response.problem["choices"]
+    if said is None or answer is None:
+        return "ours right"
+    if choices:
+        theirs, wanted = read_choice(said, choices)[0], read_choice(gold, choices)[0]
+        if theirs & wanted:
+            return "published compared texts"
+        options = dict(zip("ABCDEFGHIJ", map(folded, choices), strict=False))
+        if not any(options[letter] in folded(answer) for letter in theirs):
+            return "published took another option than the text states"
+        return "ours right"
+    theirs_value, wanted_value = read_quantity(said), read_quantity(gold)
+    if theirs_value is not None and wanted_value is not None and theirs_value.value == wanted_value.value:
+        return "published compared texts"
+    return "ours right"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_sources(parser)
+    parser.add_argument("--show", type=int, default=0, help="disagreements to print of each file")
+    options = parser.parse_args()
+    streams = chosen(options)
     counts: dict[tuple[str, str], Count] = defaultdict(Count)
     shown: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name, stream in streams.items():
         for response in stream:
-            if options.file and options.file not in response.file:
-                continue
             found = assess(response.text, response.problem)
             count = counts[name, response.file]
             count.responses += 1
@@ -220,11 +253,14 @@ def main() -> None:
             count.no_answer += found.rule == NO_ANSWER
             if bool(found.outcome) == response.right:
                 continue
-            kind = kind_of(response, found.outcome, found.answer) if response.right else "ours right"
-            if not response.right:
-                count.accepted += 1
-            elif kind == "ours":
+            if response.right:
+                kind = kind_of(response, found.outcome, found.answer)
+            else:
+                kind = kind_of_right(response, found.answer)
+            if kind == "ours":
                 count.missed += 1
+            elif kind == "ours right":
+                count.accepted += 1
             else:
                 count.lenient[kind] += 1
             count.ours[found.rule] += 1

@@ -127,9 +127,15 @@ def infer_type(answer: str, choices: Sequence[str]) -> str:
         return "yes-no"
     if read_number(answer) is not None:
         return "number"
+    if _DATE.search(answer):
+        return "text"
     if any(mark in answer for mark in "\\^=<>{}√π") or (any(c.isdigit() for c in answer) and _few_words(answer)):
         return "expression"
     return "text"
+
+
+# Dates and times: as formulas they would be subtractions, divisions and ratios.
+_DATE = re.compile(r"(?<!\d)(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{2,4}|\d{1,2}:\d{2})(?![\d/])")
 
 
 def _few_words(answer: str) -> bool:

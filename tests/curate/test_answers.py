@@ -188,6 +188,9 @@ def test_expressions(response, gold, outcome):
         ("(3,-4)", [], "expression"),
         ("\\sqrt{34}", [], "expression"),
         ("Lake Geneva", [], "text"),
+        ("2021-03-04T00:00:00", [], "text"),
+        ("7:45 pm", [], "text"),
+        ("12/03/2020", [], "text"),
     ],
 )
 def test_infer_type(answer, choices, kind):
