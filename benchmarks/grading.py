@@ -185,9 +185,13 @@ def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str
         ):
             return "published choice is not the one that the text names"
     if response.right and choices and answer is None:
-        named = [choice for choice in choices if re.search(rf"(?<!\w){re.escape(folded(choice))}(?!\w)", whole)]
-        if not named and not re.search(r"\([A-Za-z]\)|\b[B-H]\b", response.text):
+        named = [folded(choice) for choice in choices if re.search(rf"(?<!\w){re.escape(folded(choice))}(?!\w)", whole)]
+        theirs = read_choice(said, choices)[0]
+        texts = dict(zip("ABCDEFGHIJ", map(folded, choices), strict=False))
+        if not any(texts[letter] in named or f"({letter.lower()})" in whole for letter in theirs):
             return "published inferred a choice that the text does not name"
+        if len(named) == len(choices):
+            return "published took one of the options that the text only lists"
     if response.right and folded(said) and len(said) > 1 and folded(said) not in whole:
         return "published answer is not in the text"
     return "ours"

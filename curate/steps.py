@@ -44,6 +44,8 @@ _ANSWER = re.compile(
     r"(?:(?:final|correct)[ \t]{1,3})?(?:answer|option|choice)[ \t]{0,3}(?:is\b|:|\*|[\r\n]|\Z))",
     re.IGNORECASE,
 )
+# As in GSM8K: "#### 7", "A: 7".
+_SHORT_ANSWER = re.compile(r"[ \t]*(?:####[ \t]*[-$\d(\\]|(?:A|Ans)[ \t]?:[ \t])")
 _ANNOUNCES = re.compile(r":[*_\s]*\Z")
 _ENDS_SENTENCE = re.compile(r"[.!?\u3002](?:[\"'*_$]|\\?[)\]])*\s*\Z")
 # What a step never ends in: code, and TeX that goes over lines. "\\\\[2pt]" is a line's end in TeX and opens nothing.
@@ -133,9 +135,10 @@ class _Scan:
             return headed > 0 or cuts > 1
         if headed or inline:
             return False
-        if self.next_item(line) or (_HEADING.match(line) and not _ANSWER.match(line)):
+        answers = _ANSWER.match(line) or _SHORT_ANSWER.match(line)
+        if self.next_item(line) or (_HEADING.match(line) and not answers):
             return True
-        if _CONTINUES.match(line) or _ANSWER.match(line) or _ANNOUNCES.search(self.last):
+        if _CONTINUES.match(line) or answers or _ANNOUNCES.search(self.last):
             return False
         if after_blank:
             return not (self.begins_with_item and line.startswith(("  ", "\t")))

@@ -8,9 +8,10 @@ r"""The final answer of a chain of thought: one order of rules, each with a name
    choices "B is correct" (`letter-first`) and "I choose B" (`chosen`). A sentence whose words cannot be read as an
    answer of the wanted type ("the answer is in the table") is no statement where an earlier one can.
 3. Without any statement, only what the type of the answer can read counts: a text that is nothing but an answer
-   (`bare`), for choices a letter in front of the last or the first line (`last-line`, `first-line`), the last sentence
-   that concludes ("so there are 5", `conclusion`), the last or else the first sentence
-   of a text of four at most (`short`), and the only value in bold (`bold`).
+   (`bare`), for choices a letter in front of the last or the first line (`last-line`, `first-line`), a last line
+   behind a colon (`last-value`), the last sentence that concludes ("so there are 5", `conclusion`), the last or else
+   the first sentence of a text of four at most (`short`), a last sentence that says what the equation before it came
+   to (`confirmed`), and the only value in bold (`bold`).
 4. Else there is no answer.
 """
 
@@ -34,6 +35,7 @@ VERSION = 2
 # Longer texts are no bare answers.
 _BARE_WORDS, _BARE_CHARACTERS = 12, 120
 _SHORT_SENTENCES = 4
+_VALUE_WORDS = 6
 # Of a text that says the same over and over, so many places are looked at.
 _MOST_STATEMENTS, _MOST_QUESTIONS = 40, 8
 _CLAUSE = re.compile(
@@ -58,7 +60,7 @@ _PLEASANTRIES = re.compile(
 # An announcement or a box whose value never came.
 _BEGUN = re.compile(r"\banswer\W*\Z|\\f?boxe?d?\b", re.IGNORECASE)
 _BOLD = re.compile(r"(?<![\w*])\*\*([^*\n]{1,80})\*\*(?![\w*])")
-_LETTER_LINE = re.compile(r"[ \t*_>-]*(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?:[.):]|(?=\s*\Z)))")
+_LETTER_LINE = re.compile(r"[ \t*_>-]*(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?:[.):]|(?=\s*(?:\Z|[(（]))))")
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,25 @@ def _letter_lines(text: str, wanted: Wanted) -> Iterator[Extracted]:
             yield Extracted(plain(lines[place]), rule)
 
 
+def _last_value(text: str, wanted: Wanted) -> Iterator[Extracted]:
+    """A value on a line of its own at the end, behind a line that ends with a colon ("That leaves:")."""
+    lines = [line for line in text[-2000:].split("\n") if re.search(r"\w", line)]
+    if len(lines) < 2 or wanted.answer_type not in _READABLE or len(lines[-1].split()) > _VALUE_WORDS:
+        return
+    if lines[-2].rstrip(" *_").endswith((":", "：")) and wanted.reads(lines[-1]):
+        yield Extracted(plain(lines[-1]), "last-value")
+
+
+def _confirmed(text: str, wanted: Wanted) -> Iterator[Extracted]:
+    """The number of the last sentence, where the equation before it came to it: "4 + 9 = 13. She needs $13."."""
+    if wanted.answer_type != "number":
+        return
+    found = spans.sentences(text[-6000:])
+    equations = [each for each in found[:-1] if "=" in each]
+    if equations and (last := read_quantity(found[-1])) is not None and last == read_quantity(equations[-1]):
+        yield Extracted(plain(found[-1]), "confirmed")
+
+
 def _conclusion(text: str, wanted: Wanted) -> Iterator[Extracted]:
     """The last sentence that draws a conclusion; of a short text, its last sentence."""
     if wanted.answer_type not in _READABLE or len(text) > 50_000:
@@ -225,4 +246,10 @@ def _conclusion(text: str, wanted: Wanted) -> Iterator[Extracted]:
         yield from (Extracted(plain(each), "short") for each in (found[-1], found[0]) if wanted.reads(each))
 
 
-_FALLBACKS: tuple[Callable[[str, Wanted], Iterator[Extracted]], ...] = (_bare, _letter_lines, _conclusion)
+_FALLBACKS: tuple[Callable[[str, Wanted], Iterator[Extracted]], ...] = (
+    _bare,
+    _letter_lines,
+    _last_value,
+    _conclusion,
+    _confirmed,
+)

@@ -146,7 +146,7 @@ def in_sentence(text: str) -> Quantity | None:
             for match in found[found.index(led[0]) + 1 :]
         ):
             return None
-    elif any(_BOUNDS.search(_before(text, match)) for match in found):
+    elif all(_BOUNDS.search(_before(text, match)) for match in found):
         return None
     return values.pop()
 

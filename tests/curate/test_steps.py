@@ -64,6 +64,8 @@ def test_five_steps_and_the_answer_belongs_to_the_last():
         ("We have\n\n$$a = 1$$\n\n= 1\n\nwhere a is b.\n\nNow:\n\na = 2", 2),
         ("It is 60.\n\nThe answer is 60.\n\n\\boxed{60}", 1),
         ("It is 60.\n\n$$\\boxed{60}$$", 1),
+        ("It is 60.\nIt has 3.\nA: 20", 2),
+        ("It is 60.\n\n#### 60", 1),
         ("It is 60.\n\n### Final Answer\n60", 1),
         ("It is 60.\n\nAnswer (A) has 7 faces.", 2),
         # Lines that are sentences, where there are no paragraphs.
