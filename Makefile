@@ -11,13 +11,24 @@ export MALLOC_TRIM_THRESHOLD_ = 20000000000
 
 BIN := .venv/bin
 
-.PHONY: help setup demo planted results test lint campaign fuzz clean
+# Targets that end in -avx2 leave the wide vector instructions (AVX-512) alone, as a processor without them does: other
+# kernels of torch, oneDNN, MKL, OpenBLAS and numpy, which round in other places.
+NARROW := test-avx2 numerics-avx2 demo-avx2
+$(NARROW): export ATEN_CPU_CAPABILITY = avx2
+$(NARROW): export ONEDNN_MAX_CPU_ISA = AVX2
+$(NARROW): export MKL_ENABLE_INSTRUCTIONS = AVX2
+$(NARROW): export OPENBLAS_CORETYPE = Haswell
+$(NARROW): export NPY_DISABLE_CPU_FEATURES = AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL
+
+.PHONY: help setup demo planted results test numerics lint campaign fuzz clean $(NARROW)
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
 	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (an hour)"
 	@echo "make results     ways to train side by side on known truth, written into docs/results.md (80 minutes)"
 	@echo "make test        run all tests"
+	@echo "make numerics    run the tests of training and scoring"
+	@echo "make test-avx2   run all tests without AVX-512, as on a processor that has none; numerics-avx2 and demo-avx2, too"
 	@echo "make lint        ruff and mypy"
 	@echo "make campaign    kills, faults, damage and hostile input for every command that writes (CAMPAIGN_SECONDS a part)"
 	@echo "make fuzz        random rows, texts and pictures for ten minutes (FUZZ_SECONDS)"
@@ -36,8 +47,22 @@ planted: setup
 results: setup
 	@$(BIN)/python benchmarks/results.py workspace/results --write docs/results.md
 
+# Files in their order: files of few tests would come last otherwise, and those are the long ones, for which the other
+# process would wait.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(PYTEST)
+
+numerics: setup
+	@$(PYTEST) tests/prm
+
+test-avx2: test
+
+numerics-avx2: numerics
+
+demo-avx2: WORKSPACE = workspace/demo-avx2
+demo-avx2: demo
 
 lint: setup
 	@$(BIN)/ruff format --check .

@@ -1,11 +1,11 @@
 """Our grading of published responses beside the grades that were published with them.
 
-python benchmarks/grading.py [NAME ...] [--repositories FOLDER] [--show 20] [--files OTHER.json ...]
+python benchmarks/grading.py [NAME ...] [--repositories FOLDER] [--show 20] [--file PART_OF_A_NAME]
 
-Each response goes through the same extraction and grading as a rollout's text does, and each disagreement is sorted into
-a kind. Repositories are cloned from GitHub into FOLDER (default: a folder in the system's temporary one) unless they are
-there already, as OWNER+NAME or OWNER+NAME/repo. NAME is one of gsm8k, tabmwp, mathvista; with --mathvision FOLDER also
-MATH-Vision problems (test.jsonl) with responses (responses-*.jsonl). The last line is one JSON object.
+Each response goes through the same extraction and grading as a rollout's text does, and each disagreement is sorted
+into a kind. Repositories are cloned from GitHub into FOLDER (default: a folder in the system's temporary one) unless
+they are there already, as OWNER+NAME or OWNER+NAME/repo. NAME is one of gsm8k, tabmwp, mathvista; --mathvision FOLDER
+takes MATH-Vision problems (test.jsonl) with responses (responses-*.jsonl). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Count:
     no_answer: int = 0
 
 
-def problem(answer: str, choices: list[str] | None = None, kind: str | None = None, tolerance: float | None = None) -> dict[str, Any]:
+def problem(
+    answer: str, choices: list[str] | None = None, kind: str | None = None, tolerance: float | None = None
+) -> dict[str, Any]:
     """The part of a row of `problems` that grading goes by."""
     options = list(choices or [])
     kind = "choice" if options else kind or infer_type(answer, options)
@@ -72,11 +74,18 @@ class Repository:
         self.path = there / "repo" if (there / "repo").is_dir() else there
         if not self.path.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{name}", str(there)], check=True)
+            subprocess.run(
+                ["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{name}", str(there)], check=True
+            )
 
     def names(self, under: str) -> list[str]:
         """Paths below a folder."""
-        out = subprocess.run(["git", "-C", str(self.path), "ls-tree", "-r", "--name-only", "HEAD", under], check=True, capture_output=True, text=True)
+        out = subprocess.run(
+            ["git", "-C", str(self.path), "ls-tree", "-r", "--name-only", "HEAD", under],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return out.stdout.split()
 
     def read(self, path: str) -> str | None:
@@ -98,13 +107,17 @@ def gsm8k(files: Repository) -> Iterator[Response]:
 
 def tabmwp(files: Repository) -> Iterator[Response]:
     """GPT-3's answers to the test problems; choices are known for the thousand problems whose file is small enough."""
-    known = json.loads(files.read("data/tabmwp/problems_test.json") or files.read("data/tabmwp/problems_test1k.json") or "{}")
+    known = json.loads(
+        files.read("data/tabmwp/problems_test.json") or files.read("data/tabmwp/problems_test1k.json") or "{}"
+    )
     for path in files.names("results/gpt3/"):
         rows = json.loads(files.read(path) or "{}").get("results", {})
         for name, row in rows.items():
             if name in known:
                 made = problem(row["answer"], known[name]["choices"])
-                yield Response(Path(path).stem, name, row["output"], made, bool(row["true_false"]), str(row["prediction"]))
+                yield Response(
+                    Path(path).stem, name, row["output"], made, bool(row["true_false"]), str(row["prediction"])
+                )
 
 
 def mathvista(files: Repository) -> Iterator[Response]:
@@ -120,7 +133,9 @@ def mathvista(files: Repository) -> Iterator[Response]:
             if row["answer_type"] == "float" and row["precision"] is not None and float(row["answer"]):
                 tolerance = 0.5 * 10 ** -float(row["precision"]) / abs(float(row["answer"]))
             made = problem(row["answer"], row["choices"], kinds[row["answer_type"]], tolerance)
-            yield Response(Path(path).stem, name, row["response"], made, bool(row["true_false"]), str(row["extraction"]))
+            yield Response(
+                Path(path).stem, name, row["response"], made, bool(row["true_false"]), str(row["extraction"])
+            )
 
 
 def mathvision(folder: Path) -> Iterator[Response]:
@@ -129,10 +144,20 @@ def mathvision(folder: Path) -> Iterator[Response]:
     for path in sorted(folder.glob("responses-*.jsonl")):
         for row in map(json.loads, path.open()):
             about = problems[row["id"]]
-            yield Response(path.stem, str(row["id"]), row["response"], problem(about["answer"], about["options"]), bool(row["correct"]))
+            yield Response(
+                path.stem,
+                str(row["id"]),
+                row["response"],
+                problem(about["answer"], about["options"]),
+                bool(row["correct"]),
+            )
 
 
-READERS: dict[str, Callable[[Repository], Iterator[Response]]] = {"gsm8k": gsm8k, "tabmwp": tabmwp, "mathvista": mathvista}
+READERS: dict[str, Callable[[Repository], Iterator[Response]]] = {
+    "gsm8k": gsm8k,
+    "tabmwp": tabmwp,
+    "mathvista": mathvista,
+}
 
 
 def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str:
@@ -150,6 +175,15 @@ def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str
     if said is None:
         return "ours"
     whole = folded(response.text)
+    if response.right and choices and answer is not None:
+        theirs, ours = read_choice(said, choices)[0], read_choice(answer, choices)[0]
+        texts = dict(zip("ABCDEFGHIJ", map(folded, choices), strict=False))
+        if (
+            ours
+            and not theirs & ours
+            and not any(texts[letter] in whole or f"({letter.lower()})" in whole for letter in theirs)
+        ):
+            return "published choice is not the one that the text names"
     if response.right and choices and answer is None:
         named = [choice for choice in choices if re.search(rf"(?<!\w){re.escape(folded(choice))}(?!\w)", whole)]
         if not named and not re.search(r"\([A-Za-z]\)|\b[B-H]\b", response.text):
@@ -167,7 +201,10 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=0, help="disagreements to print of each file")
     parser.add_argument("--file", help="only files whose name contains this")
     options = parser.parse_args()
-    streams = {name: READERS[name](Repository(REPOSITORIES[name], options.repositories)) for name in options.names or (READERS if not options.mathvision else [])}
+    streams = {
+        name: READERS[name](Repository(REPOSITORIES[name], options.repositories))
+        for name in options.names or (READERS if not options.mathvision else [])
+    }
     if options.mathvision:
         streams["mathvision"] = mathvision(options.mathvision)
     counts: dict[tuple[str, str], Count] = defaultdict(Count)
@@ -192,15 +229,17 @@ def main() -> None:
                 count.lenient[kind] += 1
             count.ours[found.rule] += 1
             shown[name, response.file].append(
-                f"  {response.name} [{kind}] gold {response.problem['answer']!r} {response.problem['choices'] or ''}: read {found.answer!r} "
-                f"({found.rule}), ours {found.outcome}, published {response.right} ({response.extraction!r}); said {response.text[-220:]!r}"
+                f"  {response.name} [{kind}] gold {response.problem['answer']!r} {response.problem['choices'] or ''}: "
+                f"read {found.answer!r} ({found.rule}), ours {found.outcome}, published {response.right} "
+                f"({response.extraction!r}); said {response.text[-220:]!r}"
             )
     for (name, file), count in counts.items():
         wrong = count.responses - count.right
         print(
             f"{name}/{file}: {count.responses} responses, {count.right} published right; missed {count.missed} "
             f"({100 * count.missed / max(count.right, 1):.1f} %), right here though published wrong {count.accepted} "
-            f"({100 * count.accepted / max(wrong, 1):.1f} %), no answer {count.no_answer}, left to the publishers {dict(count.lenient)}"
+            f"({100 * count.accepted / max(wrong, 1):.1f} %), no answer {count.no_answer}, left to the"
+            f" publishers {dict(count.lenient)}"
         )
         lines = shown[name, file]
         for line in random.Random(0).sample(lines, min(options.show, len(lines))):
@@ -211,7 +250,9 @@ def main() -> None:
             "published_right": (right := sum(count.right for (each, _), count in counts.items() if each == name)),
             "missed": (missed := sum(count.missed for (each, _), count in counts.items() if each == name)),
             "missed_share": round(missed / max(right, 1), 4),
-            "published_wrong": (wrong := sum(count.responses - count.right for (each, _), count in counts.items() if each == name)),
+            "published_wrong": (
+                wrong := sum(count.responses - count.right for (each, _), count in counts.items() if each == name)
+            ),
             "right_here": (accepted := sum(count.accepted for (each, _), count in counts.items() if each == name)),
             "right_here_share": round(accepted / max(wrong, 1), 4),
             "lenient": dict(sum((count.lenient for (each, _), count in counts.items() if each == name), Counter())),

@@ -97,7 +97,7 @@ def bare(folder: Path, problems: int) -> None:
         return [
             Request(
                 row["problem_id"],
-                prompts.render(config.prompt, row["question"], row["choices"]),
+                prompts.render(config.prompt, row["question"], row["choices"], len(row["image_hashes"])),
                 pictures.of(row),
                 (),
                 SAMPLES,

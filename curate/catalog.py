@@ -11,7 +11,7 @@ import itertools
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +40,7 @@ _LEDGER = {
     "reasons": pl.String,
     "complete": pl.Boolean,
     "written": pl.String,
+    "origin": pl.String,
 }
 
 # Before the views are made; afterwards all other files are shut off, too.
@@ -56,7 +57,10 @@ _DEEPEST = 1000
 
 
 def ledger(workspace: Workspace) -> pl.DataFrame:
-    """One row per partition: its accounts, as its lineage record has them."""
+    """One row per partition: its accounts, as its lineage record has them.
+
+    `origin` says where an import came from: its file, the policy, and the sources of its problems.
+    """
     rows = []
     for path in sorted((workspace.root / "tables").glob(f"*/*/{FILE}")):
         record = read_file(path)
@@ -79,9 +83,17 @@ def ledger(workspace: Workspace) -> pl.DataFrame:
                 "reasons": ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or None,
                 "complete": record["complete"],
                 "written": record["written"],
+                "origin": _origin(record) if record["stage"] == "import" else None,
             }
         )
     return pl.DataFrame(rows, schema=_LEDGER)
+
+
+def _origin(record: Mapping[str, Any]) -> str:
+    config = record["config"]
+    policy, column = config["policy"], config["columns"]["policy"]
+    by = f" by {policy}" if policy is not None else f" by {column}" if column is not None else ""
+    return f"{record['inputs']['file']}{by}, of {', '.join(record['inputs']['sources'])}"
 
 
 def _quote(text: str) -> str:
@@ -113,6 +125,8 @@ class Answer:
     def __init__(self, connection: duckdb.DuckDBPyConnection, relation: Any, seconds: float | None) -> None:
         self._connection = connection
         names = _unique(relation.columns)
+        # What each of them is called instead, in their order.
+        self.renamed = [(old, new) for old, new in zip(relation.columns, names, strict=True) if old != new]
         named = ", ".join(f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names)
         self._relation = (
             relation if names == relation.columns else relation.query("answer", f"FROM answer AS a({named})")

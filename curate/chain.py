@@ -23,7 +23,7 @@ from curate import prompts
 from curate.config import Config, apply_settings, did_you_mean, read_small, read_yaml, validate
 from curate.engines.keeper import Engines
 from curate.engines.models import locate
-from curate.errors import UserError
+from curate.errors import UserError, redacted
 from curate.lineage import Ledger, versions
 from curate.sections import (
     SECTIONS,
@@ -261,13 +261,14 @@ def save_run(recipe: Recipe, workspace: Workspace) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = workspace.root / "runs" / f"{stamp}-{digest(recipe.resolved(), length=8)}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False).encode())
+    written = redacted(yaml.safe_dump(recipe.resolved(), sort_keys=False))
+    write_atomic(folder / "recipe.yaml", written.encode())
     facts = {
         "versions": versions(),
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-    write_atomic(folder / "versions.json", json.dumps(facts, indent=1).encode())
+    write_atomic(folder / "versions.json", redacted(json.dumps(facts, indent=1)).encode())
     return folder
 
 

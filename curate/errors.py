@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -36,11 +38,12 @@ class UserError(Exception):
 class RowError(Exception):
     """A row that cannot be used. `reason` is a short fixed word for counting, `detail` says what was seen.
 
-    Details quote what a row held: long ones are cut, and halves of surrogate pairs become question marks.
+    Details quote what a row held or a server said: long ones are cut, halves of surrogate pairs become question marks,
+    and secrets are left out.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        detail = detail[:_MOST_DETAIL].encode("utf-8", "replace").decode()
+        detail = redacted(detail[:_MOST_DETAIL]).encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -59,7 +62,7 @@ class StalledError(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl+C, after the work in flight was drained and committed; the command exits 130."""
+    """Ctrl+C or SIGTERM, after the work in flight was drained and committed; the command exits 130 or 143."""
 
 
 # Faults of the machine and not of the program, with what helps.
@@ -85,14 +88,38 @@ def outside(error: OSError) -> str:
     return f"{what} ({error.filename or 'while reading or writing'}); {cure} and run again: what was finished is kept."
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl+C does; the command exits 143."""
-
-
 # Control characters, which a terminal would obey, and marks that turn the direction of writing round.
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
 for _code in map(ord, "\n\t"):
     del _CONTROLS[_code]
+
+
+# Passwords in addresses, keys in their queries and in headers, tokens of the hub and of OpenAI's kind.
+_SECRETS = re.compile(
+    r"(?P<kept>://)[^/\s@'\"\\]+(?=@)"
+    r"|(?P<name>[?&](?:[a-z_-]*key|[a-z_-]*token|sig|signature|secret|password)=)[^&\s'\"\\]+"
+    r"|(?P<word>\bbearer\s+)[^\s'\",}\\]+"
+    r"|\bhf_[A-Za-z0-9]{16,}|\bsk-[A-Za-z0-9_-]{16,}",
+    re.IGNORECASE,
+)
+_NAMES = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+# A shorter value, or one of small letters alone, may be a word that stands everywhere.
+_SHORTEST = 12
+_WORD = re.compile(r"[a-z_./-]+")
+HIDDEN = "***"
+
+
+def redacted(text: str) -> str:
+    """The text without passwords, keys and tokens: those that look like some, and those of this environment."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST and _NAMES.search(name) and not _WORD.fullmatch(value) and value in text:
+            text = text.replace(value, HIDDEN)
+    return _SECRETS.sub(lambda found: (found["kept"] or found["name"] or found["word"] or "") + HIDDEN, text)
+
+
+def said(text: str) -> str:
+    """The text as a command may say it: `redacted` and `printable`."""
+    return printable(redacted(text))
 
 
 def printable(text: str) -> str:
@@ -100,8 +127,22 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS).encode("utf-8", "replace").decode()
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+# Signals that asked this process to end.
+_asked: list[int] = []
+
+
+def asked(number: int) -> None:
+    """Note that this signal asked the command to end: its exit code tells which one did."""
+    _asked.append(number)
+
+
+def _terminate(number: int, _: object) -> None:
+    """SIGTERM ends a command as Ctrl+C does, which asyncio and the stages know how to take."""
+    asked(number)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in a shell's background.
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
 
 
 def _leave(number: int, _: object) -> NoReturn:
@@ -116,6 +157,11 @@ def _signals(handler: Callable[[int, Any], object], *numbers: int) -> None:
             signal.signal(number, handler)
 
 
+def _threads_left() -> bool:
+    """Whether there are threads that the interpreter would wait for."""
+    return any(not each.daemon for each in threading.enumerate() if each is not threading.main_thread())
+
+
 def guarded(command: Callable[[], object]) -> NoReturn:
     """Run a command and leave with its exit code: the one place where the fates become codes.
 
@@ -125,13 +171,13 @@ def guarded(command: Callable[[], object]) -> NoReturn:
     try:
         command()
     except UserError as error:
-        sys.stderr.write(printable(f"Error: {error}\n"))
+        sys.stderr.write(said(f"Error: {error}\n"))
         sys.exit(ExitCode.USAGE)
     except BudgetError as error:
-        sys.stderr.write(printable(f"Failed: {error}\n"))
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.exit(ExitCode.FAILED)
     except StalledError as error:
-        sys.stderr.write(printable(f"Failed: {error}\n"))
+        sys.stderr.write(said(f"Failed: {error}\n"))
         sys.stderr.flush()
         sys.stdout.flush()
         # What hangs in a thread would keep the process from its end.
@@ -143,11 +189,17 @@ def guarded(command: Callable[[], object]) -> NoReturn:
             raise
         _signals(_leave, signal.SIGINT, signal.SIGTERM)
         sys.stderr.write("Interrupted; what was finished is kept, the same command goes on from there.\n")
-        sys.exit(ExitCode.TERMINATED if isinstance(cause, Terminated) else ExitCode.INTERRUPTED)
+        code = ExitCode.TERMINATED if _asked[:1] == [signal.SIGTERM] else ExitCode.INTERRUPTED
+        if isinstance(cause, KeyboardInterrupt) and _threads_left():
+            # What still runs in a thread, such as the start of an engine, would keep the process from its end.
+            sys.stderr.flush()
+            sys.stdout.flush()
+            os._exit(code)
+        sys.exit(code)
     except OSError as error:
         if error.errno not in _OUTSIDE:
             raise
-        sys.stderr.write(f"Error: {outside(error)}\n")
+        sys.stderr.write(said(f"Error: {outside(error)}\n"))
         sys.exit(ExitCode.USAGE)
     except (MemoryError, RuntimeError) as error:
         # Threads have their stacks in memory, too.

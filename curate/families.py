@@ -36,7 +36,7 @@ class Drawn:
 
     outcomes: Outcomes = ()
     finishes: Sequence[str] = ()
-    tokens: Sequence[int] = ()
+    tokens: Sequence[int | None] = ()
 
 
 Store = Mapping[tuple[str, int], Drawn]
@@ -234,7 +234,7 @@ def _ranges(problems: Any) -> list[Any]:
 
 def _store(files: Files, where: Any) -> dict[tuple[str, int], Drawn]:
     """The stored completions of a range by prefix. Whole units are stored, so their indices have no gaps."""
-    found: dict[tuple[str, int], list[tuple[int, bool | None, str, int]]] = defaultdict(list)
+    found: dict[tuple[str, int], list[tuple[int, bool | None, str, int | None]]] = defaultdict(list)
     for batch in files.read(_DRAWN, where).to_batches(max_chunksize=20_000):
         for rollout, step, *rest in zip(*(batch[name].to_pylist() for name in _DRAWN), strict=True):
             found[rollout, step].append(tuple(rest))

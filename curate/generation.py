@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import answers, prompts, steps
-from curate.answers import assess, runs_on, wanted_of
+from curate.answers import KNOWN, Words, assess, runs_on, wanted_of
 from curate.engines.base import Sample, Sampling
 from curate.engines.models import fingerprint
 from curate.golds import gold_of
@@ -65,6 +65,7 @@ def settings(config: RolloutConfig) -> dict[str, Any]:
         "prompt": f"{template.name}/{template.version}",
         "steps": steps.VERSION,
         "answers": answers.VERSION,
+        **config.answer_words.settings(),
         "max_steps": config.max_steps,
         "min_step_characters": config.min_step_characters,
         **_sight(config),
@@ -77,7 +78,7 @@ def sampling(config: RolloutConfig | JudgeConfig, max_tokens: int) -> Sampling:
     return Sampling(given.temperature, given.top_p, given.top_k, max_tokens)
 
 
-def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, Any]:
+def graded(sample: Sample, whole: str, problem: Mapping[str, Any], words: Words = KNOWN) -> dict[str, Any]:
     """`answer`, `outcome`, `outcome_rule` and `gold` of a whole chain that ended with this sample.
 
     A sample that the engine failed on is missing data: outcome null. A chain cut off at the token limit, or one that
@@ -88,7 +89,7 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any]) -> dict[str, 
         rule = f"engine-error: {sample.error or 'unknown'}"
         return {"answer": None, "outcome": None, "outcome_rule": rule, "gold": gold}
     # A text that states its answer and runs on into another question had come to its end before it was cut.
-    if sample.finish != "stop" and not runs_on(whole, wanted_of(problem)):
+    if sample.finish != "stop" and not runs_on(whole, wanted_of(problem, words)):
         return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}", "gold": gold}
-    found = assess(whole, problem)
+    found = assess(whole, problem, words)
     return {"answer": found.answer, "outcome": found.outcome, "outcome_rule": found.rule, "gold": gold}

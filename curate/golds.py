@@ -1,4 +1,5 @@
-"""Gold answers that change after chains were graded by them: noticed before anything is built on the old outcomes.
+"""Gold answers in a form to compare; and those that change after chains were graded by them, which is noticed before
+anything is built on the old outcomes.
 
 A problem is its domain, question, choices and pictures, so its identity stays when a source is ingested again with
 another gold answer. Every graded row keeps a digest of what graded it.
@@ -6,11 +7,14 @@ another gold answer. Every graded row keeps a digest of what graded it.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
+from curate.answers.base import folded
+from curate.answers.choice import read_choice
 from curate.errors import UserError
 from curate.schema import PROBLEMS, Table
 from curate.seeds import digest
@@ -25,6 +29,23 @@ def gold_of(problem: Mapping[str, Any]) -> str | None:
     if problem["answer"] is None:
         return None
     return digest(*(problem[column] for column in _GRADED_BY), length=12)
+
+
+def right_of(problem: Mapping[str, Any]) -> str | None:
+    """The right answer in a form to compare: of a choice its text, of a number its value; None without a gold answer.
+
+    Letters say nothing: the same options may come in another order.
+    """
+    if problem["answer"] is None:
+        return None
+    letters = read_choice(problem["answer"], problem["choices"])[0] if problem["choices"] else set[str]()
+    if len(letters) == 1:
+        return folded(problem["choices"][string.ascii_uppercase.index(letters.pop())])
+    plain = folded(problem["answer"])
+    try:
+        return repr(float(plain.replace(",", "")))
+    except ValueError:
+        return plain
 
 
 def check(workspace: Workspace, *tables: Table) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from dataclasses import dataclass
 
 import imagehash
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from curate.errors import RowError
+from curate.seen import as_seen, decode, deep, opened, orientation, top
 
-_ORIENTATION = 0x0112
+__all__ = ["ImageFacts", "as_seen", "decode", "inspect", "kind_of"]
+
 # Our own limit of pixels stands, and damaged metadata is no reason to bother anybody. Once and for all: a filter for
 # the time of one call would be every thread's.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -27,7 +28,8 @@ _PROGRAMS = ("EPS", "WMF")
 class ImageFacts:
     """Facts of one picture. `perceptual_hash` is 16 hexadecimal digits of a 64-bit DCT hash, upright and on white.
 
-    `orientation` is the EXIF value 1 to 8, null where the file has none.
+    `orientation` is the EXIF value 1 to 8, null where the file has none. `note` says what the pixels alone do not: more
+    frames than are used, more than 8 bits a channel.
     """
 
     format: str
@@ -46,8 +48,7 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
     if not data:
         raise RowError("image-unreadable", "no bytes")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return _decode(picture, max_pixels)
+        return opened(data, lambda picture: _decode(picture, max_pixels))
     except Image.DecompressionBombError as error:
         raise RowError("image-too-large", str(error)) from None
     except UnidentifiedImageError:
@@ -58,30 +59,6 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
         # Pillow's decoders raise anything on damaged files, assertions and missing attributes too (`make fuzz`).
         truncated = "truncated" in str(error).lower() or isinstance(error, EOFError)
         raise RowError("image-truncated" if truncated else "image-unreadable", str(error) or repr(error)) from None
-
-
-def as_seen(picture: Image.Image) -> Image.Image:
-    """The picture as a person sees it, in RGB: upright by its EXIF orientation, transparency on white paper.
-
-    What every model here is shown, the policy and the PRM alike.
-    """
-    upright = ImageOps.exif_transpose(picture)
-    if not upright.has_transparency_data:
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
-    layer = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-def decode(data: bytes) -> Image.Image:
-    """`as_seen` of encoded bytes; OSError or ValueError when they cannot be decoded."""
-    with Image.open(io.BytesIO(data)) as picture:
-        return as_seen(picture)
-
-
-def _seen(picture: Image.Image) -> Image.Image:
-    """`as_seen`, but grey where it is grey."""
-    grey = picture.mode == "L" and not picture.has_transparency_data
-    return ImageOps.exif_transpose(picture) if grey else as_seen(picture)
 
 
 def _small(picture: Image.Image) -> Image.Image:
@@ -97,19 +74,36 @@ def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
     kind = picture.format or "unknown"
     if kind in _PROGRAMS:
         raise RowError("image-unreadable", f"{kind} is a program that draws, not a picture; convert it first")
-    frames = getattr(picture, "n_frames", 1)
+    frames, cut = getattr(picture, "n_frames", 1), deep(picture)
     # A JPEG can be decoded at an eighth of its size and more, and in grey: every bit of it is read, so damage shows, in
     # less time.
     picture.draft("L", (_HASHED, _HASHED))
     picture.load()
-    orientation = picture.getexif().get(_ORIENTATION)
     has_alpha = picture.has_transparency_data
     return ImageFacts(
         format=kind,
         width=width,
         height=height,
-        perceptual_hash=str(imagehash.phash(_seen(_small(picture)))),
-        orientation=orientation if orientation in range(1, 9) else None,
+        perceptual_hash=str(imagehash.phash(as_seen(_small(picture)))),
+        orientation=orientation(picture),
         has_alpha=has_alpha,
-        note=f"animated, {frames} frames, the first is used" if frames > 1 else None,
+        note=_note(frames, 65535.0 if cut else top(picture)),
     )
+
+
+def _note(frames: int, scaled_from: float | None) -> str | None:
+    said = []
+    if frames > 1:
+        said.append(f"animated, {frames} frames, the first is used")
+    if scaled_from is not None:
+        said.append(f"more than 8 bits a channel, values up to {_number(scaled_from)} are scaled to 255")
+    return "; ".join(said) or None
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}"
+
+
+def kind_of(data: bytes) -> str | None:
+    """What Pillow calls the format; None where it has no name. Whatever Pillow raises where it cannot be read."""
+    return opened(data, lambda picture: picture.format)

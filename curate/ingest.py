@@ -8,8 +8,7 @@ record says so, and a killed ingest skips the rows that are there.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +19,16 @@ from curate.config import did_you_mean
 from curate.errors import RowError, UserError
 from curate.idmap import IdMap
 from curate.inspectors import Batch, Inspectors
+from curate.known_rows import Known, check_role, first_keys
 from curate.lineage import Ledger
 from curate.rows import AnySource, Picture
-from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.samples import Indices
+from curate.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
 from curate.sections import IngestConfig
-from curate.seeds import digest
 from curate.sources import open_source
-from curate.sources.base import BadRow, GivenChain, SourceRow
+from curate.sources.base import BadRow, GivenChain, Source, SourceRow
 from curate.stage import Reporter
-from curate.store import MAIN, Partition, Workspace, Writer, among, read_file
+from curate.store import Partition, Workspace, Writer, among, read_file
 
 STAGE = "ingest"
 # What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
@@ -36,63 +36,10 @@ CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
 BATCH_BYTES = 2**20
+# A share of rejected rows that is worth a word, besides those that the recipe itself does not want.
+_MANY = 0.1
 CHAIN_TABLES = (ROLLOUTS, STEP_LABELS)
 T = TypeVar("T")
-
-
-class _Seen:
-    """What the workspace holds: pictures, chains, the source of each problem, and which role a picture serves.
-
-    It answers for the problems (and chains) that were last brought near: those of a chunk.
-    """
-
-    def __init__(self, workspace: Workspace, besides: str) -> None:
-        """Of every source but `besides`, whose own rows are read again; of that one the pictures only."""
-        self._names: list[str] = [besides]
-        self.images, self.chains = IdMap(), IdMap()
-        self._problems, self._image_roles, self._question_roles = IdMap(), IdMap(), IdMap()
-        self.images.add(_first_keys(workspace.partitions(IMAGES)))
-        others = [part for part in workspace.partitions(ROLLOUTS) if part.folder.name not in (MAIN, besides)]
-        self.chains.add(_first_keys(others))
-        columns = ["problem_id", "role", "source", "question", "choices", "image_hashes"]
-        # Batch by batch: rows of a million problems as Python objects would fill the memory.
-        for batch in workspace.read(PROBLEMS, columns).to_batches(max_chunksize=CHUNK):
-            problems = [row for row in batch.to_pylist() if row["source"] != besides]
-            self.bring_near(problems)
-            for row in problems:
-                self.add(row)
-
-    def bring_near(self, problems: Sequence[Row], chains: Collection[str] = ()) -> None:
-        """These are asked for next."""
-        hashes = {key for row in problems for key in row["image_hashes"]}
-        self.images.bring_near(hashes)
-        self._image_roles.bring_near(hashes)
-        self._problems.bring_near([row["problem_id"] for row in problems])
-        self._question_roles.bring_near([_question_key(row) for row in problems if not row["image_hashes"]])
-        self.chains.bring_near(chains)
-
-    def source_of(self, problem_id: str) -> str | None:
-        """The source that a problem came from; None for a new one."""
-        place = self._problems.get(problem_id)
-        return None if place is None else self._names[place]
-
-    def roles_of(self, problem: Row) -> dict[str, str | None]:
-        """What stands for the problem (its pictures; without one its question) -> the role that it serves already."""
-        found = {key: self._image_roles.get(key) for key in problem["image_hashes"]}
-        if not found:
-            found = {"question": self._question_roles.get(_question_key(problem))}
-        return {key: None if place is None else ROLES[place] for key, place in found.items()}
-
-    def add(self, row: Row) -> None:
-        """Remember a problem; the first role of a picture stays."""
-        if row["source"] not in self._names:
-            self._names.append(row["source"])
-        self._problems.setdefault(row["problem_id"], self._names.index(row["source"]))
-        role = ROLES.index(row["role"])
-        for key in row["image_hashes"]:
-            self._image_roles.setdefault(key, role)
-        if not row["image_hashes"]:
-            self._question_roles.setdefault(_question_key(row), role)
 
 
 @dataclass
@@ -114,14 +61,6 @@ class _Read:
             return []
         found = self.batch.found()[self.start : self.start + len(self.images)]
         return [rows.picture(data, each) for data, each in zip(self.images, found, strict=True)]
-
-
-def _first_keys(partitions: Iterable[Partition]) -> list[str]:
-    return [key for part in partitions for key in part.read([part.table.key[0]])[0].to_pylist()]
-
-
-def _question_key(row: Row) -> str:
-    return digest(row["question"], row["choices"])
 
 
 def run(
@@ -250,14 +189,15 @@ def _ingest_source(
     adapter = open_source(source, base)
     lineage.write(partition, STAGE, settings, {"source": source.name})
     workspace.partition(REJECTS, source.name).clear()
-    sink, ledger = _Sink(source, workspace), Ledger("rows")
+    sink, ledger = _Sink(source, workspace, adapter), Ledger("rows")
     with Inspectors(config.max_pixels, config.max_image_bytes) as inspectors:
         for chunk in _ahead(_chunks(adapter.rows(), inspectors)):
             sink.take(chunk, ledger)
     ledger.check(f"{STAGE} {source.name}")
-    for note in getattr(adapter, "notes", ()):
+    for note in (*getattr(adapter, "notes", ()), *sink.notes(ledger)):
         reporter.note(note)
-    lineage.write(partition, STAGE, settings, {"source": source.name}, ledger)
+    inputs = {"source": source.name} | dict(getattr(adapter, "read_from", {}))
+    lineage.write(partition, STAGE, settings, inputs, ledger)
     return ledger
 
 
@@ -279,16 +219,26 @@ class _Made:
 class _Sink:
     """Sorts the rows of a source into its tables, chunk by chunk; what an earlier run committed stays as it is."""
 
-    def __init__(self, source: AnySource, workspace: Workspace) -> None:
-        self._source = source
-        self._seen = _Seen(workspace, source.name)
+    def __init__(self, source: AnySource, workspace: Workspace, adapter: Source) -> None:
+        self._source, self._adapter = source, adapter
+        self._seen = Known(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.
         tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if source.brings_chains else ()), REJECTS)
         self._writers = {table.name: Writer(workspace.partition(table, source.name)) for table in tables}
         self._there = {name: IdMap() for name in self._writers}
         for name, there in self._there.items():
-            there.add(_first_keys([self._writers[name].partition]))
-        self._chains: Counter[str] = Counter()
+            there.add(first_keys([self._writers[name].partition]))
+        self._indices = Indices(workspace)
+        self._first: dict[str, Row] = {}
+
+    def notes(self, ledger: Ledger) -> list[str]:
+        """Why many rows are rejected, by the first of them: mostly a setting cures them all."""
+        return [
+            f'Source "{self._source.name}": {count:,} of {ledger.taken:,} rows are rejected as {reason}, the first is '
+            f"{self._first[reason]['source_row'].rpartition('#')[0]}: {self._first[reason]['detail']}"
+            for reason, count in ledger.rejected.items()
+            if reason != "not-wanted" and reason in self._first and count >= _MANY * ledger.taken
+        ]
 
     def take(self, chunk: Sequence[_Read], ledger: Ledger) -> None:
         """Count and commit these rows."""
@@ -296,6 +246,9 @@ class _Sink:
         good = [(each.problem, each.chain) for each in made if each.problem is not None]
         chains = [rows.given_id(problem["problem_id"], chain) for problem, chain in good if chain is not None]
         self._seen.bring_near([problem for problem, _ in good], chains)
+        if chains:
+            self._indices.bring_near({problem["problem_id"] for problem, chain in good if chain is not None})
+            self._there[ROLLOUTS.name].bring_near(set(chains))
         out: dict[str, list[Row]] = {name: [] for name in self._writers}
         for each in made:
             ledger.taken += 1
@@ -307,6 +260,7 @@ class _Sink:
                     ledger.duplicate += 1
                 else:
                     ledger.rejected[error.reason] = ledger.rejected.get(error.reason, 0) + 1
+                    self._first.setdefault(error.reason, out[REJECTS.name][-1])
             else:
                 ledger.out += 1
         for name, writer in self._writers.items():
@@ -320,9 +274,12 @@ class _Sink:
         if isinstance(row, BadRow):
             return _Made(row, error=row.error)
         try:
-            return _Made(row, *rows.problem_of(row, self._source, read.looked()))
+            problem, pictures = rows.problem_of(row, self._source, read.looked())
         except RowError as error:
             return _Made(row, error=error)
+        # A branch or a tag moves on; the commit that was read does not.
+        commit = getattr(self._adapter, "read_from", {}).get("revision")
+        return _Made(row, problem if commit is None else problem | {"revision": commit}, pictures)
 
     def _take(self, made: _Made, out: dict[str, list[Row]]) -> None:
         """Beside what was seen before; RowError when the row yields to that."""
@@ -330,9 +287,14 @@ class _Sink:
             raise made.error or AssertionError("neither a problem nor an error")
         problem, key, seen = made.problem, made.problem["problem_id"], self._seen
         twin = seen.source_of(key)
+        if twin is not None and seen.contradicts(problem):
+            raise RowError(
+                "contradiction",
+                f"{key} of source {twin} is the same problem, and {problem['answer']!r:.80} is not its answer",
+            )
         if twin is not None and made.chain is None:
             raise RowError("duplicate", f"{key} of source {twin} is the same problem")
-        _check_role(problem, seen)
+        check_role(problem, seen)
         if made.chain is not None:
             self._take_chain(made.chain, problem, out)
         if twin is None:
@@ -348,15 +310,10 @@ class _Sink:
         key = rows.given_id(problem["problem_id"], chain)
         if self._seen.chains.get(key) is not None:
             raise RowError("duplicate", f"{key} is the same chain")
-        rollout = rows.rollout_of(chain, problem, self._source.name, self._chains[problem["problem_id"]])
         self._seen.chains.setdefault(key, 0)
-        self._chains[problem["problem_id"]] += 1
+        # One that an earlier run committed keeps its index, and is passed over below.
+        there = self._there[ROLLOUTS.name].get(key) is not None
+        index = 0 if there else self._indices.take(problem["problem_id"])
+        rollout = rows.rollout_of(chain, problem, self._source.name, index)
         out[ROLLOUTS.name].append(rollout)
         out[STEP_LABELS.name] += rows.labels_of(chain, rollout)
-
-
-def _check_role(problem: Row, seen: _Seen) -> None:
-    """Each image (or text-only question) is in one role only: the later row yields."""
-    for key, role in seen.roles_of(problem).items():
-        if role is not None and role != problem["role"]:
-            raise RowError(f"overlaps-{role}", f"{key} is in the {role} set, which was ingested first")

@@ -163,8 +163,8 @@ def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base
                 "text": sample.text,
                 "finish": sample.finish,
                 "prompt_tokens": sample.prompt_tokens,
-                "tokens": len(sample.token_ids),
-                "seed": base + vote,
+                "tokens": sample.count(),
+                "seed": sample.seed_of(base + vote),
                 "policy": policy,
             }
         )
@@ -179,7 +179,9 @@ async def _work(
     base = seed(run_seed, STAGE, rollout["rollout_id"], 0)
     request = Request(
         request_id=f"{STAGE}-{rollout['rollout_id']}-{missing[0]:03d}",
-        prompt=prompts.render_judge(config.prompt, problem["question"], problem["choices"], rollout["steps"]),
+        prompt=prompts.render_judge(
+            config.prompt, problem["question"], problem["choices"], rollout["steps"], len(problem["image_hashes"])
+        ),
         images=pictures.of(problem),
         prefix_ids=(),
         n=len(missing),
@@ -248,14 +250,16 @@ def _account(workspace: Workspace, wanted: Wanted, before: Counts, outcome: Outc
 
 def cost(workspace: Workspace) -> str:
     """What all stored judgements took and what could not be read of them, in one sentence."""
-    votes = tokens = prompt = 0
+    votes = tokens = prompt = uncounted = 0
     unread: Counter[str] = Counter()
     for batch in workspace.batches(JUDGEMENTS, ["sample_index", "prompt_tokens", "tokens", "unread"]):
         for row in batch.to_pylist():
-            votes, tokens = votes + 1, tokens + row["tokens"]
+            votes, tokens = votes + 1, tokens + (row["tokens"] or 0)
             # All votes on a chain read one prompt.
-            prompt += row["prompt_tokens"] if row["sample_index"] == 0 else 0
+            prompt += (row["prompt_tokens"] or 0) if row["sample_index"] == 0 else 0
+            uncounted += row["tokens"] is None or row["prompt_tokens"] is None
             unread.update([row["unread"]] if row["unread"] else [])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(unread.items()))
     lost = f"; {unread.total():,} cannot be read ({reasons})" if unread else ""
-    return f"{votes:,} judgements, {tokens:,} tokens generated on {prompt:,} of prompts{lost}."
+    known = f" ({uncounted:,} of them without a count of tokens by their server)" if uncounted else ""
+    return f"{votes:,} judgements{known}, {tokens:,} tokens generated on {prompt:,} of prompts{lost}."

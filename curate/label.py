@@ -19,6 +19,7 @@ from typing import Any
 
 from curate import generation, golds, labels, lineage, prompts, rules, thinking
 from curate.allocation import Siblings, cost, pull, rate
+from curate.answers import Words
 from curate.engines.base import Request, Sample
 from curate.engines.keeper import Engines, Keeper
 from curate.errors import UserError
@@ -134,7 +135,7 @@ def _plan(config: LabelConfig, workspace: Workspace, policy: str, new: bool, fam
 
 
 def _rows(
-    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str
+    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str, words: Words
 ) -> list[Row]:
     prefix = "".join(rollout["steps"][: step + 1])
     parts = [thinking.apart(sample.text) for sample in samples]
@@ -147,11 +148,11 @@ def _rows(
             "reasoning": thinking.merged(sample.reasoning, part.reasoning),
             "text": part.text,
             "token_ids": list(sample.token_ids),
-            **generation.graded(sample, prefix + part.text, problem),
+            **generation.graded(sample, prefix + part.text, problem, words),
             "finish": sample.finish,
             "prompt_tokens": sample.prompt_tokens,
-            "tokens": len(sample.token_ids),
-            "seed": base + index,
+            "tokens": sample.count(),
+            "seed": sample.seed_of(base + index),
             "policy": policy,
         }
         for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
@@ -170,7 +171,7 @@ async def _work(
         first = len(outcomes)
         request = Request(
             request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
-            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"]),
+            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
             images=pictures.of(problem),
             prefix_ids=rollout["token_ids"][:cut],
             prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
@@ -181,7 +182,7 @@ async def _work(
         )
         samples = await engine.generate(request)
         # In a thread, for the sake of the other requests: see `rollout`.
-        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named)
+        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named, policy.words)
         rows += new
         outcomes = outcomes + [row["outcome"] for row in new]
     return rows
@@ -260,7 +261,9 @@ class Owed:
     begun: Counter[Group] = field(default_factory=Counter)
     """Those of them that are of open prefixes."""
     tokens: Counter[Group] = field(default_factory=Counter)
-    """Of the drawn ones."""
+    """Of the drawn ones, as far as they were counted."""
+    counted: Counter[Group] = field(default_factory=Counter)
+    """Of how many of the drawn ones the tokens are known."""
     settled: bool = False
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 
@@ -285,7 +288,8 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
             found.asked[group] += missing
             found.drawn[group] += len(drawn.outcomes)
             found.begun[group] += len(drawn.outcomes) if missing else 0
-            found.tokens[group] += sum(drawn.tokens)
+            found.tokens[group] += sum(each or 0 for each in drawn.tokens)
+            found.counted[group] += len(drawn.tokens) - drawn.tokens.count(None)
     return found
 
 
@@ -296,6 +300,8 @@ class Trial:
     prefixes: Counter[str] = field(default_factory=Counter)
     completions: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    counted: Counter[str] = field(default_factory=Counter)
+    """Completions whose tokens are known."""
     seconds: float = 0.0
 
 
@@ -342,7 +348,8 @@ def trial(
     domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
     for row in staged.read(["rollout_id", "tokens"]).to_pylist():
         found.completions[domains[row["rollout_id"]]] += 1
-        found.tokens[domains[row["rollout_id"]]] += row["tokens"]
+        found.tokens[domains[row["rollout_id"]]] += row["tokens"] or 0
+        found.counted[domains[row["rollout_id"]]] += row["tokens"] is not None
     staged.clear()
     return found
 

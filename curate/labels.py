@@ -59,6 +59,7 @@ class Ruled:
 def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, drawn: Drawn) -> Row:
     k, m = montecarlo.count(outcomes)
     finishes = list(drawn.finishes[: len(outcomes)])
+    tokens = drawn.tokens[: len(outcomes)]
     return {
         "rollout_id": rollout["rollout_id"],
         "problem_id": rollout["problem_id"],
@@ -72,7 +73,7 @@ def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, d
         "value": label.value,
         "standard_error": label.standard_error,
         "weight": 1.0,
-        "tokens": sum(drawn.tokens[: len(outcomes)]),
+        "tokens": None if None in tokens else sum(each or 0 for each in tokens),
         "stopped": finishes.count("stop"),
         "truncated": finishes.count("length") + finishes.count("repetition"),
         "failed": finishes.count("error"),

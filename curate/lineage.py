@@ -8,6 +8,7 @@ not mix its rows with the old ones: `guard` names the keys that changed and what
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from typing import Any
 
 from curate import cures
 from curate.durable import sealed, unsealed
-from curate.errors import RowError, UserError
+from curate.errors import RowError, UserError, redacted
 from curate.schema import REJECTS, Row
 from curate.seeds import digest
 from curate.store import LINEAGE, Partition, Workspace, write_atomic
@@ -139,7 +140,14 @@ def write(
         "complete": ledger is not None,
         "ledger": asdict(ledger) if ledger else None,
     }
-    write_atomic(partition.folder / FILE, sealed(record))
+    write_atomic(partition.folder / FILE, sealed(json.loads(redacted(json.dumps(record)))))
+
+
+def mark_stale(partition: Partition) -> None:
+    """Its accounts are of rows that are not all there any more: the stage is to run again, and is not `complete`."""
+    record = read(partition)
+    if record is not None and record["complete"]:
+        write_atomic(partition.folder / FILE, sealed(record | {"complete": False}))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -64,7 +64,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise Unreadable(f"is nested more than {_DEEPEST} deep, line {self.peek_event().start_mark.line + 1}")
+            raise Unreadable(f"is nested more than {_DEEPEST} deep, line {self.line + 1}")
         self.values += 1
         if self.values > _MOST_VALUES:
             raise Unreadable(f"has more than {_MOST_VALUES:,} values")

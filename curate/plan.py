@@ -12,19 +12,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import pyarrow.compute as pc
 
 from curate import label as labelling
 from curate import rollout
 from curate.active import dropped
 from curate.engines.keeper import Engines, Keeper
 from curate.label import Group
-from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, Row, Table
+from curate.schema import COMPLETIONS, GIVEN, JUDGEMENTS, ROLLOUTS, STEP_LABELS, Row, Table
 from curate.sections import JudgeConfig, LabelConfig, RolloutConfig
 from curate.stage import Reporter
-from curate.store import Workspace
+from curate.store import MAIN, Files, Workspace, among
 
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
@@ -33,20 +35,26 @@ _COLUMNS = ("rollout_id", "problem_id", "sample_index", "role", "domain", "steps
 
 @dataclass(frozen=True)
 class Chains:
-    """What chains of one domain were like: how many, their tokens, their prefixes, and what is left after those."""
+    """What chains of one domain were like: how many, their prefixes, and what is left after those.
+
+    `tokens` is the mean of those whose tokens are known; null where none are.
+    """
 
     count: int
-    tokens: int
+    tokens: float | None
     prefixes: int
     left: int
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Chains:
-        """From rows of `rollouts`."""
+    def of(cls, rows: Sequence[Row]) -> Chains | None:
+        """From rows of `rollouts`; null without any."""
+        if not rows:
+            return None
         ends = [row["step_ends"] for row in rows]
+        known = [row["tokens"] for row in rows if row["tokens"] is not None]
         return cls(
             len(rows),
-            sum(row["tokens"] or 0 for row in rows),
+            sum(known) / len(known) if known else None,
             sum(max(len(row["steps"]) - 1, 0) for row in rows),
             sum(each[-1] - end for each in ends if each for end in each[:-1]),
         )
@@ -91,11 +99,17 @@ class Plan:
     @property
     def hours(self) -> float | None:
         """By the clock, at the pilot's speed."""
-        if self.tokens is None or not self.tokens_per_second:
+        if self.tokens is None:
             return None
-        labels = sum(line.label_tokens or 0 for line in self.lines)
-        label_speed = self.label_tokens_per_second or self.tokens_per_second
-        return ((self.tokens - labels) / self.tokens_per_second + labels / label_speed) / 3600
+        labels, speed = sum(line.label_tokens or 0 for line in self.lines), self.tokens_per_second
+        label_speed = self.label_tokens_per_second or speed
+        # A pilot has no speed of rollouts where all of them are there, such as imported ones.
+        seconds = [
+            tokens / each if each else None
+            for tokens, each in ((self.tokens - labels, speed), (labels, label_speed))
+            if tokens or each
+        ]
+        return None if None in seconds or not seconds else sum(part or 0.0 for part in seconds) / 3600
 
     @property
     def gpu_hours(self) -> float | None:
@@ -171,13 +185,13 @@ def make(
     fresh, out = _fresh(rollout.Wanted(config, workspace), label), dropped(workspace)
     rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
     known: dict[Group, list[Row]] = defaultdict(list)
-    for row in rows:
+    for row in [*rows, *_brought(workspace, label)]:
         if row["problem_id"] not in out:
             known[row["role"], row["domain"]].append(row)
     groups = sorted({*fresh, *known})
     fresh = {group: fresh.get(group, Fresh()) for group in groups}
-    everything = Chains.of(rows) if rows else None
-    chains = {group: Chains.of(known[group]) if group in known else everything for group in groups}
+    everything = Chains.of(rows)
+    chains = {group: Chains.of(known.get(group, ())) or everything for group in groups}
     labels: dict[Group, Labels] = {}
     votes: dict[Group, int] = {}
     if label is not None:
@@ -190,7 +204,8 @@ def make(
     lines = []
     for group in groups:
         one, like = fresh[group], chains[group]
-        tokens = None if like is None else round(one.samples * like.tokens / like.count)
+        mean = 0.0 if not one.samples else None if like is None else like.tokens
+        tokens = None if mean is None else round(one.samples * mean)
         of = labels.get(group, nothing)
         lines.append(
             Line(
@@ -205,9 +220,22 @@ def make(
         tried.label_tokens_per_second,
         int(config.engine.args.get("tensor_parallel_size", 1)) * max(len(config.engine.urls), 1),
         None,
-        len(rows),
+        sum(row["tokens"] is not None for row in rows),
     )
     return Plan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
+
+
+def _brought(workspace: Workspace, label: LabelConfig | None) -> Iterator[Row]:
+    """Rollouts that were imported or came with a source, and are to be labelled like generated ones."""
+    if label is None:
+        return
+    roles = among("role", label.roles)
+    given = workspace.read(STEP_LABELS, ["rollout_id"], roles & (pc.field("mode") == GIVEN))["rollout_id"]
+    labelled = set(given.to_pylist())
+    for partition in workspace.partitions(ROLLOUTS):
+        if partition.folder.name != MAIN:
+            rows = Files(partition.files(), ROLLOUTS).read(_COLUMNS, roles).to_pylist()
+            yield from (row for row in rows if row["rollout_id"] not in labelled)
 
 
 @dataclass
@@ -268,15 +296,15 @@ def _labels(
 ) -> dict[Group, Labels]:
     """Of the rollouts that are there as a run would count it; of `fresh` ones as of chains that are known."""
     prefixes: dict[Group, float] = {}
-    tokens: dict[Group, float] = {}
+    tokens: dict[Group, float | None] = {}
     for group, like in chains.items():
-        if like is not None:
-            prefixes[group] = fresh[group] * like.prefixes / like.count
+        if like is not None or not fresh[group]:
+            prefixes[group] = 0.0 if like is None else fresh[group] * like.prefixes / like.count
             tokens[group] = _tokens(group, like, owed, tried)
     shared = None
     if label.budget_tokens is not None and not owed.settled and any(fresh.values()):
         # Sizes are chosen when all rollouts are there.
-        spent = sum((owed.prefixes[group] + prefixes[group]) * tokens[group] for group in prefixes)
+        spent = sum((owed.prefixes[group] + prefixes[group]) * (tokens[group] or 0.0) for group in prefixes)
         shared = min(label.most, label.budget_tokens / spent) if spent else 0.0
     found = dict.fromkeys(chains, Labels(None, None, None))
     for group, new in prefixes.items():
@@ -287,20 +315,22 @@ def _labels(
             if each is not None:
                 there = max(there, owed.open[group] * each - owed.begun[group])
             completions = there + new * (_size(group, label, owed) if each is None else each)
-        found[group] = Labels(
-            round(owed.open[group] + new), round(completions), round(round(completions) * tokens[group])
-        )
+        each, count = tokens[group], round(completions)
+        of_all = 0 if not count else None if each is None else round(count * each)
+        found[group] = Labels(round(owed.open[group] + new), count, of_all)
     return found
 
 
-def _tokens(group: Group, like: Chains, owed: labelling.Owed, tried: labelling.Trial | None) -> float:
-    """Of a completion, in the mean: a pilot's, or those that are there."""
-    if tried is not None and tried.completions[group[1]]:
-        return tried.tokens[group[1]] / tried.completions[group[1]]
-    if owed.drawn[group]:
-        return owed.tokens[group] / owed.drawn[group]
+def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: labelling.Trial | None) -> float | None:
+    """Of a completion, in the mean: a pilot's, or those that are there; null where nothing was measured."""
+    if tried is not None and tried.counted[group[1]]:
+        return tried.tokens[group[1]] / tried.counted[group[1]]
+    if owed.counted[group]:
+        return owed.tokens[group] / owed.counted[group]
+    if like is None:
+        return None
     # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
-    return like.left / like.prefixes if like.prefixes else 0.0
+    return like.left / like.prefixes if like.left else None if like.prefixes else 0.0
 
 
 def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: labelling.Trial | None) -> float | None:
@@ -342,6 +372,11 @@ def _bytes_per_token(workspace: Workspace, table: Table) -> float | None:
 def summary(plan: Plan) -> str:
     """The sum in a few sentences, for people."""
     samples = sum(line.samples for line in plan.lines)
+    if plan.tokens is None and plan.measured_on:
+        return (
+            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; how many tokens those that are there "
+            "have is not known, because their engine did not count them."
+        )
     if plan.tokens is None:
         return (
             f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; nothing was generated yet to measure "
@@ -349,13 +384,14 @@ def summary(plan: Plan) -> str:
         )
     if not (samples or plan.tokens or any(line.votes for line in plan.lines)):
         return "Nothing is left to generate."
-    said = [f"About {plan.tokens:,} tokens, measured on {plan.measured_on:,} rollouts"]
+    on = f"{plan.measured_on:,} rollouts" if plan.measured_on else "completions"
+    said = [f"About {plan.tokens:,} tokens, measured on {on}"]
     if plan.hours is not None:
-        speed = plan.label_tokens_per_second
-        labels = "" if speed is None else f" for rollouts and {speed:,.0f} for completions"
+        kinds = {"rollouts": plan.tokens_per_second, "completions": plan.label_tokens_per_second}
+        speeds = [f"{speed:,.0f} tokens/s for {kind}" for kind, speed in kinds.items() if speed is not None]
         said.append(
             f"{plan.hours:.2g} hours on {plan.devices} device(s), {plan.gpu_hours:.2g} GPU-hours, at the pilot's "
-            f"{plan.tokens_per_second:,.0f} tokens/s{labels} (a full load is faster)"
+            f"{' and '.join(speeds)} (a full load is faster)"
         )
     if plan.disk_bytes is not None:
         said.append(f"{plan.disk_bytes / 2**20:,.1f} MB on disk")

@@ -36,7 +36,9 @@ def texts(recipe: Recipe) -> Iterator[str]:
             yield _fields(problem, sizes)
             if row.chain is not None:
                 yield _chain(row.chain)
-            yield "prompt:\n" + prompts.render(prompt, problem["question"], problem["choices"])
+            yield "prompt:\n" + prompts.render(
+                prompt, problem["question"], problem["choices"], len(problem["image_hashes"])
+            )
             break
         else:
             yield f"No usable row among the first {_TRIES}."
@@ -67,6 +69,6 @@ def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
     for domain, problem in sorted(first.items()):
         yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
         yield f"pictures: {len(problem['image_hashes'])}, then:\n" + prompts.render(
-            config.prompt, problem["question"], problem["choices"]
+            config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])
         )
     yield f"{owed.owed:,} requests and {owed.samples - owed.there:,} samples are owed."

@@ -6,9 +6,7 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from curate.images import as_seen
+from curate.images import decode
 from curate.profile import DomainProfile, Profile, Spread
 from curate.schema import IMAGES
 from curate.store import Workspace, among
@@ -99,8 +97,7 @@ def _pictures(workspace: Workspace, hashes: list[str]) -> dict[str, str]:
         rows += workspace.read(IMAGES, ["image_hash", "bytes"], where=where).to_pylist()
     urls = {}
     for row in rows:
-        with Image.open(io.BytesIO(row["bytes"])) as picture:
-            seen = as_seen(picture)
+        seen = decode(row["bytes"])
         seen.thumbnail((_SIDE, _SIDE))
         buffer = io.BytesIO()
         seen.save(buffer, "PNG")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from curate.errors import printable, redacted, said
 from curate.stage import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -20,11 +22,22 @@ PLAIN_SECONDS = 10.0
 PLAIN_WIDTH = 120
 
 
-def console() -> Console:
-    """Standard output for results."""
-    from rich.console import Console
+def console(to_errors: bool = False) -> Console:
+    """Standard output for results, or standard error.
 
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    What data says is shown and never obeyed: no markup of rich, no control characters.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        def render(self, *given: Any, **more: Any) -> Iterable[Segment]:
+            for segment in super().render(*given, **more):
+                yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    stream = sys.stderr if to_errors else sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Plain(stderr=to_errors, width=width, markup=False, emoji=False)
 
 
 def reporter(quiet: bool = False) -> Reporter:
@@ -70,7 +83,7 @@ class Lines:
         console().print(result)
 
     def _write(self, text: str) -> None:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(said(text) + "\n")
         sys.stderr.flush()
 
 
@@ -78,18 +91,17 @@ class Bar:
     """A rich progress bar with rate and time left."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True)
+        self._console = console(to_errors=True)
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=self._console,
         )
         self._task: TaskID | None = None
@@ -106,7 +118,7 @@ class Bar:
         self._progress.update(self._task, advance=count, rate=rate, note=note or task.fields["note"])
 
     def note(self, text: str) -> None:
-        self._console.print(text, style="dim", markup=False, highlight=False)
+        self._console.print(redacted(text), style="dim", highlight=False)
 
     def finish(self) -> None:
         self._progress.stop()

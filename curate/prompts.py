@@ -3,7 +3,7 @@
 `structured-five` asks for the five roles of DreamPRM's structured thinking (arXiv 2505.20241, its public README): the
 question in own words, evidence from the image, outside knowledge, the argument, the conclusion. A judge is asked for
 the first wrong step, as in ProcessBench (arXiv 2412.06559). A user's own template is the text of a Jinja2 file, see
-`from_file`; it is rendered in a process of its own (`curate.templates`).
+`from_file`; it is rendered in a process of its own (`curate.sandbox`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate import templates
+from curate import image_marks, sandbox
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.seeds import digest
@@ -83,7 +83,6 @@ JUDGE_TEMPLATES: dict[str, Template] = {
     )
 }
 
-_PLACEHOLDER = re.compile(r"<image\s*\d*>\s*")
 _FIELD = re.compile(r"\{(problem|solution)\}")
 
 
@@ -106,8 +105,8 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     `solution_text` gives, and must use one of them.
     """
     try:
-        lines = templates.shared().used(text)
-    except templates.TemplateError as error:
+        lines = sandbox.shared().used(text)
+    except sandbox.TemplateError as error:
         if error.line is None:
             raise UserError(f"The prompt {name} cannot be used: {error}.") from None
         raise UserError(f"The prompt {name} is no Jinja2, line {error.line}: {error}") from None
@@ -124,17 +123,17 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     return Template(name, digest(text, length=12), text, jinja=True)
 
 
-def problem_text(question: str, choices: Sequence[str]) -> str:
-    """Question and lettered choices.
+def problem_text(question: str, choices: Sequence[str], images: int | None = None) -> str:
+    """Question and lettered choices; `images` is the number of pictures, which come first, null where it is not known.
 
-    Image marks such as `<image1>` go, because the pictures come first. Choices that are nothing but their own letter
-    (the choices stand in the picture) are not listed.
+    Marks such as `<image1>` that only hold a picture's place go; inside a sentence they become words, "image 1".
+    Choices that are nothing but their own letter (the choices stand in the picture) are not listed.
     """
-    text = _PLACEHOLDER.sub("", question).strip()
-    lettered = list(zip(string.ascii_uppercase, choices, strict=False))
+    text, said = image_marks.readable(question, image_marks.unlabelled(choices), images)
+    lettered = list(zip(string.ascii_uppercase, said, strict=False))
     if all(letter == choice.strip() for letter, choice in lettered):
-        return text
-    return "\n".join([text, *(f"({letter}) {choice}" for letter, choice in lettered)])
+        return text.strip()
+    return "\n".join([text.strip(), *(f"({letter}) {choice}" for letter, choice in lettered)])
 
 
 def solution_text(steps: Sequence[str]) -> str:
@@ -142,17 +141,22 @@ def solution_text(steps: Sequence[str]) -> str:
     return "\n".join(f"<paragraph_{place}>\n{step.strip()}\n</paragraph_{place}>" for place, step in enumerate(steps))
 
 
-def render(name: str | Template, question: str, choices: Sequence[str]) -> str:
+def render(name: str | Template, question: str, choices: Sequence[str], images: int | None = None) -> str:
     """The whole user turn; UserError with the line where a user's own template fails on this problem."""
-    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
-    return _filled(template(name), values)
+    return _filled(template(name), _values(question, choices, images))
 
 
-def render_judge(name: str | Template, question: str, choices: Sequence[str], steps: Sequence[str]) -> str:
-    """The same for a judge, who is shown the steps of a chain."""
-    values = {"question": question, "choices": list(choices), "problem": problem_text(question, choices)}
+def render_judge(
+    name: str | Template, question: str, choices: Sequence[str], steps: Sequence[str], images: int | None = None
+) -> str:
+    """The user turn of a judge, who is shown the steps of a chain."""
+    values = _values(question, choices, images)
     shown = {"steps": [step.strip() for step in steps], "solution": solution_text(steps)}
     return _filled(template(name, JUDGE_TEMPLATES), values | shown)
+
+
+def _values(question: str, choices: Sequence[str], images: int | None) -> dict[str, Any]:
+    return {"question": question, "choices": list(choices), "problem": problem_text(question, choices, images)}
 
 
 def _filled(found: Template, values: Mapping[str, Any]) -> str:
@@ -160,8 +164,8 @@ def _filled(found: Template, values: Mapping[str, Any]) -> str:
         # In one pass, so that braces in a problem are left alone.
         return _FIELD.sub(lambda field: str(values[field[1]]), found.text)
     try:
-        return templates.shared().render(found.text, values)
-    except templates.TemplateError as error:
+        return sandbox.shared().render(found.text, values)
+    except sandbox.TemplateError as error:
         line = "?" if error.line is None else error.line
         raise UserError(
             f"The prompt {found.name} fails in line {line} ({error}) for a problem with "

@@ -6,11 +6,13 @@ One unit is one problem: its missing samples are asked for in one request and jo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 
-from curate import generation, golds, lineage, prompts, steps, thinking
+from curate import generation, golds, lineage, prompts, steps, thinking, unanswered
 from curate.active import bringing_chains, dropped
 from curate.config import did_you_mean
 from curate.engines.base import Request, Sample
@@ -19,11 +21,12 @@ from curate.engines.replay import check_cuts
 from curate.errors import UserError
 from curate.lineage import Ledger
 from curate.pictures import Pictures
+from curate.samples import lowest_free
 from curate.schema import PROBLEMS, ROLLOUTS, Row
 from curate.sections import RolloutConfig
 from curate.seeds import FirstByHash, seed
 from curate.stage import Outcome, Reporter, Unit, resume, run_units
-from curate.store import Workspace, among
+from curate.store import MAIN, Workspace, among
 
 STAGE = "rollout"
 REPLACE = "curate rollout --replace"
@@ -76,44 +79,61 @@ class Wanted:
             if self._picked is None or row["problem_id"] in self._picked:
                 yield row
 
-    def _missing(self, row: Row, there: Collection[str]) -> list[int]:
-        samples = range(self._config.samples_for(row["role"]))
-        return [index for index in samples if rollout_id(row["problem_id"], index) not in there]
+    def _missing(self, row: Row, held: Held) -> list[int]:
+        name = row["problem_id"]
+        taken = held.generated[name] | held.brought[name]
+        return lowest_free(taken, self._config.samples_for(row["role"]) - len(taken))
 
-    def _there(self, shard: int) -> set[str]:
-        partition = self._workspace.partition(ROLLOUTS)
-        committed = set(partition.read(["rollout_id"], shard)["rollout_id"].to_pylist())
-        return committed | {row["rollout_id"] for row in partition.journal(shard).rows()}
+    def _held(self, shard: int) -> Held:
+        """The rollouts of a shard that are there."""
+        found, columns = Held(), ["problem_id", "sample_index"]
+        for partition in self._workspace.partitions(ROLLOUTS):
+            generated = partition.folder.name == MAIN
+            rows = partition.read(columns, shard).to_pylist()
+            for row in [*rows, *(partition.journal(shard).rows() if generated else ())]:
+                (found.generated if generated else found.brought)[row["problem_id"]].add(row["sample_index"])
+        return found
 
     def owed(self) -> Iterator[tuple[int, Row, list[int]]]:
         """(shard, problem, missing sample indices) of every problem that has any, in the order of shards."""
         for shard in range(self._workspace.shards):
-            there = self._there(shard)
+            held = self._held(shard)
             for row in self.rows(shard):
-                if missing := self._missing(row, there):
+                if missing := self._missing(row, held):
                     yield shard, row, missing
 
     def count(self) -> Counts:
         """How many problems, samples, samples that are there, and problems that are owed any."""
         found = Counts()
         for shard in range(self._workspace.shards):
-            there = self._there(shard)
+            held = self._held(shard)
             for row in self.rows(shard, _LIGHT):
-                wanted, missing = self._config.samples_for(row["role"]), len(self._missing(row, there))
+                wanted, missing = self._config.samples_for(row["role"]), len(self._missing(row, held))
+                there = min(wanted, len(held.generated[row["problem_id"]]))
                 found.problems += 1
-                found.samples += wanted
-                found.there += wanted - missing
+                found.samples += there + missing
+                found.there += there
+                found.brought += wanted - there - missing
                 found.owed += missing > 0
         return found
 
 
 @dataclass
+class Held:
+    """Sample indices by problem: of the rollouts that were generated, and of those that were imported or given."""
+
+    generated: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    brought: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+
+@dataclass
 class Counts:
-    """See `Wanted.count`."""
+    """See `Wanted.count`. `samples` are those to be generated; `brought` are imported or given, in place of others."""
 
     problems: int = 0
     samples: int = 0
     there: int = 0
+    brought: int = 0
     owed: int = 0
 
 
@@ -128,7 +148,7 @@ def _rows(
     problem: Row, missing: Sequence[int], samples: Sequence[Sample], config: RolloutConfig, base: int, policy: str
 ) -> list[Row]:
     rows = []
-    for place, (index, sample) in enumerate(zip(missing, samples, strict=True)):
+    for index, sample in zip(missing, samples, strict=True):
         parts = thinking.apart(sample.text)
         pieces = steps.split(parts.text, config.max_steps, config.min_step_characters)
         if config.engine.kind == "replay" and sample.token_ends:
@@ -145,16 +165,22 @@ def _rows(
                 "token_ids": list(sample.token_ids),
                 "steps": pieces,
                 "step_ends": steps.token_cuts(pieces, sample.token_ends, parts.start) if sample.token_ends else [],
-                **generation.graded(sample, parts.text, problem),
+                **generation.graded(sample, parts.text, problem, config.words),
                 "finish": sample.finish,
                 "mean_logprob": sample.mean_logprob,
                 "prompt_tokens": sample.prompt_tokens,
-                "tokens": len(sample.token_ids),
-                "seed": base + place,
+                "tokens": sample.count(),
+                "seed": sample.seed_of(base + index),
                 "policy": policy,
             }
         )
     return rows
+
+
+def _runs(indices: Sequence[int]) -> Iterator[list[int]]:
+    """Sorted indices in groups without a gap."""
+    for _, group in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        yield [index for _, index in group]
 
 
 async def _work(
@@ -162,17 +188,20 @@ async def _work(
 ) -> list[Row]:
     problem, missing = unit.payload
     # Sample j draws from base + j, so however samples are shared out over requests, they are the same.
-    base = seed(run_seed, STAGE, problem["problem_id"], 0) + missing[0]
-    request = Request(
-        request_id=f"{problem['problem_id']}-{missing[0]:03d}",
-        prompt=prompts.render(config.prompt, problem["question"], problem["choices"]),
-        images=pictures.of(problem),
-        prefix_ids=(),
-        n=len(missing),
-        seed=base,
-        sampling=generation.sampling(config, config.sampling.max_tokens),
-    )
-    samples = await engine.generate(request)
+    base = seed(run_seed, STAGE, problem["problem_id"], 0)
+    samples: list[Sample] = []
+    # One request, unless imported samples have indices in between.
+    for run_of in _runs(missing):
+        request = Request(
+            request_id=f"{problem['problem_id']}-{run_of[0]:03d}",
+            prompt=prompts.render(config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
+            images=pictures.of(problem),
+            prefix_ids=(),
+            n=len(run_of),
+            seed=base + run_of[0],
+            sampling=generation.sampling(config, config.sampling.max_tokens),
+        )
+        samples += await engine.generate(request)
     # In a thread: grading a hard expression takes up to ten seconds, and the loop has other requests to serve.
     return await asyncio.to_thread(_rows, problem, missing, samples, config, base, policy)
 
@@ -196,6 +225,11 @@ def run(
     wanted = Wanted(config, workspace)
     before = wanted.count()
     inputs = {"problems": before.problems, "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}
+    if before.brought:
+        total = before.samples + before.brought
+        reporter.note(
+            f"{before.brought:,} of {total:,} samples were imported or came with a source, and are not generated."
+        )
     outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
     if before.owed:
         lineage.write(partition, STAGE, record, inputs)
@@ -205,6 +239,8 @@ def run(
         reporter.finish()
     ledger = _account(workspace, wanted, before, outcome)
     lineage.write(partition, STAGE, record, inputs, ledger, extra)
+    if (missing := unanswered.sentence(partition)) is not None:
+        reporter.note(missing)
     outcome.check(before.problems, config.error_budget, "problems")
     return ledger
 

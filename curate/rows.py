@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate import montecarlo
-from curate.answers import assess, extract, grade, infer_type, wanted_of
+from curate.answers import KNOWN, Words, assess, extract, grade, infer_type, wanted_of
 from curate.errors import RowError
 from curate.golds import gold_of
 from curate.images import ImageFacts
@@ -15,8 +15,11 @@ from curate.schema import GIVEN, Row
 from curate.sections import IngestConfig
 from curate.seeds import digest
 from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.sources import solutions
 from curate.sources.base import GivenChain, SourceRow
 
+# Types whose answers may be as long as a solution.
+_LONG = ("text", "anls")
 AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource
 
 
@@ -77,6 +80,8 @@ def _gold(row: SourceRow, source: AnySource) -> tuple[str | None, str | None]:
         return None, None
     answer = _wanted("answer", row.answer)
     stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
+    if (row.answer_type or stated) not in _LONG and (cure := solutions.cure_of(answer)) is not None:
+        raise RowError("answer-is-a-solution", f"a worked solution, no answer; set {cure}: {answer[-80:]}")
     answer_type = row.answer_type or stated or infer_type(answer, row.choices)
     for each in (answer, *row.accepted):
         _check_gold(each, answer_type, row)
@@ -119,17 +124,21 @@ def image_row(picture: Picture, problem_id: str) -> Row:
 
 
 def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
-    """Identity of a chain that was not generated here: its problem and its text, wherever it comes from.
+    """Identity of a chain that was not generated here: its problem, text, thoughts and policy, wherever it comes from.
 
-    `repeat` tells samples apart that a policy drew alike.
+    The text of two policies is two rollouts. `repeat` tells samples apart that one policy drew alike.
     """
-    return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], length=12)}"
+    beside = {"policy": chain.policy, "reasoning": chain.reasoning}
+    known = [{key: value for key, value in beside.items() if value is not None}] if any(beside.values()) else []
+    return f"{problem_id}-{digest([*chain.steps, *([repeat] if repeat else [])], *known, length=12)}"
 
 
-def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0) -> Row:
+def rollout_of(
+    chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0, words: Words = KNOWN
+) -> Row:
     """The row of `rollouts` of a chain that `source` brings; its outcome as stated, else by the gold answer."""
     text = "".join(chain.steps)
-    found = extract(text, wanted_of(problem))
+    found = extract(text, wanted_of(problem, words))
     answer = None if found is None else found.answer
     outcome, rule = chain.outcome, GIVEN
     if outcome is None and problem["answer"] is None:
@@ -137,7 +146,7 @@ def rollout_of(chain: GivenChain, problem: Row, source: str, sample_index: int, 
     elif outcome is None and answer is None and not chain.whole:
         rule = "cut-short"
     elif outcome is None:
-        assessed = assess(text, problem)
+        assessed = assess(text, problem, words)
         outcome, rule = assessed.outcome, assessed.rule
     return {
         "rollout_id": given_id(problem["problem_id"], chain, repeat),

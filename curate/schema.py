@@ -186,7 +186,8 @@ COMPLETIONS = _table(
         "policy": _text,
     },
     key=("rollout_id", "step_index", "sample_index"),
-    optional=("reasoning", "answer", "outcome", "gold"),
+    # Not every server counts tokens or takes a seed.
+    optional=("reasoning", "answer", "outcome", "gold", "prompt_tokens", "tokens", "seed"),
     version=3,
 )
 
@@ -212,8 +213,8 @@ STEP_LABELS = _table(
     },
     key=("rollout_id", "step_index"),
     # Labels that a source brought may come without counts.
-    optional=("k", "m", "outcome", "value", "standard_error", "stopped", "truncated", "failed"),
-    version=2,
+    optional=("k", "m", "outcome", "value", "standard_error", "tokens", "stopped", "truncated", "failed"),
+    version=3,
 )
 
 # Opinions of a language model, one row a vote; never mixed with the step labels.
@@ -236,7 +237,8 @@ JUDGEMENTS = _table(
     },
     key=("rollout_id", "sample_index"),
     # An answer that cannot be read says nothing, and `unread` why; else `first_error` is -1 where there is none.
-    optional=("first_error", "verdicts", "unread"),
+    optional=("first_error", "verdicts", "unread", "prompt_tokens", "tokens", "seed"),
+    version=2,
 )
 
 EXAMPLES = _table(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
+from curate.answers.languages import Words, words
 from curate.config import Config, did_you_mean
 from curate.prompts import Template
 from curate.source_sections import RESERVED, Role, SourceConfig
@@ -38,7 +39,7 @@ class IngestConfig(Config):
 
 
 class DedupConfig(Config):
-    """`curate dedup`: of problems that are too much alike, one stays."""
+    """`curate dedup`: of problems that are the same, one stays."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
     """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
@@ -54,11 +55,20 @@ class DecontaminateConfig(Config):
     image_distance: int = Field(default=4, ge=0, le=16)
     """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard similarity of the questions' shingles from which on a text counts as the same."""
+    """Jaccard similarity of the questions' shingles, with their choices, from which on a text counts as the same."""
+    other_pictures: bool = False
+    """Whether the same text with other pictures, or with none on one side, is an overlap where the answers agree, too.
+    Templates ("Is the function linear?") have the same text, and often the same answer, with every picture."""
     min_characters: int = Field(default=60, ge=1)
-    """A shorter question that has a picture is no overlap by its text alone: "How many bars are there?"."""
+    """With `other_pictures`: a shorter question that has a picture is no overlap by its text: "How many bars?"."""
     clean: tuple[Role, ...] = ("meta", "test")
     """The sets that training must not show."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.min_characters != type(self).model_fields["min_characters"].default and not self.other_pictures:
+            raise ValueError("min_characters has no effect without other_pictures: true; leave it out")
+        return self
 
 
 def _known_engine(name: str) -> str:
@@ -87,7 +97,8 @@ class EngineConfig(Config):
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
     max_pixels: int | None = Field(default=None, ge=1)
-    """A larger picture is scaled down to so many pixels; the model's own limit when null. A part of the policy."""
+    """A larger picture is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
+    the policy."""
     stall_minutes: float = Field(default=30, gt=0)
     """When no request was answered for so long, the engine is started again; when that does not help, the command ends
     and says where it stood."""
@@ -106,6 +117,26 @@ class SamplingConfig(Config):
     """Budget of the whole chain in tokens; a completion gets what its prefix has left."""
 
 
+class AnswerWords(Config):
+    """Words of a language that announce answers or say yes and no, beside those that are known."""
+
+    answer: tuple[str, ...] = ()
+    """Nouns before an answer: `svar` for "Svar: 7"."""
+    verbs: tuple[str, ...] = ()
+    """What may stand between such a noun and the answer: `är` for "svaret är 7"."""
+    yes: tuple[str, ...] = ()
+    no: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> Words:
+        """The table of words that answers are read with."""
+        return words(self.answer, self.verbs, self.yes, self.no)
+
+    def settings(self) -> dict[str, Any]:
+        """What lineage keeps of it; nothing where no word is added."""
+        return {"answer_words": self.model_dump()} if self != AnswerWords() else {}
+
+
 class RolloutConfig(Config):
     """`curate rollout`: problems to chains of thought."""
 
@@ -120,6 +151,8 @@ class RolloutConfig(Config):
     """A chain with more steps has its last ones merged into one."""
     min_step_characters: int = Field(default=1, ge=1)
     """A step with fewer letters and digits so far goes on; its marker does not count."""
+    answer_words: AnswerWords = AnswerWords()
+    """Words that announce an answer, or say yes or no, in a language that is not known yet."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
     domains: tuple[str, ...] = ()
     """Only problems of these domains; of all when empty."""
@@ -134,6 +167,11 @@ class RolloutConfig(Config):
         if missing:
             raise ValueError(f"samples has no number for role {', '.join(missing)}; give one, or leave the role out")
         return self
+
+    @property
+    def words(self) -> Words:
+        """The table of words that answers are read with."""
+        return self.answer_words.table
 
     def samples_for(self, role: str) -> int:
         """Rollouts per problem of this role."""

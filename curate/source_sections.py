@@ -69,11 +69,12 @@ class ColumnMap(Config):
     """A list, or a JSON or Python list in a string (see `choices_form`), or several columns; empty for free-form
     questions."""
     image: str | tuple[str, ...] | None = None
-    """A path under `root`, raw bytes, or a Hugging Face Image struct; a list of any of them; or several columns, of
-    which empty ones are passed over."""
+    """A path under `root`, bytes (also as base64 or in a data URI), or a Hugging Face Image struct; a list of any of
+    them; or several columns, of which empty ones are passed over. A template such as "pages/{id}.png" is a path."""
     domain: str | None = None
     conversation: str | None = None
-    """A list of turns with a question and an answer each, {user, assistant} or {from, value}: one problem a turn.
+    """A list of turns with a question and an answer each, {user, assistant}, {from, value} or {role, content} (a text,
+    or parts of which those of type text are read): one problem a turn.
     `question` and `answer` are not read then."""
     answer_type: str | None = None
     """Says how the row's answer is meant, see `answer_types`."""
@@ -103,9 +104,12 @@ class ChainMap(Config):
     field b of every struct in the list a."""
     labels: str | None = None
     """Column of the labels: one a step, or one number, see `labels_form`; of the marked twin for `tagged`."""
-    labels_form: Literal["value", "sign", "first-error"] = "value"
+    labels_form: Literal["value", "sign", "first-error", "wrong-steps"] = "value"
     """`value`: true or false, or a number from 0 to 1; `sign`: 1 is right, -1 wrong, 0 has no label; `first-error`: the
-    index of the first wrong step, -1 where there is none; what comes after it has no label."""
+    index of the first wrong step (of a list the least), null or -1 where there is none; what comes after it has no
+    label; `wrong-steps`: a list of the indices of all wrong steps, the others are right."""
+    labels_from: Literal[0, 1] = 0
+    """The index of the first step where labels are indices; where that is 1, 0 says that no step is wrong, too."""
     right: str | None = None
     """Column of the numbers of right completions, one a step."""
     graded: str | None = None
@@ -125,6 +129,8 @@ class ChainMap(Config):
             raise ValueError(f"right, graded and labels_form have no effect with form {self.form}")
         if self.form in ("conversation", "rated") and self.labels:
             raise ValueError(f"labels has no effect with form {self.form}, which has them in its steps")
+        if self.labels_from and self.labels_form not in ("first-error", "wrong-steps"):
+            raise ValueError("labels_from has no effect without labels_form first-error or wrong-steps")
         if self.labels is None and self.labels_form != "value":
             raise ValueError("labels_form has no effect without labels; give both or neither")
         return self
@@ -138,6 +144,18 @@ class ChainMap(Config):
         """(role, column) of every column that is named."""
         roles = ("steps", "labels", "right", "graded", "outcome", "policy")
         return [(role, column) for role in roles if (column := getattr(self, role))]
+
+
+def _sound_pattern(text: str) -> str:
+    try:
+        found = re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"{text!r} is no regular expression ({error}); write the marks of one behind a backslash"
+        ) from None
+    if found.groups > 1:
+        raise ValueError(f"{text!r} has {found.groups} groups; one is the answer, the others are written (?:...)")
+    return text
 
 
 def _known_form(name: str) -> str:
@@ -160,9 +178,14 @@ class MappedSource(_SourceConfig):
     """Of a conversation, only the first so many questions."""
     choices_form: Literal["list", "commas", "lettered"] = "list"
     """`commas`: one text, parted by commas; `lettered`: one text with the letters in it, "A. 3; B. 4"."""
-    answer_form: Literal["text", "index", "accepted"] = "text"
-    """`text`: the answer, a letter or a choice's text; `index`: a choice's number, from 0; `accepted`: a list of
-    answers that are all right."""
+    answer_form: Literal["text", "index", "accepted", "solution"] = "text"
+    """`text`: the answer, a letter or a choice's text; `index`: a choice's number, see `answer_from`; `accepted`: a
+    list of answers that are all right; `solution`: a worked solution, whose last stated answer is taken."""
+    answer_from: Literal[0, 1] = 0
+    """The number of the first choice, for `answer_form: index`."""
+    answer_behind: Annotated[str, AfterValidator(_sound_pattern)] | None = None
+    """A regular expression, such as '####': the answer is what stands behind its last match, to the end of the line,
+    or what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
     """How answers are graded; decided row by row from choices and answer when null. Rows with choices are choices."""
     answer_types: dict[str, AnswerType] = Field(default={})
@@ -203,6 +226,8 @@ class MappedSource(_SourceConfig):
             (self.answer_types, "columns.answer_type", columns.answer_type),
             (columns.answer_type, "answer_types", self.answer_types),
             (self.seed, "shuffle", self.shuffle),
+            (self.answer_from, "answer_form: index", self.answer_form == "index"),
+            (self.answer_behind, "answer_form: text", self.answer_form == "text"),
         ):
             if is_set and not there:
                 raise ValueError(f"a setting has no effect without {needs}; give both or neither")
@@ -224,11 +249,13 @@ class MappedSource(_SourceConfig):
 
 
 class FilesSource(MappedSource):
-    """Local JSON Lines, JSON, Parquet, CSV or TSV, with images in columns, in a folder or in a zip archive."""
+    """Local JSON Lines, JSON, Parquet, Arrow, CSV or TSV, with images in columns, in a folder or in a zip archive."""
 
     kind: Literal["files"]
     path: Path
-    """The file; relative paths are relative to the recipe."""
+    """The file, also packed by gzip, bzip2 or xz; relative paths are relative to the recipe."""
+    records: str | None = None
+    """The key of a JSON file that holds its rows, where it has several tables; `a.b` is key b of the object a."""
     root: Path | None = None
     """Folder or zip archive that image paths are relative to; the file's own folder when null. No image outside it is
     read."""
@@ -244,8 +271,10 @@ class HubSource(MappedSource):
     """Other ids of the same data, tried in order when the first cannot be opened."""
     config: str | None = None
     split: str = "train"
+    records: str | None = None
+    """The key of a JSON file that holds its rows, where it has several tables; `a.b` is key b of the object a."""
     root: Path | None = None
-    """Folder or zip archive of the images, where the columns hold paths; of a local folder, the folder itself."""
+    """Folder or zip archive of the images, where the columns hold paths; the dataset's own folder when null."""
 
 
 class DreamPrmSource(_SourceConfig):

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from curate.errors import BudgetError, Interrupted, RowError
+from curate.errors import BudgetError, Interrupted, RowError, asked
 from curate.journal import Journal
 from curate.rowcheck import check
 from curate.schema import Row
@@ -108,7 +108,8 @@ class _Stop:
         self._reporter = reporter
         self._task = asyncio.current_task()
 
-    def __call__(self) -> None:
+    def __call__(self, number: int) -> None:
+        asked(number)
         if self.asked and self._task is not None:
             self.at_once = True
             self._task.cancel()
@@ -119,9 +120,10 @@ class _Stop:
 @contextlib.contextmanager
 def _signals(stop: _Stop) -> Iterator[None]:
     loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
+        for number in before:
+            loop.add_signal_handler(number, stop, number)
     except (RuntimeError, NotImplementedError, ValueError):
         # Not in the main thread: whoever runs us there handles signals.
         yield
@@ -129,8 +131,10 @@ def _signals(stop: _Stop) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            # asyncio leaves the system's own, which would end the process without a word.
+            signal.signal(number, handler)
 
 
 def settle(writer: Writer, shard: int) -> None:

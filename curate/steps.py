@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-VERSION = 2
+VERSION = 3
 # No marker is longer: a cut further than this from a prefix's end is a cut of the whole chain, too.
 MARKER = 100
 
@@ -46,7 +46,13 @@ _ANSWER = re.compile(
 )
 _ANNOUNCES = re.compile(r":[*_\s]*\Z")
 _ENDS_SENTENCE = re.compile(r"[.!?\u3002](?:[\"'*_$]|\\?[)\]])*\s*\Z")
+# What a step never ends in: code, and TeX that goes over lines. "\\\\[2pt]" is a line's end in TeX and opens nothing.
 _FENCE = "```"
+_OPENS = re.compile(r"(?<!\\)\\(?:\[|\(|begin\s?\{)")
+_CLOSES = re.compile(r"(?<!\\)\\(?:\]|\)|end\s?\{)")
+_DISPLAY = "$$"
+# A block that is still open after so many lines was never closed.
+_LONGEST_BLOCK = 100
 
 
 @dataclass
@@ -58,6 +64,9 @@ class _Scan:
     indent: int = 0
     blank_line: bool = False
     fenced: bool = False
+    display: bool = False
+    depth: int = 0
+    block: int = 0
     content: int = 0
     begins_with_item: bool = False
     last: str = ""
@@ -70,8 +79,23 @@ class _Scan:
         marker = headed or _ITEM.match(line)
         if headed or not _ONLY_HEADING.fullmatch(line):
             self.content += sum(map(str.isalnum, line[marker.end() if marker else 0 :]))
-        self.fenced ^= line.count(_FENCE) % 2 == 1
+        self._enclose(line)
         self.last = line
+
+    def _enclose(self, line: str) -> None:
+        """Keep account of what is open at the line's end: a fence, `$$`, or TeX's brackets and environments."""
+        self.fenced ^= line.count(_FENCE) % 2 == 1
+        if not self.fenced:
+            self.display ^= line.count(_DISPLAY) % 2 == 1
+            self.depth = max(self.depth + len(_OPENS.findall(line)) - len(_CLOSES.findall(line)), 0)
+        self.block = self.block + 1 if self.enclosed else 0
+        if self.block > _LONGEST_BLOCK:
+            self.fenced, self.display, self.depth, self.block = False, False, 0, 0
+
+    @property
+    def enclosed(self) -> bool:
+        """Whether the next line is inside code or a formula."""
+        return self.fenced or self.display or self.depth > 0
 
     def next_step(self, line: str) -> bool:
         """Whether the line is headed with the number of the step that comes next, or starts again with Step 1."""
@@ -101,11 +125,13 @@ class _Scan:
 
     def begins(self, line: str, after_blank: bool, inline: bool, cuts: int) -> bool:
         """Whether a step may begin with this line."""
+        if self.enclosed:
+            return False
         headed = self.step
         if self.next_step(line):
             # One paragraph before the first of them is its introduction.
             return headed > 0 or cuts > 1
-        if headed or inline or self.fenced:
+        if headed or inline:
             return False
         if self.next_item(line) or (_HEADING.match(line) and not _ANSWER.match(line)):
             return True
@@ -154,7 +180,8 @@ def split(text: str, max_steps: int = 12, min_characters: int = 1) -> list[str]:
 
     Once a chain has a "Step 1", its numbered steps cut and nothing else does. Until then a step begins with an item of
     a numbered list, a Markdown heading and a paragraph; in a text without blank lines, with a line behind one that
-    ends a sentence. An equation, a stated answer and what a colon announces belong to the step before them.
+    ends a sentence. An equation, a stated answer and what a colon announces belong to the step before them. Code,
+    display formulas and TeX environments are never cut.
 
     No cut where the step so far has fewer than `min_characters` letters and digits, marker and heading aside. Step
     number `max_steps` takes the rest of the chain.

@@ -105,8 +105,8 @@ def open_image(data: bytes, name: str) -> Image.Image:
     """Upright RGB picture, on white where it is transparent; RowError when the bytes are none."""
     try:
         return decode(data)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RowError("image", f"{name} cannot be decoded: {error}") from None
+    except RowError as error:
+        raise RowError("image", f"{name} cannot be decoded: {error.detail}") from None
 
 
 def _pixels(made: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +207,8 @@ class Encoder:
         return self._prompts[key]
 
     def _prompt(self, problem: HasProblem, key: tuple[Any, ...]) -> Prompt:
-        text = f"{self.instruction}\n{problem_text(problem.question, problem.choices)}"
+        asked = problem_text(problem.question, problem.choices, len(problem.image_hashes))
+        text = f"{self.instruction}\n{asked}"
         self._refuse_special(text)
         made = self._process(text, key[2])
         ids = made["input_ids"][0]
@@ -237,10 +238,10 @@ class Encoder:
                 # The chat template has them already.
                 add_special_tokens=False,
             )
-        except ValueError as error:
+        except Exception as error:
+            # Every model's processor has its own way to refuse a picture, such as one that is far too long and thin.
             if not pictures:
                 raise
-            # Such as a picture that is far too long and thin.
             raise RowError("image", f"the model's processor refuses the pictures: {error}") from None
         return made
 

@@ -62,10 +62,16 @@ def write_rejects(workspace: Workspace, stage: str, partition: str, left: Sequen
     columns = ["problem_id", "source", "source_row", "domain"]
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, columns, where).to_pylist()} if left else {}
     rows = [
-        lineage.reject(stage, problems[example.problem_id], error, f"/{example.sample_index}")
+        lineage.reject(stage, problems[example.problem_id], error, f"/{example.sample_index}{_harvested(example)}")
         for example, error in left
     ]
     lineage.write_rejects(workspace, partition, rows)
+
+
+def _harvested(example: Example) -> str:
+    """What tells the completion of a rollout, as a chain of its own, from the rollout; empty for the rollout."""
+    _, dot, rest = example.rollout_id.partition(".")
+    return dot + rest
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -160,8 +160,8 @@ def _reading(architecture: str, head: str, card: Card) -> dict[str, Any]:
         "architecture": architecture,
         "head": {"weight": head, "bias": False, "input": "last hidden state", "activation": "sigmoid"},
         "turns": "one user turn, then the open assistant turn, by the chat template with its generation prompt",
-        "user": "the images, then the instruction, a line break, the question (without marks such as <image1>), and "
-        "each choice on a line of its own as (A) ...",
+        "user": "the images, then the instruction, a line break, the question (without marks such as <image1>, which "
+        "read image 1 inside a sentence), and each choice on a line of its own as (A) ...",
         "images": "upright by their EXIF orientation, transparency on white, RGB",
         "assistant": "each step tokenised by itself without special tokens, the ids one after the other; white space "
         "at the end of a step goes to the front of the next one, that of the last step is dropped",

@@ -17,6 +17,7 @@ from curate.store import Workspace, among
 # What counts as which column of the report; the reasons are those of `curate.ingest` and `curate.overlap`.
 _DUPLICATE = ("duplicate",)
 _SHOWN = ("overlaps-meta", "overlaps-test")
+_CONTRADICTS = ("contradiction",)
 _BY = {"dedup": "duplicates", "decontaminate": "contaminated"}
 _CONSENSUS = (DISAGREED, UNJUDGED, AFTER)
 
@@ -26,7 +27,8 @@ class Intake:
     """Counts of rows of one training domain.
 
     `duplicates` are those that ingest and dedup left out, `contaminated` those that the meta or test set shows (ingest
-    and decontaminate); a problem that both dedup and decontaminate drop is in both. `rejects` are ingest's others.
+    and decontaminate); a problem that both dedup and decontaminate drop is in both. `rejects` are ingest's others, and
+    problems that dedup or decontaminate drops because another one like it has another gold answer.
     """
 
     rejects: int = 0
@@ -69,9 +71,9 @@ def left_out(workspace: Workspace, fed_by: Sequence[Source]) -> dict[str | None,
             continue
         alone = source.domains[0] if source is not None and len(source.domains) == 1 else None
         counts[row["domain"] or alone][_kind(row["reason"])] += 1
-    drops = workspace.read(DROPS, ["domain", "by"], where=pc.field("role") == "train")
+    drops = workspace.read(DROPS, ["domain", "by", "reason"], where=pc.field("role") == "train")
     for row in drops.to_pylist():
-        counts[row["domain"]][_BY[row["by"]]] += 1
+        counts[row["domain"]]["rejects" if row["reason"] in _CONTRADICTS else _BY[row["by"]]] += 1
     return {domain: Intake(**book) for domain, book in counts.items()}
 
 

@@ -226,10 +226,25 @@ def candidates_of(
     rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, list[Candidate]]:
     """Candidates of each problem, by sample index."""
-    problems: dict[str, list[Candidate]] = defaultdict(list)
-    for row in sorted(rollouts, key=lambda row: (row["problem_id"], row["sample_index"])):
-        scores = {name: one.get(row["rollout_id"]) for name, one in logits.items()}
-        problems[row["problem_id"]].append(Candidate(row["sample_index"], row["answer"], row["outcome"], scores))
+    problems: dict[str, list[Candidate]] = {}
+    for problem, rows in _by_problem(rollouts).items():
+        problems[problem] = [
+            Candidate(
+                row["sample_index"],
+                row["answer"],
+                row["outcome"],
+                {name: one.get(row["rollout_id"]) for name, one in logits.items()},
+            )
+            for row in rows
+        ]
+    return problems
+
+
+def _by_problem(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rollouts of each problem, by sample index: the order that its candidates have, too."""
+    problems: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in sorted(rollouts, key=lambda row: (row["problem_id"], row["sample_index"], row["rollout_id"])):
+        problems[row["problem_id"]].append(row)
     return dict(problems)
 
 
@@ -300,15 +315,14 @@ def _picks(
     problems: Mapping[str, Sequence[Candidate]],
     logits: Mapping[str, Mapping[str, float]],
 ) -> list[Pick]:
-    rows = {(row["problem_id"], row["sample_index"]): row for row in rollouts}
+    rows = _by_problem(rollouts)
     picks = []
     for name in runs:
         for problem, candidates in problems.items():
             chosen = {"prm": best(candidates, name), "weighted": weighted(candidates, name)}
             chosen |= {"majority": majority(candidates), "first": first(candidates)}
             places = {place: rank for rank, place in enumerate(ranking(candidates, name), 1)}
-            for place, candidate in enumerate(candidates):
-                row = rows[problem, candidate.sample_index]
+            for place, (candidate, row) in enumerate(zip(candidates, rows[problem], strict=True)):
                 logit = logits[name].get(row["rollout_id"])
                 picks.append(
                     Pick(

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from PIL import Image, ImageOps
-
+from curate.images import decode
 from curate.schema import IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
 from curate.seeds import digest
 from curate.store import Workspace, among
@@ -152,9 +151,8 @@ def light(row: Row) -> tuple[bytes, str, tuple[int, int]]:
     """The original bytes when small and of a kind that browsers show, else a reduced WebP."""
     if len(row["bytes"]) <= _WHOLE and row["format"] in _SAFE:
         return row["bytes"], _SAFE[row["format"]], (row["width"], row["height"])
-    with Image.open(io.BytesIO(row["bytes"])) as opened:
-        # Upright before it is reduced: the copy carries no orientation tag.
-        picture = ImageOps.exif_transpose(opened).convert("RGBA" if opened.has_transparency_data else "RGB")
+    # As models see it: the copy carries no orientation tag, and browsers show 8 bits only.
+    picture = decode(row["bytes"])
     picture.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=80)

@@ -11,7 +11,8 @@ import polars as pl
 import pyarrow.compute as pc
 
 from curate import lineage
-from curate.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES, Table
+from curate.answers import NO_ANSWER
+from curate.schema import GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.store import Workspace
 from prm import intake
 from prm.chance import Spread
@@ -28,7 +29,10 @@ _TRUNCATED = ("length", "repetition")
 class Facts:
     """A domain's training data. Shares are in [0, 1], of its rollouts; None where there is nothing to take them of.
 
-    `accuracy` is the share of right ones among graded rollouts, `label_noise` the mean standard error of the labels
+    `given` rollouts were imported or came with a source, and were not sampled here. `accuracy` is the share of right
+    ones among rollouts with an outcome, `undecided` that of those without, `truncated` that of cut ones among those
+    whose end is known (of given ones it is not), `no_answer` counts those in which no rule
+    reads an answer, which count as wrong, `label_noise` is the mean standard error of the labels
     that were estimated from completions (a last step's label is known, not estimated). Rows left out are as in
     `prm.intake.Intake`, `consensus_kept` is the share of labelled steps that the judge did not mask, tokens are
     generated ones (`prm.spend.Spend`).
@@ -52,6 +56,8 @@ class Facts:
     judge_tokens: int | None = None
     licences: tuple[str, ...] = ()
     planted: tuple[str, ...] = ()
+    given: int = 0
+    no_answer: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dic
     """
     train = pc.field("role") == "train"
     problems = _frame(workspace, PROBLEMS, ["domain", "licence"], train)
-    rollouts = _frame(workspace, ROLLOUTS, ["domain", "outcome", "finish"], train)
+    rollouts = _frame(workspace, ROLLOUTS, ["domain", "outcome", "outcome_rule", "finish", "policy"], train)
     labels = _frame(workspace, STEP_LABELS, ["domain", "m", "value", "standard_error"], train)
     fed_by = intake.sources(workspace)
     left, planted, kept = intake.left_out(workspace, fed_by), intake.defects(fed_by), intake.consensus_kept(workspace)
@@ -126,6 +132,8 @@ def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dic
     by_rollout = _grouped(
         rollouts,
         rollouts=pl.len(),
+        no_answer=(pl.col("outcome_rule") == NO_ANSWER).sum(),
+        given=pl.col("policy").str.starts_with(f"{GIVEN}:").sum(),
         accuracy=pl.col("outcome").cast(pl.Float64).mean(),
         undecided=pl.col("outcome").is_null().mean(),
         truncated=pl.col("finish").is_in(_TRUNCATED).mean(),

@@ -6,13 +6,16 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+from curate.errors import asked
+
 
 class Stop:
     """First Ctrl+C: stop after this step, with the state saved. Second: at once."""
 
     asked = False
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, number: int, *_: object) -> None:
+        asked(number)
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

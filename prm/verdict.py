@@ -138,8 +138,8 @@ def _hard_sentence(accuracy: float | None) -> str:
     if accuracy is None or not too_hard(accuracy):
         return ""
     return (
-        f"Too hard for the policy ({100 * accuracy:.0f} % of its rollouts are right): it carries no step signal, which "
-        "is not the same as bad; wrong gold answers would look alike."
+        f"Too hard ({100 * accuracy:.0f} % of its graded rollouts are right): it carries no step signal, which is not "
+        "the same as bad; wrong gold answers would look alike."
     )
 
 

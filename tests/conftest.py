@@ -1,7 +1,12 @@
-"""What all tests share: one torch thread each, and a hub that is away."""
+"""What all tests share: one torch thread each, a hub that is away, and no time limit that a busy machine breaks."""
 
 import os
 
+from hypothesis import HealthCheck, settings
+
+# Hypothesis fails an example that takes over 0.2 s, or slow draws, which says more of the machine than of the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 # Two processes run the tests on two cores: torch's threads would wait for one another's turns.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test needs the network, and where there is none the hub's library tries again for a minute and a half.

@@ -33,9 +33,9 @@ def test_every_recipe_is_valid(path):
 
 def test_the_readme_names_every_command_and_no_other():
     text = (ROOT / "README.md").read_text()
-    from curate.cli import exports, imports, look, stages
+    from curate.cli import exports, imports, init, look, stages
 
-    known = {*stages.COMMANDS, *imports.COMMANDS, *exports.COMMANDS, *look.COMMANDS, "recipes"}
+    known = {*init.COMMANDS, *stages.COMMANDS, *imports.COMMANDS, *exports.COMMANDS, *look.COMMANDS, "recipes"}
     for command in known:
         assert f"curate {command}" in text
     for command in ("train", "score", "select", "eval", "report", "export", "serve"):
@@ -50,7 +50,7 @@ def test_links_between_documents_lead_somewhere():
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-GUIDES = ["tutorial", "reading-the-report", "meta-set", "costs", "limits"]
+GUIDES = ["tutorial", "reading-the-report", "meta-set", "costs", "limits", "imports"]
 
 
 def spans(name: str) -> list[str]:

@@ -76,7 +76,7 @@ def wanted_of(problem: Mapping[str, Any], words: Words = KNOWN) -> Wanted:
     """What to look for in responses to a problem (a row of `problems`)."""
     gold, kind = problem["answer"], problem["answer_type"]
     if kind in ("relaxed", "anls"):
-        kind = "number" if gold is not None and read_number(gold) is not None else None
+        kind = "number" if gold is not None and read_number(gold) is not None else "text"
     several = kind == "set" or (kind == "expression" and gold is not None and len(parts(gold)) > 1)
     return Wanted(kind, tuple(problem["choices"]), several, words)
 
@@ -86,8 +86,10 @@ def assess(text: str, problem: Mapping[str, Any], words: Words = KNOWN) -> Asses
     found = extract(text, wanted_of(problem, words))
     if found is None:
         return Assessment(None, False, NO_ANSWER)
-    rest = (problem[column] for column in ("answer_type", "choices", "accepted", "tolerance"))
-    verdict = grade(found.answer, problem["answer"], *rest, words=words)
+    kind, choices, accepted, tolerance = (
+        problem[column] for column in ("answer_type", "choices", "accepted", "tolerance")
+    )
+    verdict = grade(found.answer, problem["answer"], kind, choices, accepted, tolerance, words)
     return Assessment(found.answer, verdict.outcome, f"{found.rule}/{verdict.rule}")
 
 

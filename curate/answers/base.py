@@ -32,7 +32,8 @@ class Gold:
 
 _WRAPPERS = (
     re.compile(
-        r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mbox|emph|underline|operatorname)\*?\s*\{([^{}]*)\}"
+        r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mbox|emph|underline"
+        r"|operatorname)\*?\s*\{([^{}]*)\}"
     ),
     re.compile(r"\\(?:boxed|fbox)\s*\{([^{}]*)\}"),
     re.compile(r"\{\\(?:rm|bf|it|tt)\s+([^{}]*)\}"),

@@ -16,28 +16,32 @@ from curate.answers.tex import to_tex
 _ALONE = re.compile(r"[\[({<\"'“]*\s*([A-Za-z])\s*[\])}>\"'”]*\s*[.):]?")
 _LABEL = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|選項)\s*:?\s*)?"
-    r"(?:[\[({]\s*(?P<round>[A-Za-z])\s*[\])}]\s*[.:,]?|(?P<lone>[A-Z])(?:\s*[)\]]|\s*[.:,;、。：](?=\s|\Z|[^\d\s])|\s*[-=](?=\s)|(?=\s*[(（])|(?=[\u3400-\u9fff])))\s*(?P<rest>.*)",
+    r"(?:[\[({]\s*(?P<round>[A-Za-z])\s*[\])}]\s*[.:,]?|(?P<lone>[A-Z])(?:\s*[)\]]|\s*[.:,;、。：](?=\s"
+    r"|\Z|[^\d\s])|\s*[-=](?=\s)|(?=\s*[(（])|(?=[\u3040-\u30ff\u3400-\u9fff])))\s*(?P<rest>.*)",
     re.DOTALL | re.IGNORECASE,
 )
 _NAMED = re.compile(
-    r"(?:\b(?i:options?|choices?|answers?|letters?|alternatives?)(?i:\s+(?:is|are|letter))?\b\s*:?|选项|選項|选|選)\s*(?:[\[(（]\s*([A-Za-z])\s*[\])）]|([A-Z])(?![\w'’]))"
+    r"(?:\b(?i:options?|choices?|answers?|letters?|alternatives?)(?i:\s+(?:is|are|letter))?\b\s*:?|选项"
+    r"|選項|选|選)\s*(?:[\[(（]\s*([A-Za-z])\s*[\])）]|([A-Z])(?![\w'’]))"
 )
 _BRACKETED = re.compile(r"[(（\[]\s*([A-Za-z])\s*[)）\]]")
 _LIST = re.compile(
-    r"(?:[\[(]?[A-Z][\])]?)(?:\s*(?:,|/|&|;|、|和|或|\bor\b|\band\b|,\s*(?:and|or)\b)\s*(?:[\[(]?[A-Z][\])]?))+",
+    r"(?:(?:either|both|options?|choices?)\s+)?(?:[\[(]?[A-Z][\])]?)(?:\s*(?:,|/|&|;|、|和|或|\bor\b|\band\b|,\s*(?:and|or)\b)\s*(?:[\[(]?[A-Z][\])]?))+",
     re.IGNORECASE,
 )
 _STARTS = re.compile(r"([A-Z])\s+(?:is|was|because|since|as|would|must|seems)\b")
 _ENDS = re.compile(r"\b(?:is|be|are|was|:|therefore|choose|select)\s+([A-Z])\Z")
 _OWN_LABEL = re.compile(r"\s*[(\[]?([A-Za-z])\s*[)\].:、]\s*(?=\S)")
 _NEGATED = re.compile(
-    r"\b(?:not|isn't|cannot|can't|neither|nor|rather than|instead of|except|unlike|eliminates?|rules? out|incorrect|wrong|false)\b|n['’]t\b|不是|并非",
+    r"\b(?:not|isn't|cannot|can't|neither|nor|rather than|instead of|except|unlike|eliminates?"
+    r"|rules? out|incorrect|wrong|false)\b|n['’]t\b|不是|并非",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"[\\^_=√π<>]|\d\s*[a-z(]")
 _WORDS = re.compile(r"(?<![\\A-Za-z])(?!sqrt|sin|cos|tan|log)[A-Za-z]{3,}\s+(?:[A-Za-z]{2,}\s|is\b)")
 _REFUSES = re.compile(
-    r"\b(?:none of the|not (?:in|among|one of) the|no (?:correct|right) (?:option|choice|answer)|cannot be determined|not enough information|unable to|unclear|not possible|impossible)\b",
+    r"\b(?:none of the|not (?:in|among|one of) the|no (?:correct|right) (?:option|choice|answer)"
+    r"|cannot be determined|not enough information|unable to|unclear|not possible|impossible)\b",
     re.IGNORECASE,
 )
 
@@ -68,10 +72,15 @@ def _text(choice: str, count: int, place: int) -> str:
     return _dressed(choice)
 
 
-def _dressed(text: str) -> str:
-    """Folded, without quotes and brackets around it, blanks around signs and an article."""
+def _evenly(text: str) -> str:
+    """Folded, with degree signs alike and no blanks around the signs of formulas."""
     text = folded(text).replace("\\circ", "°").replace("^°", "°").replace("^{°}", "°").replace("’", "'")
-    text = re.sub(r"\s*([=+*/<>,()^-])\s*", r"\1", text).strip("\"'“”‘’ ")
+    return re.sub(r"\s*([=+*/<>,()\[\]^-])\s*", r"\1", text)
+
+
+def _dressed(text: str) -> str:
+    """Evenly spaced, without quotes, brackets and an article around it."""
+    text = _evenly(text).strip("\"'“”‘’ ")
     text = text[1:-1] if text[:1] + text[-1:] in ("()", "[]", "{}") and len(text) > 3 else text
     return re.sub(r"^(?:a|an|the) (?=\w)", "", text).strip()
 
@@ -141,13 +150,13 @@ def _by_expression(text: str, choices: Sequence[str]) -> set[str]:
 
 def _mentioned(text: str, choices: Sequence[str]) -> set[str]:
     """The choice that a sentence names by its text, where it names one alone and denies nothing."""
-    whole, found = folded(text), list[tuple[int, int, str]]()
+    whole, found = _evenly(text), list[tuple[int, int, str]]()
     if _NEGATED.search(whole) or _REFUSES.search(whole):
         whole = _NEGATED.split(whole)[0]
     for letter, choice in zip(string.ascii_uppercase, _texts(choices), strict=False):
         if len(choice) < 2 and not choice.isdigit():
             continue
-        pattern = rf"(?<![\w.]){re.escape(choice)}(?![\w]|\.\d|°\d)"
+        pattern = rf"(?<![\w.]){re.escape(choice)}(?!\w|\.\d|°\d)"
         found += [(match.start(), match.end(), letter) for match in re.finditer(pattern, whole)]
     longest = [
         each for each in found if not any(a <= each[0] and each[1] <= b and (a, b) != each[:2] for a, b, _ in found)

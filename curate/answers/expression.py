@@ -11,7 +11,8 @@ from curate.answers.tex import to_tex
 
 # "AB = 5 cm", "2\sqrt{3} m^2": a unit behind an expression is set aside where a blank parts it.
 _UNIT = re.compile(
-    r"(?<=[\d})\]])\s+(?:(?:square|cubic|sq\.?|cu\.?)\s+)?(?:[cdkm]?m|[km]?g|ms|s|h|min|hours?|seconds?|minutes?|in(?:ches)?|feet|ft|"
+    r"(?<=[\d})\]])\s+(?:(?:square|cubic|sq\.?|cu\.?)\s+)?(?:[cdkm]?m|[km]?g|ms|s|h|min|hours?"
+    r"|seconds?|minutes?|in(?:ches)?|feet|ft|"
     r"met(?:er|re)s?|units?|degrees?|radians?|rad|cent(?:s|imeters?|imetres?)?|dollars?|miles?|kilomet(?:er|re)s?)"
     r"(?:\s*/\s*[a-z]{1,6})?(?:\s?\^\s?\{?-?\d\}?)?\s*\Z"
 )

@@ -34,22 +34,29 @@ VERSION = 2
 # Longer texts are no bare answers.
 _BARE_WORDS, _BARE_CHARACTERS = 12, 120
 _SHORT_SENTENCES = 4
+# Of a text that says the same over and over, so many places are looked at.
+_MOST_STATEMENTS, _MOST_QUESTIONS = 40, 8
 _CLAUSE = re.compile(
-    r"(?:,|\s[-\u2013\u2014])?\s+(?:because|since|as (?:the|it|there|we|this)|which|where|so that|given that|due to|based on|according to|"
+    r"(?:,|\s[-\u2013\u2014])?\s+(?:because|since|as (?:the|it|there|we|this)|which|where|so that"
+    r"|given that|due to|based on|according to|"
     r"considering|when rounded|rounded to|assuming|hence|therefore|so (?:the|it|we)|but|and therefore|not)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|accordingly|finally|overall|conclusion|conclude|in total|altogether|"
-    r"as a result|this means|which means|we get|we find|we have|gives us|total)\b|因此|所以|故|综上|综上所述|总共|一共|∴|\\therefore",
+    r"as a result|this means|which means|we get|we find|we have|gives us|total)\b"
+    r"|因此|所以|故|综上|综上所述|总共|一共|∴|\\therefore",
     re.IGNORECASE,
 )
 # What is said when all is said.
 _PLEASANTRIES = re.compile(
-    r"\b(?:I hope|hope (?:this|that)|let me know|feel free|please (?:let|note)|if you have|any (?:other|further|more) questions|happy to|"
+    r"\b(?:I hope|hope (?:this|that)|let me know|feel free|please (?:let|note)|if you have"
+    r"|any (?:other|further|more) questions|happy to|"
     r"thank you|good luck|you're welcome|note that|anything else|do you (?:have|want|need)|would you like)\b",
     re.IGNORECASE,
 )
+# An announcement or a box whose value never came.
+_BEGUN = re.compile(r"\banswer\W*\Z|\\f?boxe?d?\b", re.IGNORECASE)
 _BOLD = re.compile(r"(?<![\w*])\*\*([^*\n]{1,80})\*\*(?![\w*])")
 _LETTER_LINE = re.compile(r"[ \t*_>-]*(?:[(\[]([A-Za-z])[)\]]|([A-Z])(?:[.):]|(?=\s*\Z)))")
 
@@ -116,7 +123,7 @@ def _statements(text: str, wanted: Wanted) -> list[Statement]:
 
 def _first_question(text: str, wanted: Wanted) -> str:
     """The text up to where another question begins, where an answer was stated before it."""
-    for place in spans.next_questions(text)[:50]:
+    for place in spans.next_questions(text)[:_MOST_QUESTIONS]:
         head = text[:place]
         if _stated(_statements(head, wanted), wanted) or _bare_head(head, wanted):
             return head
@@ -130,11 +137,12 @@ def _bare_head(head: str, wanted: Wanted) -> bool:
 def _stated(found: Sequence[Statement], wanted: Wanted) -> Extracted | None:
     """The last statement that counts: the last one that can be read, unless a firm one comes after it."""
     unread: Extracted | None = None
+    found = found[-_MOST_STATEMENTS:]
     for statement in reversed(found):
-        answer = _read(statement.value, wanted)
+        answer = _read(statement.value[: spans.LONGEST], wanted)
         if answer is not None:
             return unread or Extracted(answer, statement.rule)
-        if statement.firm and (said_plain := plain(statement.value)) and unread is None:
+        if statement.firm and (said_plain := plain(statement.value[: spans.LONGEST])) and unread is None:
             unread = Extracted(said_plain, statement.rule)
     if unread is not None:
         return unread
@@ -142,7 +150,7 @@ def _stated(found: Sequence[Statement], wanted: Wanted) -> Extracted | None:
         (
             Extracted(answer, each.rule)
             for each in reversed(found)
-            if each.rule != "chosen" and (answer := plain(each.value))
+            if each.rule != "chosen" and (answer := plain(each.value[: spans.LONGEST]))
         ),
         None,
     )
@@ -160,14 +168,20 @@ def _read(value: str, wanted: Wanted) -> str | None:
 
 
 def _bare(text: str, wanted: Wanted) -> Iterator[Extracted]:
-    """The whole text, where it is short and can be read."""
+    """The whole text, where it is short and can be read; without a wanted type anything short would be."""
+    if wanted.answer_type is None:
+        return
     whole = text.strip()
     value = spans.block(whole, 0) if "\n" in whole else whole
     if "\n" in whole and (value is None or len(whole) > len(value) + 40 or len(whole.split()) > len(value.split()) + 3):
         return
-    if value and len(value) <= _BARE_CHARACTERS and len(value.split()) <= _BARE_WORDS and plain(value).strip(":;,.-"):
-        if wanted.reads(value) and (wanted.answer_type in _READABLE or not _is_sentence(value)):
-            yield Extracted(plain(value), "bare")
+    if value is None or len(value) > _BARE_CHARACTERS or len(value.split()) > _BARE_WORDS:
+        return
+    if _BEGUN.search(value):
+        return
+    is_answer = wanted.answer_type in _READABLE or not _is_sentence(value)
+    if plain(value).strip(":;,.-") and is_answer and wanted.reads(value):
+        yield Extracted(plain(value), "bare")
 
 
 _READABLE = ("number", "choice", "yes-no")

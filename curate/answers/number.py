@@ -14,21 +14,24 @@ _LONGEST_SENTENCE = 2000
 _EQUALS = re.compile(r"(?<![<>!=])=(?!=)|≈|\\approx\b|\\simeq\b|\\eq\b|＝")
 # A sentence with one of these does not say what a number is.
 _DENIES = re.compile(
-    r"\b(?:not|cannot|can't|isn't|aren't|wasn't|doesn't|don't|didn't|won't|never|neither|nor|unable|impossible|unknown|"
-    r"unclear|undefined|indeterminate|insufficient|without|no solutions?|no answer|no such|none)\b|n['’]t\b|不|没有|無|无解",
+    r"\b(?:not|cannot|never|neither|nor|unable|impossible|unknown|unclear|undefined|indeterminate|insufficient|without|"
+    r"no solutions?|no answer|no such|none)\b|n['’]t\b|不|没有|無|无解",
     re.IGNORECASE,
 )
 # What makes a number a bound, a range, or a part of something else.
 _BOUNDS = re.compile(
     r"\b(?:more|less|greater|fewer|larger|smaller|higher|lower|older|younger|bigger|longer|shorter|taller) than$"
-    r"|\b(?:at least|at most|up to|over|under|above|below|between|from|or|either|minimum of|maximum of|within|plus|minus)$",
+    r"|\b(?:at least|at most|up to|over|under|above|below|between|from|or|either|minimum of"
+    r"|maximum of|within|plus|minus)$",
     re.IGNORECASE,
 )
 # Marks of a formula: a number beside one is a part of it.
 _FORMULA = re.compile(r"[\\^_{}<>±≤≥≠√π∞*+!]|(?<=[\d\s)])/(?=[\s(A-Za-z])")
+_NAMES, _UNITS = "|".join(sorted(WORDS, key=len, reverse=True)), "|".join(list(WORDS)[1:10])
 _IN_TEXT = re.compile(
-    rf"(?<![\w.,$\\^])(?<!\d:)(?P<sign>[-+](?=[\d.$£€]))?(?:\\?\$|[£€¥])?(?P<digits>{DIGITS}(?:\s*/\s*\d+(?![\d/]))?)(?![\w]*\d)(?!:\d)"
-    rf"|(?<!\w)(?P<word>(?:{'|'.join(sorted(WORDS, key=len, reverse=True))})(?:[- ](?:{'|'.join(list(WORDS)[1:10])}))?)(?!\w)",
+    r"(?<![\w.,$\\^])(?<!\d:)(?P<sign>[-+](?=[\d.$£€]))?(?:\\?\$|[£€¥])?"
+    rf"(?P<digits>{DIGITS}(?:\s*/\s*\d+(?![\d/]))?)(?![\w]*\d)(?!:\d)"
+    rf"|(?<!\w)(?P<word>(?:{_NAMES})(?:[- ](?:{_UNITS}))?)(?!\w)",
     re.IGNORECASE,
 )
 # "at x = 10": where, and not what.
@@ -41,18 +44,24 @@ _ANOTHER = re.compile(r"\d[^=]{0,20}(?:[,;]|\band\b|\bor\b)\s*[A-Za-z]\w*\s*\Z")
 _ASIDE = re.compile(r"[^\W\d_]{3,}\s+(?:in|on|at|for|from|with|of|by|than|after|before|per|to)$", re.IGNORECASE)
 _LEADING = re.compile(
     rf"((?:[-+]\s?)?(?:\\?\$|[£€¥])?{DIGITS}(?:\s?%|\s+[A-Za-z]{{2,20}}){{0,3}}?),?\s+"
-    r"(?:in|with|from|for|at|on|of|by|as|during|after|before|when|where|which|more than|less than|fewer than)\b(?!\s*\d)",
+    r"(?:in|with|from|for|at|on|of|by|as|during|after|before|when|where|which|more than|less than"
+    r"|fewer than)\b(?!\s*\d)",
     re.IGNORECASE,
 )
+_CONDITION = re.compile(r"\s*(?:if|given|since|when|because|as|based on|using|with)\b", re.IGNORECASE)
 # "one" as a pronoun counts nothing: "the blue one".
 _COUNTS_ONE = re.compile(
-    r"(?:\b(?:is|are|was|were|only|just|exactly|has|have|had|be|left|remains?|equals?|=)|:)\s*(?:only |just |exactly )?\Z",
+    r"(?:\b(?:is|are|was|were|only|just|exactly|has|have|had|be|left|remains?|equals?|=)"
+    r"|:)\s*(?:only |just |exactly )?\Z",
     re.IGNORECASE,
 )
 _PREDICATE = re.compile(
-    r"\b(?:is|are|was|were|equals?|becomes?|be|being|has|have|had|of|gives?(?: us)?|yields?|totals?|costs?|makes?|spends?|gets?|leaves?|"
-    r"remains?|about|approximately|around|roughly|to|only|exactly|just|took|takes?|needs?|earns?|pays?|sells?|bought|sold|there|=|≈|:)"
-    r"\s*(?:(?:equal to|about|approximately|around|roughly|only|exactly|just|a total of|still|now)\s+)*\Z|[=≈:]\s*\Z|为\Z|是\Z|有\Z",
+    r"\b(?:is|are|was|were|equals?|becomes?|be|being|has|have|had|of|gives?(?: us)?|yields?|totals?"
+    r"|costs?|makes?|spends?|gets?|leaves?|"
+    r"remains?|about|approximately|around|roughly|to|only|exactly|just|took|takes?|needs?|earns?"
+    r"|pays?|sells?|bought|sold|there|=|≈|:)"
+    r"\s*(?:(?:equal to|about|approximately|around|roughly|only|exactly|just|a total of|still"
+    r"|now)\s+)*\Z|[=≈:]\s*\Z|为\Z|是\Z|有\Z",
     re.IGNORECASE,
 )
 
@@ -117,6 +126,8 @@ def in_sentence(text: str) -> Quantity | None:
     text = plain(text)
     if len(text) > _LONGEST_SENTENCE or _DENIES.search(text):
         return None
+    if _CONDITION.match(text) and "," in text:
+        return in_sentence(text.rpartition(",")[2])
     if len(sides := _EQUALS.split(text)) > 1:
         return quantity(sides[-1]) or next((quantity(head) for head in leading(sides[-1])), None)
     if _FORMULA.search(text):

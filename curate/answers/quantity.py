@@ -25,42 +25,52 @@ _FRAC = re.compile(rf"([-+]?)\s*\\frac\s*(?:\{{\s*({_NUMBER})\s*\}}|(\d))\s*(?:\
 _MIXED = re.compile(r"([-+]?)(\d+)(?:\s+(?:and\s+)?(\d+\s*/\s*\d+)|\s*(\\frac.+))")
 _TIMES = r"(?:\\times|\\cdot|\\ast|[x×·∙⋅*])"
 _POWER = re.compile(
-    rf"([-+])?(?:({_NUMBER})\s*{_TIMES}\s*)?10\s*(?:\^|\*\*)\s*(?:\{{\s*([-+]?\s*\d+)\s*\}}|\(\s*([-+]?\s*\d+)\s*\)|([-+]?\d+))"
+    rf"([-+])?(?:({_NUMBER})\s*{_TIMES}\s*)?10\s*(?:\^|\*\*)\s*(?:\{{\s*([-+]?\s*\d+)\s*\}}"
+    rf"|\(\s*([-+]?\s*\d+)\s*\)|([-+]?\d+))"
 )
-_SIGN_WORD = re.compile(r"(?:minus|negative|neg\.?)[ \t]+(?=[\d.\\])", re.IGNORECASE)
 _ABOUT = re.compile(
-    r"(?:(?:is|was|are|were|equals?|exactly|only|just|about|around|roughly|nearly|almost|approximately|approx\.?|circa|ca\.?|"
-    r"a total of|in total|there (?:is|are|were|was)|it is|it's|up to about)\b\.?\s*|[~≈≃≅=]\s*|\\(?:approx|sim|simeq|cong|thickapprox)\b\s*"
+    r"(?:(?:is|was|are|were|equals?|exactly|only|just|about|around|roughly|nearly|almost"
+    r"|approximately|approx\.?|circa|ca\.?|"
+    r"a total of|in total|there (?:is|are|were|was)|it is|it's|up to about)\b\.?\s*|[~≈≃≅=]\s*"
+    r"|\\(?:approx|sim|simeq|cong|thickapprox)\b\s*"
     r"|(?:约|大约|約|大約|共|一共|共有)\s*)+",
     re.IGNORECASE,
 )
 _CURRENCY = re.compile(r"(?:\\?\$|US\$|USD|EUR|GBP|Rs\.?|INR|€|£|¥|₹|￥)\s*", re.IGNORECASE)
 _NOTE = re.compile(r"\s*[(\[][^()\[\]]{0,80}[)\]]\s*\Z")
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 WORDS = {word: value for value, word in enumerate(_SMALL.split())} | {
     word: 10 * value for value, word in enumerate(_TENS.split(), start=2)
 }
 _CJK = {char: value for value, char in enumerate("零一二三四五六七八九十")} | {"两": 2, "兩": 2, "〇": 0}
 _WORD_NUMBER = re.compile(
-    rf"(?:(?P<tens>{_TENS.replace(' ', '|')})[- ](?P<unit>{'|'.join(_SMALL.split()[1:10])})|(?P<one>{'|'.join(WORDS)}))\b",
+    rf"(?:(?P<tens>{_TENS.replace(' ', '|')})[- ](?P<unit>{'|'.join(_SMALL.split()[1:10])})"
+    rf"|(?P<one>{'|'.join(WORDS)}))\b",
     re.IGNORECASE,
 )
+_SIGN_WORD = re.compile(rf"(?:minus|negative|neg\.?)[ \t]+(?=[\d.\\]|(?:{'|'.join(WORDS)})\b)", re.IGNORECASE)
 _SCALES = {
-    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "mn": 6, "mio": 6, "bn": 9, "tn": 12,
-    "百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8, "lakh": 5, "crore": 7, "hundreds": 2, "thousands": 3,
-    "millions": 6, "billions": 9, "trillions": 12,
+    "hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "k": 3, "mn": 6, "mio": 6, "bn": 9,
+    "tn": 12, "百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8, "lakh": 5, "crore": 7, "hundreds": 2,
+    "thousands": 3, "millions": 6, "billions": 9, "trillions": 12,
 }  # fmt: skip
 _SCALE = re.compile(
     r"(?:\s*(?P<word>(?i:hundreds?|thousands?|millions?|billions?|trillions?|lakh|crore|mn|mio|bn|tn)\b)"
-    r"|\s*(?P<cjk>[百千万萬亿億])|(?P<k>[kK])(?![A-Za-z])|(?P<big>[MB])(?![A-Za-z\d/])|\s*(?P<dozen>(?i:dozens?)\b))(?:\s+of\b)?"
+    r"|\s*(?P<cjk>[百千万萬亿億])|(?P<k>[kK])(?![A-Za-z])|(?P<big>[MB])(?![A-Za-z\d/])"
+    r"|\s*(?P<dozen>(?i:dozens?)\b))(?:\s+of\b)?"
 )
 _MARK = r"(?:\^?\s*\{?\s*\\(?:circ|degree)\b\s*\}?|°|º|˚|\\?%|％|‰|′|″|\"|')\s*[CFK]?"
 _EXPONENT = r"(?:\s?\^\s?(?:\{\s*-?\d\s*\}|-?\d)|(?<=[A-Za-z])[23]\b)?"
 # Words that make a formula or another statement of what follows the number.
 _NO_UNIT = (
-    r"(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|or|and|to|mod|plus|minus|over|times|divided|than|but|if|when|not|else|"
-    r"unless|except|hundred|thousand|million|billion|trillion|more|less|greater|fewer|point|choose|factorial|squared|cubed"
+    r"(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|or|and|to|mod|plus|minus|over|times|divided"
+    r"|than|but|if|when|not|else|"
+    r"unless|except|hundred|thousand|million|billion|trillion|more|less|greater|fewer|point|choose"
+    r"|factorial|squared|cubed"
     r"|is|are|was|were|which|because|since|does|do|has|have)\b)"
 )
 _LONG = rf"{_NO_UNIT}[A-Za-zµμΩÅ]{{2,}}\.?{_EXPONENT}"
@@ -129,7 +139,8 @@ def exact(text: str) -> Fraction | None:
 
 
 _HEADS = re.compile(
-    rf"(?:[-+]\s?)?(?:{_POWER.pattern}|(?:\d+\s*)?{_FRAC.pattern}|\d+\s+(?:and\s+)?\d+\s*/\s*\d+|{DIGITS}\s*/\s*{DIGITS}(?![\d/])"
+    rf"(?:[-+]\s?)?(?:{_POWER.pattern}|(?:\d+\s*)?{_FRAC.pattern}|\d+\s+(?:and\s+)?\d+\s*/\s*\d+"
+    rf"|{DIGITS}\s*/\s*{DIGITS}(?![\d/])"
     rf"|\d{{1,3}}(?: \d{{3}})+(?![\d])(?:\.\d+)?|{DIGITS})"
 )
 
@@ -140,8 +151,8 @@ def _head(text: str) -> tuple[Fraction, str] | None:
         value = exact(re.sub(r"^([-+])\s", r"\1", match[0]))
         return None if value is None else (value, text[match.end() :])
     if match := _WORD_NUMBER.match(text):
-        value = WORDS[(match["tens"] or match["one"]).lower()] + (WORDS[match["unit"].lower()] if match["unit"] else 0)
-        return Fraction(value), text[match.end() :]
+        units = WORDS[match["unit"].lower()] if match["unit"] else 0
+        return Fraction(WORDS[(match["tens"] or match["one"]).lower()] + units), text[match.end() :]
     if text[:1] in _CJK and (len(text) == 1 or re.fullmatch(_COUNTER, text[1:])):
         return Fraction(_CJK[text[0]]), text[1:]
     return None

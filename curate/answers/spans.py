@@ -48,6 +48,12 @@ _OPENING = re.compile(r"[ \t]*(?:\$\$|\\\[|\\begin\{\w+\*?\})[ \t]*\Z")
 _CLOSING = re.compile(r"[ \t]*(?:\$\$|\\\]|\\end\{\w+\*?\}|```)[ \t.]*\Z")
 _ONLY_MARKUP = re.compile(r"[\s*_#>=~|:：-]*\Z")
 _OPTION = re.compile(r"^[ \t]*[(\[]?[A-Z][)\].:][ \t]+\S", re.MULTILINE)
+# No sentence is longer; a model that repeats itself writes no stops.
+LONGEST = 2000
+# So many characters at the end of a text are read, and runs of blanks are cut to a few.
+_READ = 30_000
+_BLANKS = re.compile(r"[ \t]{40,}")
+_EMPTY_LINES = re.compile(r"\n[ \t\n\r]{20,}")
 # A block's first line with more words is prose, not a value.
 _MOST_WORDS = 12
 
@@ -58,6 +64,7 @@ def bare(text: str) -> str:
         text = text[: ending.start()]
     if "\n" not in text:
         text = _WRITTEN_BREAK.sub("\n", text)
+    text = _EMPTY_LINES.sub("\n\n", _BLANKS.sub("  ", text[-_READ:]))
     text = _TAGS.sub("", _BREAKS.sub("\n", text))
     text = _TEXT_COMMANDS.sub(r"\1", text)
     return _BOLD.sub("", text)
@@ -70,11 +77,12 @@ def next_questions(text: str) -> list[int]:
 
 def sentence_end(text: str, start: int) -> int:
     """Where the sentence that holds `start` ends, its stop left out; a line's end is one."""
-    for stop in _STOP.finditer(text, start):
+    limit = min(len(text), start + LONGEST)
+    for stop in _STOP.finditer(text, start, limit):
         if stop[0] == "." and _abbreviates(text, start, stop.start()):
             continue
         return stop.start()
-    return len(text)
+    return limit
 
 
 def _abbreviates(text: str, start: int, stop: int) -> bool:
@@ -103,7 +111,7 @@ def sentences(text: str) -> list[str]:
 
 
 def block(text: str, start: int) -> str | None:
-    """The value that stands on the lines behind `start`: inside a fence, `$$` or `\\[`, or the next line that has words.
+    r"""The value on the lines behind `start`: inside a fence, `$$` or `\[`, or the next line that has words.
 
     None where there is none, or where that line is prose.
     """

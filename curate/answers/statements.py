@@ -43,14 +43,18 @@ _COLON_GAP = r"[ \t*_`~\"'“”]{0,8}"
 _ALONE = r"(?=[ \t*_#:：`]{0,8}(?:\n|\Z))"
 # A colon closes the announcement; "is" on the line before may open it: "The answer is:".
 _LETTER_FIRST = re.compile(
-    r"(?:\b(?:option|choice|answer|alternative)[ \t]{1,3})?(?P<value>[(\[]?(?-i:[A-Z])[)\]]?)[ \t]{0,2}(?:\([^()\n]{0,60}\)[ \t]{0,2})?"
+    r"(?:\b(?:option|choice|answer"
+    r"|alternative)[ \t]{1,3})?(?P<value>[(\[]?(?-i:[A-Z])[)\]]?)[ \t]{0,2}(?:\([^()\n]{0,60}\)["
+    r" \t]{0,2})?"
     r"(?:is|was|would be|must be|should be|seems)[ \t]{1,3}(?:therefore |thus |also |indeed |clearly |then )?"
     r"(?:the |a |our |my )?(?:only |most |single )?(?:correct|right|best|true|appropriate|suitable|final|likely)\b"
-    r"(?=[ \t]{1,3}(?:answer|option|choice|one|statement|conclusion|letter|response|because|since|as)\b|[ \t]*(?:[.,;!*)\n]|\Z))",
+    r"(?=[ \t]{1,3}(?:answer|option|choice|one|statement|conclusion|letter|response|because|since"
+    r"|as)\b|[ \t]*(?:[.,;!*)\n]|\Z))",
     re.IGNORECASE,
 )
 _VALUE_FIRST = re.compile(
-    r"(?:^|[,.;:]|\b(?:so|thus|therefore|hence|that))[ \t]{1,3}(?P<value>[^,.;:\n]{1,60}?)[ \t]{1,3}(?:is|are)[ \t]{1,3}"
+    r"(?:^|[,.;:]|\b(?:so|thus|therefore|hence"
+    r"|that))[ \t]{1,3}(?P<value>[^,.;:\n]{1,60}?)[ \t]{1,3}(?:is|are)[ \t]{1,3}"
     r"(?:the|our|my)[ \t]{1,3}(?:final |correct |right ){0,2}answers?\b",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -63,10 +67,11 @@ _CHOOSE = re.compile(
 _HASHES = re.compile(r"^[ \t]*####(?!#)[ \t]*(?P<value>\S[^\n]*)", re.MULTILINE)
 _QA = re.compile(r"^[ \t]*A[ \t]{0,2}:[ \t]*(?P<value>\S[^\n]*)", re.MULTILINE)
 _TAGS = re.compile(
-    r"<(?P<tag>answer|final_?answer|conclusion|ans)>(?P<value>.{0,4000}?)(?:</(?P=tag)>|\Z)"
-    r"|<\|begin_of_box\|>(?P<box>.{0,4000}?)(?:<\|end_of_box\|>|\Z)"
-    r"|\[(?P<mark>ANSWER|ANS)\](?P<inside>.{0,4000}?)(?:\[/(?P=mark)\]|\Z)",
-    re.IGNORECASE | re.DOTALL,
+    r"<(?:answer|final_?answer|conclusion|ans)>|<\|begin_of_box\|>|\[(?:ANSWER|ANS)\]",
+    re.IGNORECASE,
+)
+_TAG_ENDS = re.compile(
+    r"</(?:answer|final_?answer|conclusion|ans)>|<\|end_of_box\|>|\[/(?:ANSWER|ANS)\]", re.IGNORECASE
 )
 _JSON = re.compile(
     r"[\"'](?:final[_ ]?answer|answer|final|choice|option|prediction|ans)[\"'][ \t]{0,4}:[ \t]{0,4}"
@@ -122,11 +127,15 @@ def _hashes(text: str) -> Iterator[Statement]:
 
 
 def _marks(text: str) -> Iterator[Statement]:
-    for match in _TAGS.finditer(text):
-        value = match["value"] or match["box"] or match["inside"] or ""
-        yield Statement(match.start(), value, "box-token" if match["box"] else "tag")
+    openings = list(_TAGS.finditer(text))
+    for place, match in enumerate(openings):
+        # What never closes ends where the next one opens.
+        limit = openings[place + 1].start() if place + 1 < len(openings) else len(text)
+        closing = _TAG_ENDS.search(text, match.end(), limit)
+        value = text[match.end() : closing.start() if closing else limit]
+        yield Statement(match.start(), value, "box-token" if "box" in match[0] else "tag")
     for match in _JSON.finditer(text):
-        yield Statement(match.start(), _literal(match["value"]), "json")
+        yield Statement(match.start("value"), _literal(match["value"]), "json")
 
 
 def _literal(value: str) -> str:

@@ -1,4 +1,4 @@
-r"""Expressions that people type, as TeX: `sqrt(8)`, `2*pi`, `x**2`, `√2` mean what \sqrt{8}, 2\pi, x^2, \sqrt{2} do. Pure text."""
+r"""Expressions that people type, as TeX: `sqrt(8)`, `2*pi`, `x**2` mean what \sqrt{8}, 2\pi, x^2 do. Pure text."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from curate.answers.base import plain
 
 _SIGNS = str.maketrans(
     {
-        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "±": r"\pm ",
-        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "°": r"^\circ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "θ": r"\theta ",
-        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ",
-        "ω": r"\omega ", "∠": r"\angle ", "∅": r"\emptyset ",
+        "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "π": r"\pi ",
+        "∞": r"\infty ", "±": r"\pm ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "°": r"^\circ",
+        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+        "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ",
+        "∠": r"\angle ", "∅": r"\emptyset ",
     }
 )  # fmt: skip
 _NAMES = re.compile(
-    r"(?<![\\A-Za-z])(pi|infinity|inf|theta|alpha|beta|gamma|lambda|sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan)(?![A-Za-z])"
+    r"(?<![\\A-Za-z])(pi|infinity|inf|theta|alpha|beta|gamma|lambda|sin|cos|tan|cot|sec|csc|ln|log"
+    r"|exp|arcsin|arccos|arctan)(?![A-Za-z])"
 )
 _RENAMED = {"infinity": r"\infty ", "inf": r"\infty "}
 _ROOT = re.compile(r"(?<![\\A-Za-z])(?:sqrt|root)\s*(?=[({\d])|√\s*")
@@ -23,7 +25,8 @@ _WORD_POWER = re.compile(r"\s*\*\*\s*")
 _LONE_DIGITS = re.compile(r"\^\s*\(([^()]*)\)|\^\s*(-?\d{2,}|-\d)")
 # Words of a formula; any other letters make it no closed form.
 _CONSTANTS = re.compile(
-    r"\\(?:frac|sqrt|pi|cdot|times|div|circ|degree|log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|exp|binom|left|right|pm|%)(?![A-Za-z])"
+    r"\\(?:frac|sqrt|pi|cdot|times|div|circ|degree|log|ln|lg|sin|cos|tan|cot|sec|csc|arcsin|arccos"
+    r"|arctan|exp|binom|left|right|pm|%)(?![A-Za-z])"
 )
 _CLOSED = re.compile(r"[\d\s+\-*/^!().,{}\[\]_|]*")
 

@@ -8,6 +8,7 @@ import logging
 import resource
 import signal
 import sys
+from typing import Any
 
 # Some expressions ask for more memory than the machine has; the worker's share must not cost an engine its life.
 MEMORY = 2 * 2**30
@@ -33,9 +34,9 @@ def value(text: str) -> str:
     return "none"
 
 
-def _number(found):
+def _number(found: Any) -> Any:
     """A real number of sympy, exact where it is rational, else with 30 digits; None for anything else."""
-    import sympy
+    import sympy  # type: ignore[import-untyped]
 
     if not isinstance(found, sympy.Expr) or found.free_symbols or found.is_real is False:
         return None
@@ -46,13 +47,13 @@ def _number(found):
     return number if isinstance(number, sympy.Float) else None
 
 
-def _far(wanted, given):
+def _far(wanted: list[Any], given: list[Any]) -> bool:
     """Whether two lists of readings are numbers that differ, however small they are."""
     for one in wanted:
         for other in given:
             a, b = _number(one), _number(other)
             if a is not None and b is not None:
-                return abs(a - b) > RELATIVE * max(abs(a), abs(b))
+                return bool(abs(a - b) > RELATIVE * max(abs(a), abs(b)))
     return False
 
 

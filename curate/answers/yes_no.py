@@ -17,7 +17,7 @@ def read_yes_no(text: str, words: Words = KNOWN) -> bool | None:
 
 
 def infers_yes_no(text: str) -> bool:
-    """Whether a gold answer is one of the words beyond doubt: short words of other Latin languages are names as well."""
+    """Whether a gold answer is one of the words beyond doubt; short words of other Latin languages can be names."""
     whole = folded(text)
     return read_yes_no(text) is not None and (whole in _ENGLISH or not whole.isascii())
 
@@ -28,9 +28,11 @@ def said(text: str, words: Words = KNOWN) -> set[bool]:
     if (alone := words.yes_no.get(whole)) is not None:
         return {alone}
     first = re.match(r"[^\W\d_]+(?:['’][^\W\d_]+)?", whole)
-    if first and (lead := words.yes_no.get(first[0])) is not None and not _UNDECIDED.match(whole, first.end()):
-        # In other languages the word may begin a sentence as something else ("si", "no", "on").
-        if first[0] in _ENGLISH or re.match(r"\s*[,.;:!，。]", whole[first.end() :]):
+    lead = words.yes_no.get(first[0]) if first else None
+    # In other languages the word may begin a sentence as something else ("si", "no", "on").
+    if first and lead is not None and not _UNDECIDED.match(whole, first.end()):
+        heads = first[0] in _ENGLISH or re.match(r"\s*[,.;:!，。]", whole[first.end() :])
+        if heads:
             return {lead}
     denied = {
         not _ENGLISH[match]

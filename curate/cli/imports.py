@@ -1,62 +1,165 @@
-"""The command that brings in rollouts which were generated elsewhere."""
+"""The commands that bring in rollouts which were generated elsewhere, and take them away again."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from curate.cli import options
 
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def _unescaped(text: str) -> str:
+    r"""A text in which `\n`, `\t` and `\r` stand for a line's end, a tab and a return, and `\\` for a backslash."""
+    return re.sub(r"\\([ntr\\])", lambda match: _ESCAPES[match[1]], text)
+
 
 def import_rollouts(
-    file: Annotated[Path, typer.Argument(help="Responses: JSON Lines, Parquet, CSV or TSV.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Responses: JSON Lines, JSON, Parquet, CSV, TSV or XLSX.", show_default=False)
+    ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-r", help="The recipe: its section rollout says how steps are cut.")
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="The recipe: its section rollout says how steps are cut and answers read.",
+        ),
     ] = None,
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
     as_json: options.Json = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Delete this import's rows first.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Start this import over; what hangs on rollouts that are gone then, goes.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the import; the file's name by default.")] = None,
-    source: Annotated[str | None, typer.Option(help="The source of the problems, where there are several.")] = None,
+    records: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Where a JSON object holds the records: a list, or by their ids.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="The source of the problems; ids are looked for in all by default.")
+    ] = None,
+    source_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Names the source of each row's problem.")
+    ] = None,
     id_: Annotated[
-        str | None, typer.Option("--id", metavar="COLUMN", help="Names the problem: its row in its source.")
+        str | None,
+        typer.Option("--id", metavar="COLUMN", help="Names the problem: its row in its source; # is the row's number."),
     ] = None,
     response: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="The text, or a list of texts: several rollouts.")
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The text, a chat (its last turn), or a list of texts: several rollouts; repeated, one text.",
+        ),
+    ] = None,
+    lists: Annotated[
+        Literal["turns", "samples"] | None,
+        typer.Option(help="What a list of texts is; by default turns in a column messages, conversations or the like."),
     ] = None,
     answer: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="The gold answer, to be the same as the problem's; - compares nothing."),
     ] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Says right or wrong, in place of our grade (kept in outcome_rule)."),
+    ] = None,
+    extracted: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The answer that was extracted: graded in place of what we extract."),
+    ] = None,
+    reasoning: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="What the model thought before the response.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT", help="A response ends before it; \\n is a line's end, \\\\ a backslash; may be repeated."
+        ),
+    ] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option("--filter", help="Whose lines count in a log with a line for each filter; the first by default."),
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="The model that wrote the responses.")] = None,
+    policy_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Names the model that wrote each row's responses.")
+    ] = None,
 ) -> None:
     """Bring in rollouts that were generated elsewhere.
 
     Sample logs of lmms-eval and results of VLMEvalKit are known by their columns; other files need --id and --response.
+    A column a.b is the field b of the column a.
     """
     from curate import catalog, imports
     from curate.chain import load
     from curate.errors import UserError
+    from curate.progress import reporter
     from curate.store import Workspace
 
     if settings and recipe is None:
         raise UserError("--set has no effect without --recipe; give both or neither.")
     sections: Mapping[str, Any] = load(recipe, settings or ()).sections if recipe is not None else {}
     rollout = sections.get("rollout")
-    cut = {} if rollout is None else {key: getattr(rollout, key) for key in ("max_steps", "min_step_characters")}
+    cut = (
+        {}
+        if rollout is None
+        else {key: getattr(rollout, key) for key in ("max_steps", "min_step_characters", "answer_words")}
+    )
     config = imports.ImportConfig(
-        file=file, name=name, source=source, id=id_, response=response, answer=answer, policy=policy, **cut
+        file=file,
+        records=records,
+        name=name,
+        source=source,
+        source_column=source_column,
+        id=id_,
+        response=tuple(response or ()),
+        lists=lists,
+        answer=answer,
+        outcome=outcome,
+        extracted=extracted,
+        reasoning=reasoning,
+        stop=tuple(map(_unescaped, stop or ())),
+        filter=filter_,
+        policy=policy,
+        policy_column=policy_column,
+        **cut,
     )
     place = Workspace.open(workspace, create=False)
     with place.writing():
-        ledger = imports.run(config, place, sections.get("ingest"), replace)
+        ledger = imports.run(config, place, sections.get("ingest"), replace, reporter(as_json))
         catalog.write(place)
     typer.echo(json.dumps({"import": vars(ledger)}) if as_json else f"import: {ledger.line()}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"import-rollouts": import_rollouts}
+def remove_import(
+    name: Annotated[str, typer.Argument(help="Name of the import, as `curate status` lists it.", show_default=False)],
+    workspace: options.Workspace = options.WORKSPACE,
+    as_json: options.Json = False,
+) -> None:
+    """Take an import away again.
+
+    With its rollouts go their completions, step labels, judgements, examples and scores; stages that had any of them
+    are not complete until they run again.
+    """
+    from curate import catalog, removal
+    from curate.store import Workspace
+
+    place = Workspace.open(workspace, create=False)
+    with place.writing():
+        gone = removal.remove(place, name)
+        catalog.write(place)
+    if as_json:
+        typer.echo(json.dumps({"removed": gone}))
+        return
+    typer.echo(f"Removed {name}: " + ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in gone.items()))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"import-rollouts": import_rollouts, "remove-import": remove_import}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
+from curate.errors import printable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,7 +40,7 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
 
 
 def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
-    """Show the accounts of every stage.
+    """Show the accounts of every stage, and the imports with where they came from.
 
     in = out + rejected + duplicate + failed
     """
@@ -47,7 +48,12 @@ def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Js
     from curate.store import Workspace
 
     frame = catalog.ledger(Workspace.open(workspace, create=False))
-    _table(frame if as_json else frame.drop("unit", "written"), as_json, "Ledger")
+    _table(frame if as_json else frame.drop("unit", "written", "origin"), as_json, "Ledger")
+    imports = frame.filter(frame["origin"].is_not_null())
+    if not as_json and imports.height:
+        _table(
+            imports.select("partition", "origin", "out", "written").rename({"partition": "import"}), False, "Imports"
+        )
 
 
 def sql(
@@ -68,7 +74,7 @@ def sql(
     """Ask the tables with SQL.
 
     They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
-    reads these and no other files, and changes nothing.
+    reads these and no other files, and changes nothing. A second column n is called n_2.
     """
     from curate import catalog, results
     from curate.store import Workspace
@@ -78,6 +84,8 @@ def sql(
     if write is not None:
         results.check(write, place)
     with catalog.ask(place, query, seconds, megabytes) as answer:
+        for old, new in answer.renamed:
+            typer.echo(f"There is a column {old} already; another one is called {new}. AS gives it a name.", err=True)
         if write is not None:
             rows = results.write(answer, most, write)
             typer.echo(json.dumps({"rows": rows, "file": str(write)}) if as_json else f"{rows:,} rows: {write}")
@@ -181,7 +189,7 @@ def plan(
         typer.echo(json.dumps(made.to_json()))
         return
     for text in preview.rollouts(loaded, place):
-        typer.echo(text)
+        typer.echo(printable(text))
     _table(polars.DataFrame([vars(line) for line in made.lines], infer_schema_length=None), False, "Plan")
     typer.echo(plans.summary(made))
 

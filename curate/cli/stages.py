@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.cli import options
-from curate.errors import UserError
+from curate.errors import UserError, printable
 
 if TYPE_CHECKING:
     from curate.chain import Recipe
@@ -99,7 +99,7 @@ def ingest(
     if dry_run:
         for one in loaded:
             for text in preview.texts(one):
-                typer.echo(text)
+                typer.echo(printable(text))
         return
     _run_all(list(zip(loaded, shares, strict=True)), workspace, as_json, ["ingest"])
 
@@ -110,9 +110,10 @@ def dedup(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Drop all but one of problems that are too much alike.
+    """Drop all but one of problems that are the same.
 
-    Nothing is deleted: the table drops says which, against what, and why.
+    Nothing is deleted: the table drops says which, against what, and why; the same problem with another gold answer is
+    a contradiction.
     """
     _run(recipe, workspace, settings, as_json, ["dedup"], ())
 
@@ -172,7 +173,7 @@ def rollout(
     if replace or as_json:
         raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
     for text in preview.rollouts(chain.load(recipe, changed), Workspace.open(workspace, create=False)):
-        typer.echo(text)
+        typer.echo(printable(text))
 
 
 Mode = Annotated[str | None, typer.Option(help="How labels are estimated: pooled, exact, hard or legacy.")]

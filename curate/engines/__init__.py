@@ -30,7 +30,7 @@ ENGINES: dict[str, str] = {
 # What each engine can use of the settings that not every engine can; engines of other packages say it themselves.
 _USES: dict[str, tuple[str, ...]] = {
     "vllm": ("max_model_len", "max_pixels"),
-    "server": ("urls",),
+    "server": ("urls", "max_pixels"),
     "transformers": ("max_model_len", "max_pixels"),
     "simulated": (),
     "replay": (),

@@ -46,6 +46,10 @@ class Request:
     prefix_text: str = ""
 
 
+# The seed of a sample that was drawn from the request's own one.
+ASKED = -1
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sampled text. `finish` is one of `schema.FINISHES`; `error` says why when it is "error".
@@ -54,9 +58,11 @@ class Sample:
     after token i, in characters, so that a cut between steps can be placed between tokens (see
     `curate.engines.detokenize`); both are empty where an engine does not tell. `mean_logprob` is the mean natural
     log-probability of the sampled tokens, the end-of-turn token included, under the model before temperature, top-p
-    and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its pictures and the prefix.
-    `reasoning` is what the model thought before it answered, where the engine tells it apart from the text; marks of
-    thoughts that stand in the text are left there (see `curate.thinking`).
+    and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its pictures and the prefix;
+    null where the engine does not tell. `reasoning` is what the model thought before it answered, where the engine
+    tells it apart from the text; marks of thoughts that stand in the text are left there (see `curate.thinking`).
+    `tokens` counts what was generated where `token_ids` does not. `seed` is `ASKED`, or another one that it was drawn
+    from, or null for none.
     """
 
     text: str
@@ -64,9 +70,23 @@ class Sample:
     token_ends: Sequence[int]
     finish: str
     mean_logprob: float | None
-    prompt_tokens: int
+    prompt_tokens: int | None
     error: str | None = None
     reasoning: str | None = None
+    tokens: int | None = None
+    seed: int | None = ASKED
+
+    def count(self) -> int | None:
+        """Generated tokens, thoughts included; null where the engine does not tell."""
+        if self.tokens is not None:
+            return self.tokens
+        # Nothing at all is generated only by a model that ends its turn at once.
+        ended = self.finish == "stop" and not self.text and not self.reasoning
+        return len(self.token_ids) if self.token_ids or ended else None
+
+    def seed_of(self, asked: int) -> int | None:
+        """What it was drawn from, where `asked` is the request's seed and the sample's place in it."""
+        return asked if self.seed == ASKED else self.seed
 
 
 class EngineDead(Exception):

@@ -1,4 +1,4 @@
-"""The text and picture side of a vision-language model: a request to unexpanded prompt ids and decoded pictures.
+"""The text side of a vision-language model: a request to unexpanded prompt ids.
 
 "Unexpanded" is one placeholder token per picture; the engine puts in as many as the picture needs. The chat template
 is the model's own; the pictures come first, then the text, then the header of the assistant's turn.
@@ -6,50 +6,13 @@ is the model's own; the pictures come first, then the text, then the header of t
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import PIL.Image
-
 from curate import thinking
-from curate.engines.base import Image, Request, RequestRejected, Sample
-from curate.images import decode
-
-# Decoded pictures are raw pixels; this many bytes of them are kept at hand.
-_PICTURE_BYTES = 512 * 2**20
-
-
-class Pictures:
-    """Decoded pictures by content hash, the most recently used ones kept."""
-
-    def __init__(self, limit: int = _PICTURE_BYTES) -> None:
-        self._limit, self._held = limit, 0
-        self._kept: OrderedDict[str, Any] = OrderedDict()
-
-    def __call__(self, image: Image) -> Any:
-        """The picture as `images.as_seen` shows it; RequestRejected when it cannot be read."""
-        if image.image_hash in self._kept:
-            self._kept.move_to_end(image.image_hash)
-            return self._kept[image.image_hash]
-        picture = _decode(image)
-        self._kept[image.image_hash] = picture
-        self._held += _size(picture)
-        while self._held > self._limit and len(self._kept) > 1:
-            self._held -= _size(self._kept.popitem(last=False)[1])
-        return picture
-
-
-def _size(picture: PIL.Image.Image) -> int:
-    return picture.width * picture.height * 3
-
-
-def _decode(image: Image) -> PIL.Image.Image:
-    try:
-        return decode(image.data)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise RequestRejected(f"image {image.image_hash} cannot be decoded: {error}") from None
+from curate.engines.base import Request, RequestRejected, Sample
 
 
 class Chat:
@@ -103,11 +66,28 @@ class Chat:
         ]
 
     def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int | None:
-        """How many tokens pictures of these (height, width) take; null where the processor cannot tell beforehand."""
+        """How many tokens pictures of these (height, width) take; null where the processor cannot tell beforehand.
+
+        RequestRejected when it takes no picture of such a shape.
+        """
         count = getattr(self._processor, "_get_num_multimodal_tokens", None)
         if count is None or not sizes:
             return 0 if not sizes else None
-        return int(sum(count(image_sizes=[list(size) for size in sizes])["num_image_tokens"]))
+        with refusing_pictures():
+            return int(sum(count(image_sizes=[list(size) for size in sizes])["num_image_tokens"]))
+
+
+@contextlib.contextmanager
+def refusing_pictures() -> Iterator[None]:
+    """Whatever a model's processor raises over pictures is the refusal of one request.
+
+    Each has its own way to refuse a picture, such as one that is far too long and thin.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RequestRejected(f"the model's processor refuses the pictures: {reason}") from error
 
 
 def end_ids(tokenizer: Any, generation: Any) -> set[int]:

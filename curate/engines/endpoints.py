@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from curate.engines.chat_request import Dialect
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -39,6 +42,24 @@ class Endpoint:
     """When it was last found to stand still."""
     streams: bool = True
     """Whether its last answer came as a stream; what a server is at that answers whole cannot be seen."""
+    dialect: Dialect = field(default_factory=Dialect)
+    """What it takes."""
+    proven: bool = False
+    """Whether it has answered a request: it takes what is asked of it."""
+    goes_on: bool = False
+    """Whether it was seen to go on from a given beginning."""
+    repeats: bool = False
+    """Whether it says that beginning again before it goes on."""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while it is found out whether it goes on."""
+    said: set[str] = field(default_factory=set)
+    """What the user was told about it, to be told once."""
+
+    @property
+    def name(self) -> str:
+        """Its address without user names, passwords and keys that it may hold."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
     def begin(self, deadline: asyncio.Timeout) -> None:
         """A request goes there."""
@@ -82,8 +103,14 @@ class Endpoints:
     def answered(self, place: Endpoint) -> None:
         """It gave an answer that can be used."""
         if place.strikes >= STRIKES:
-            self._note(f"The server {place.url} answers again.")
-        place.strikes, place.rests, place.moved = 0, 0, time.monotonic()
+            self._note(f"The server {place.name} answers again.")
+        place.strikes, place.rests, place.moved, place.proven = 0, 0, time.monotonic(), True
+
+    def tell(self, place: Endpoint, what: str, why: str = "") -> None:
+        """Tell the user something about a server, once."""
+        if what not in place.said:
+            place.said.add(what)
+            self._note(f"The server {place.name} {what}{why}.")
 
     def failed(self, place: Endpoint, why: str, strikes: int = 1) -> None:
         """It failed; after `STRIKES` failures in a row it is set aside for a while."""
@@ -95,7 +122,7 @@ class Endpoints:
         place.rests, place.aside_until = place.rests + 1, now + rest
         if place.rests == 1:
             fate = f"set aside and tried again in {rest:g} s" if len(self.every) > 1 else "asked again more slowly"
-            self._note(f"The server {place.url} fails ({why[:200]}); it is {fate}.")
+            self._note(f"The server {place.name} fails ({why[:200]}); it is {fate}.")
 
     async def watch(self, stall: float) -> None:
         """For ever: end the requests of a server that has had some and brought no token for `stall` seconds."""

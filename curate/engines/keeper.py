@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -136,6 +136,12 @@ class Keeper:
                 return samples
 
 
+def _close(runner: asyncio.Runner, error: BaseException | None = None) -> None:
+    """Close the loop, but after Ctrl+C: that would wait for threads, one of which may be starting an engine."""
+    if not isinstance(error, KeyboardInterrupt):
+        runner.close()
+
+
 class Engines:
     """The engine that stages of one run share, and the event loop it lives on.
 
@@ -177,11 +183,12 @@ class Engines:
             raise
 
     def _start(self, config: EngineConfig, note: Callable[[str], None]) -> tuple[EngineConfig, asyncio.Runner, Keeper]:
-        with ExitStack() as unless_started:
-            runner = unless_started.enter_context(asyncio.Runner())
-            keeper = Keeper(partial(build, config, note), note)
+        runner, keeper = asyncio.Runner(), Keeper(partial(build, config, note), note)
+        try:
             runner.run(keeper.__aenter__())
-            unless_started.pop_all()
+        except BaseException as error:
+            _close(runner, error)
+            raise
         return config, runner, keeper
 
     def _abandon(self, runner: asyncio.Runner, keeper: Keeper) -> None:
@@ -197,5 +204,9 @@ class Engines:
         """Stop the engine, if one runs, and its loop."""
         if self._running is not None:
             (_, runner, keeper), self._running = self._running, None
-            with runner:
+            try:
                 runner.run(keeper.__aexit__())
+            except BaseException as error:
+                _close(runner, error)
+                raise
+            _close(runner)

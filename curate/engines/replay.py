@@ -124,7 +124,7 @@ class ReplayEngine:
         # A template of the user's own is not kept there; that it is the same was checked by its digest.
         prompt = request.prompt
         if known is not None and str(known.version) == version:
-            prompt = prompts.render(name, problem["question"], problem["choices"])
+            prompt = prompts.render(name, problem["question"], problem["choices"], len(problem["image_hashes"]))
         prefix_ids, prefix = self._prefix(row)
         sampling: Mapping[str, Any] = self._settings["sampling"]
         asked = vars(request.sampling)
@@ -159,6 +159,8 @@ def _sample(row: Row) -> Sample:
         mean_logprob=row.get("mean_logprob"),
         prompt_tokens=row["prompt_tokens"],
         reasoning=row["reasoning"],
+        tokens=row["tokens"],
+        seed=row["seed"],
     )
 
 

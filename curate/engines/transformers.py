@@ -7,6 +7,7 @@ sample does not depend on what it is batched with, up to the rounding of the mod
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from curate.config import did_you_mean
 from curate.engines import pretrained, torch_companions
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
-from curate.engines.chat import Chat, Pictures, end_ids
+from curate.engines.chat import Chat, end_ids, refusing_pictures
 from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
+from curate.engines.pictures import Pictures
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
@@ -26,7 +28,7 @@ _ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
 def load_processor(model: str, revision: str | None, max_pixels: int | None = None) -> Any:
     """The model's `AutoProcessor` (its tokenizer, for a text-only model); UserError when it has none.
 
-    `max_pixels` scales larger pictures down; UserError where the processor knows no such limit.
+    `max_pixels` is only held against what the processor takes: UserError where it would scale pictures up again.
     """
     torch_companions.mend()
     from transformers import AutoProcessor
@@ -35,15 +37,14 @@ def load_processor(model: str, revision: str | None, max_pixels: int | None = No
         processor = pretrained.load(AutoProcessor, model, revision)
     except (OSError, ValueError) as error:
         raise UserError(f"The processor of {model} cannot be loaded: {_first_line(error)}") from error
-    if max_pixels is not None:
-        pictures: Any = getattr(processor, "image_processor", None)
-        # Only with these does `longest_edge` count pixels; elsewhere it is a length.
-        if "max_pixels" not in getattr(getattr(pictures, "valid_kwargs", None), "__annotations__", {}):
-            raise UserError(f"The processor of {model} has no limit in pixels; leave engine.max_pixels out.")
+    pictures: Any = getattr(processor, "image_processor", None)
+    # Only with these does `shortest_edge` count pixels; elsewhere it is a length.
+    if max_pixels is not None and "max_pixels" in getattr(
+        getattr(pictures, "valid_kwargs", None), "__annotations__", {}
+    ):
         least = int(dict(pictures.size)["shortest_edge"])
         if max_pixels < least:
             raise UserError(f"engine.max_pixels is {max_pixels}, and {model} takes no fewer than {least}; raise it.")
-        pictures.size = {"shortest_edge": least, "longest_edge": max_pixels}
     return processor
 
 
@@ -139,7 +140,11 @@ class TransformersEngine:
         # An empty one: the model's own sampling defaults must not reach the logits.
         model.generation_config = GenerationConfig(pad_token_id=self._pad)
         self._model = model.to(device).eval()
-        self._processor, self._pictures, self._detokenize = processor, Pictures(), Detokenizer(tokenizer)
+        self._processor, self._pictures, self._detokenize = (
+            processor,
+            Pictures(config.max_pixels),
+            Detokenizer(tokenizer),
+        )
         self._batch_rows = int(args.get("batch_rows") or (64 if device != "cpu" else 16))
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._max_len = config.max_model_len or limit or 2**31
@@ -174,7 +179,8 @@ class TransformersEngine:
         pictures = [self._pictures(image) for image in request.images]
         text = self._chat.text(request)
         options: dict[str, Any] = {"images": pictures} if pictures else {}
-        made = dict(self._processor(text=[text], add_special_tokens=False, return_tensors="pt", **options))
+        with refusing_pictures() if pictures else contextlib.nullcontext():
+            made = dict(self._processor(text=[text], add_special_tokens=False, return_tensors="pt", **options))
         prefix = torch.tensor([list(request.prefix_ids)], dtype=torch.long)
         length = made["input_ids"].shape[1]
         for name, value in made.items():

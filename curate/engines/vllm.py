@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from curate.config import did_you_mean
 from curate.engines import pretrained, torch_companions, vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
-from curate.engines.chat import Chat, Pictures, end_ids
+from curate.engines.chat import Chat, end_ids
 from curate.engines.detokenize import Detokenizer
 from curate.engines.models import check_model, fingerprint
+from curate.engines.pictures import Pictures
 from curate.errors import UserError
 from curate.sections import EngineConfig
 from curate.signals import held_off
@@ -63,6 +64,7 @@ class VllmEngine:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
+            self._note("Stopping as soon as the engine has started (Ctrl+C again stops at once).")
             # The thread cannot be stopped half-way, and what it starts must not be left behind.
             await asyncio.wait([starting])
             await self.__aexit__()
@@ -115,7 +117,7 @@ class VllmEngine:
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
         self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
-        self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures()
+        self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures(config.max_pixels)
         self._max_len = int(self._engine.model_config.max_model_len)
         self._versions = {
             "vllm": vllm.__version__,
@@ -132,11 +134,8 @@ class VllmEngine:
         for name in given:
             if name not in known:
                 raise UserError(f'vLLM has no engine argument "{name}"{did_you_mean(name, list(known))}')
-        pixels = self._config.max_pixels
         if "max_pixels" in (given.get("mm_processor_kwargs") or {}):
             raise UserError("Set engine.max_pixels instead of it in mm_processor_kwargs: it is a part of the policy.")
-        if pixels is not None and "mm_processor_kwargs" in given:
-            raise UserError("engine.max_pixels does not go with mm_processor_kwargs; leave one of them out.")
         chosen: dict[str, Any] = {
             "model": self._config.model,
             "revision": self._config.revision,
@@ -149,8 +148,6 @@ class VllmEngine:
             "trust_remote_code": False,
             "load_format": "safetensors",
         }
-        if pixels is not None:
-            chosen["mm_processor_kwargs"] = {"max_pixels": pixels}
         if current_platform.is_cpu():
             for name, value in _CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
@@ -195,7 +192,10 @@ class VllmEngine:
             raise EngineDead("vLLM is not running")
         renderer = engine.renderer
         parsed = parse_model_prompt(engine.model_config, prompt)
-        (ready,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
+        try:
+            (ready,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
+        except Exception as error:  # In this process, and a model's processor raises anything over an odd picture.
+            raise RequestRejected(f"vLLM: {str(error) or repr(error)}") from error
         final = None
         async for output in engine.generate(ready, self._sampling(request), f"{request.request_id}-{attempt}"):
             final = output

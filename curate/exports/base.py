@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from PIL import Image
-
 from curate.errors import RowError
+from curate.images import kind_of
 from curate.schema import Row
 
 # Usual endings of what Pillow calls a format; of the others the format's own name.
@@ -27,8 +25,7 @@ class Picture:
     @property
     def ending(self) -> str:
         """How its file's name ends, without the dot, by what the bytes are."""
-        with Image.open(io.BytesIO(self.data)) as picture:
-            kind = picture.format or "bin"
+        kind = kind_of(self.data) or "bin"
         return _ENDINGS.get(kind, kind.lower())
 
     @property

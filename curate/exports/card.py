@@ -16,6 +16,8 @@ from curate.exports import licences
 from curate.exports.base import Layout
 from curate.exports.facts import Facts
 from curate.exports.report import Report
+from curate.schema import GIVEN
+from curate.store import MAIN
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip
@@ -28,12 +30,12 @@ def text(name: str, report: Report, layout: Layout, facts: Facts) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head(report, layout), sort_keys=False, allow_unicode=True)}---\n",
         f"# {cell(name)}\n",
-        "Chains of thought with step labels, for process reward models; made with curate-prm, exported in the format "
-        f"`{report.format}`.\n",
+        f"Chains of thought with{'' if report.labels else 'out'} step labels, for process reward models; made with "
+        f"curate-prm, exported in the format `{report.format}`.\n",
         f"## Load\n\n{fenced(layout.loading.replace('{folder}', name), 'python')}",
         _sources(report, facts),
-        _models(facts),
-        _labels(facts),
+        _models(report, facts),
+        _labels(report, facts),
         _clean(facts),
         _accounts(report, facts),
         "## Fields\n",
@@ -98,26 +100,27 @@ def _sources(report: Report, facts: Facts) -> str:
     return "\n".join(parts)
 
 
-def _models(facts: Facts) -> str:
-    """Who wrote the chains, the completions and the judgements."""
-    rows = []
-    for what, records in (
-        ("chains", facts.rollouts),
-        ("completions", facts.completions),
-        ("judgements", facts.judgements),
-    ):
-        for record in records:
-            config, versions = record["config"], record["versions"]
-            engine = ", ".join(
-                f"{name} {versions[name]}" for name in ("vllm", "server", "transformers") if name in versions
-            )
-            model = config.get("model") or config.get("policy") or "not stated"
-            rows.append((what, record["partition"], model, versions.get("model"), engine, config.get("prompt"),
-                         _flat(config.get("sampling")), config.get("seed")))  # fmt: skip
-    if not rows:
-        return "## Models\n\nThe chains came with their sources.\n"
-    names = ("wrote", "part", "model", "revision", "engine", "prompt", "sampling", "seed")
-    return "## Models\n\n" + table(names, rows) + "\nSources that bring chains of their own are not listed here.\n"
+def _models(report: Report, facts: Facts) -> str:
+    """Who wrote the chains, and the completions that the labels are made of."""
+    rows = [_writer("chains", one.partition, one.rows, one.model, facts.rollouts.get(one.partition))
+            for one in report.chains]  # fmt: skip
+    rows += [_writer("completions", each["partition"], None, each["config"].get("model"), each)
+             for each in facts.completions]  # fmt: skip
+    names = ("wrote", "part", "rows", "model", "revision", "engine", "prompt", "sampling", "seed")
+    return "## Models\n\n" + table(names, rows)
+
+
+def _writer(
+    what: str, part: str, count: int | None, model: str | None, record: Mapping[str, Any] | None
+) -> tuple[object, ...]:
+    """A line of the table of models; how a given chain was sampled is not known here."""
+    config, versions = (record["config"], record["versions"]) if record and part == MAIN else ({}, {})
+    how = ", ".join(f"{name} {versions[name]}" for name in ("vllm", "server", "transformers") if name in versions)
+    if part != MAIN:
+        # Chains that a source brings have no record of their own beside the source's.
+        how = "imported" if record else "came with the source"
+    return (what, part, count, model or "not stated", versions.get("model"), how, config.get("prompt"),
+            _flat(config.get("sampling")), config.get("seed"))  # fmt: skip
 
 
 def _flat(tree: Any) -> str | None:
@@ -126,12 +129,13 @@ def _flat(tree: Any) -> str | None:
     return ", ".join(f"{key} {value}" for key, value in tree.items() if value is not None)
 
 
-def _labels(facts: Facts) -> str:
-    if not facts.labels:
-        return "## Labels\n\nStep labels, where there are any, came with their sources (mode `given`).\n"
-    return "## Labels\n\n" + table(
-        ("mode", "settings"), ((record["config"].get("mode"), _flat(record["config"])) for record in facts.labels)
-    )
+def _labels(report: Report, facts: Facts) -> str:
+    if not report.labels:
+        return "## Labels\n\nThere are no step labels.\n"
+    settings = {record["config"].get("mode"): _flat(record["config"]) for record in facts.labels}
+    settings[GIVEN] = "came with the chains"
+    rows = ((mode, f"{steps:,}", settings.get(mode)) for mode, steps in report.labels.items())
+    return "## Labels\n\n" + table(("mode", "steps", "settings"), rows)
 
 
 def _clean(facts: Facts) -> str:
@@ -143,10 +147,8 @@ def _clean(facts: Facts) -> str:
         if record is None:
             lines.append(f"- {stage}, for {what}: not run.")
             continue
-        ledger = record["ledger"] or {}
-        left = sum((ledger.get("rejected") or {}).values()) + (ledger.get("duplicate") or 0)
-        lines.append(f"- {stage}, for {what}: {left:,} of {ledger.get('taken') or 0:,} problems dropped "
-                     f"({cell(_flat(record['config']))}).")  # fmt: skip
+        lines.append(f"- {stage}, for {what}: {facts.dropped.get(stage, 0):,} problems of these domains and roles were "
+                     f"dropped ({cell(_flat(record['config']))}).")  # fmt: skip
     return (
         "## Decontamination\n\nTrain, meta and test set share no problem and no picture, byte for byte.\n\n"
         + "\n".join(lines)
@@ -160,8 +162,8 @@ def _accounts(report: Report, facts: Facts) -> str:
     shares = ", ".join(f"{count:,} {role}" for role, count in report.splits.items())
     return (
         f"## Accounts\n\nThis export: {cell(report.rollouts.line())}; {cell(report.steps.line())}. Rows: {shares}.\n\n"
-        "What it was made from (in = out + duplicate + rejected + failed):\n\n"
-        + table(("stage", "table", "partition", "in", *names[4:]), rows)
+        "The sources and stages that it was made from, of which it may be a part (in = out + duplicate + rejected + "
+        "failed):\n\n" + table(("stage", "table", "partition", "in", *names[4:]), rows)
     )
 
 
@@ -177,8 +179,10 @@ def _again(report: Report, facts: Facts) -> str:
     parts = [f"## Make it again\n\nMade with {cell(versions)}.\n"]
     if facts.recipe is not None:
         parts.append(fenced(f"curate run recipe.yaml --workspace WORK\n{command}", "sh"))
-        parts.append(f"The resolved recipe of the last run (`recipe.yaml`):\n\n{fenced(facts.recipe, 'yaml')}")
-        parts.append(f"Commands that made the workspace, in order:\n\n{fenced(chr(10).join(facts.commands), 'sh')}")
+        parts.append("Of the resolved recipe of the last run, what this export came from (`recipe.yaml`):\n\n"
+                     f"{fenced(facts.recipe, 'yaml')}")  # fmt: skip
+        if facts.commands:
+            parts.append(f"Commands that made it, in order:\n\n{fenced(chr(10).join(facts.commands), 'sh')}")
     else:
         parts.append(fenced(command, "sh"))
     return "\n".join(parts)

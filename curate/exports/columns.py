@@ -30,7 +30,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "role": (_text, "`train`, `meta` or `test`; the sets share no problem and no picture."),
     "source": (_text, "Where the problem came from, see the table of sources."),
     "source_row": (_text, "Name of the problem's row in its source."),
-    "revision": (_text, "Revision of the source; null where it has none."),
+    "revision": (_text, "Revision of the source, from the hub the commit that was read; null where it has none."),
     "licence": (_text, "Licence of the source's data; null where none was stated."),
     "question": (_text, "The question, as its source has it."),
     "choices": (pa.list_(_text), "Answers to choose from; empty for free-form questions."),

@@ -127,7 +127,9 @@ class DreamPrm:
             rows.append(
                 {
                     "sid": place,
-                    "input": prompts.problem_text(item.problem["question"], item.problem["choices"]),
+                    "input": prompts.problem_text(
+                        item.problem["question"], item.problem["choices"], len(item.pictures)
+                    ),
                     "add": "".join(item.steps[:place]),
                     "ground_truth": item.problem["answer"],
                     "dataset": item.rollout["domain"],
@@ -163,9 +165,9 @@ class DreamPrm:
 
 def _head(problem: Row) -> str:
     """What stands before a meta row's response."""
-    options = [" ".join(choice.split()) for choice in problem["choices"]]
-    listed = prompts.problem_text("", options).lstrip("\n").replace("\n", " ")
-    question = prompts.problem_text(problem["question"], ())
+    options, images = [" ".join(choice.split()) for choice in problem["choices"]], len(problem["image_hashes"])
+    listed = prompts.problem_text("", options, images).lstrip("\n").replace("\n", " ")
+    question = prompts.problem_text(problem["question"], (), images)
     return f"Question: {question}\n" + (f"Options: {listed}\n" if listed else "") + "\n"
 
 

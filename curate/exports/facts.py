@@ -1,9 +1,12 @@
-"""What a workspace says of how its data came about, fit to be shown to anybody: no path of this machine, no secret."""
+"""What a workspace says of how an export's rows came about, fit to be shown to anybody: no path of this machine, no
+secret, and nothing of the sources and stages that the export has no rows of.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -12,7 +15,8 @@ from typing import Any
 import yaml
 
 from curate import catalog, lineage
-from curate.schema import COMPLETIONS, DROPS, JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
+from curate.exports.used import Used
+from curate.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
 from curate.store import Workspace
 
 HIDDEN = "(left out)"
@@ -22,17 +26,24 @@ _SECRET = re.compile(
 _ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
+# Sections of a recipe, and commands, that nothing in an export comes from.
+_NOT_EXPORTED = ("judge", "shard", "train", "score", "select", "eval", "report")
+_COMMANDS = ("run", "ingest", "dedup", "decontaminate", "rollout", "label", "relabel")
+
+
 @dataclass(frozen=True)
 class Facts:
-    """Lineage records by table, the accounts of every partition, the newest run's recipe and all runs' commands."""
+    """Lineage records and accounts of what is in an export, the recipe that it came from, and the commands."""
 
     sources: Mapping[str, Mapping[str, Any]]
     """Source -> its section of the recipe."""
-    rollouts: Sequence[Mapping[str, Any]]
+    rollouts: Mapping[str, Mapping[str, Any]]
+    """Partition -> its record."""
     completions: Sequence[Mapping[str, Any]]
     labels: Sequence[Mapping[str, Any]]
-    judgements: Sequence[Mapping[str, Any]]
     drops: Sequence[Mapping[str, Any]]
+    dropped: Mapping[str, int]
+    """Stage -> how many problems of the export's domains and roles it dropped."""
     ledger: Sequence[Mapping[str, Any]]
     versions: Mapping[str, Sequence[str]]
     """Package -> the versions that made any of it."""
@@ -40,46 +51,68 @@ class Facts:
     commands: Sequence[str]
 
 
-def gather(workspace: Workspace) -> Facts:
-    """Of a workspace as it is."""
+def gather(workspace: Workspace, used: Used) -> Facts:
+    """What there is of `used` in a workspace as it is."""
 
     def records(table: Table) -> list[dict[str, Any]]:
         found = [lineage.read(partition) for partition in workspace.partitions(table)]
-        return [public(record) for record in found if record is not None]
+        return [public(each) for each in found if each and (table is DROPS or used.has(table.name, each["partition"]))]
 
-    tables = {table.name: records(table) for table in (PROBLEMS, ROLLOUTS, COMPLETIONS, STEP_LABELS, JUDGEMENTS, DROPS)}
+    tables = {table.name: records(table) for table in (PROBLEMS, ROLLOUTS, COMPLETIONS, STEP_LABELS, DROPS)}
     made: dict[str, set[str]] = {}
     for record in (record for group in tables.values() for record in group):
         for package, version in record["versions"].items():
             made.setdefault(package, set()).add(str(version))
-    recipe, commands = _runs(workspace)
+    rows = workspace.read(DROPS, ["domain", "role", "by"]).to_pylist()
+    recipe, commands = _runs(workspace, used)
     return Facts(
-        sources={record["partition"]: record["config"] for record in tables[PROBLEMS.name]},
-        rollouts=tables[ROLLOUTS.name],
+        sources={
+            # Of several ids the one that was read.
+            record["partition"]: record["config"] | {k: v for k, v in record["inputs"].items() if k == "dataset"}
+            for record in tables[PROBLEMS.name]
+        },
+        rollouts={record["partition"]: record for record in tables[ROLLOUTS.name]},
         completions=tables[COMPLETIONS.name],
         labels=tables[STEP_LABELS.name],
-        judgements=tables[JUDGEMENTS.name],
         drops=tables[DROPS.name],
-        ledger=catalog.ledger(workspace).to_dicts(),
+        dropped=Counter(row["by"] for row in rows if (row["domain"], row["role"]) in used.places),
+        ledger=[row for row in catalog.ledger(workspace).to_dicts() if used.has(row["table_name"], row["partition"])],
         versions={package: sorted(versions) for package, versions in sorted(made.items())},
         recipe=recipe,
         commands=commands,
     )
 
 
-def _runs(workspace: Workspace) -> tuple[str | None, list[str]]:
-    """(newest recipe, commands in the order of the runs, each once)."""
+def _runs(workspace: Workspace, used: Used) -> tuple[str | None, list[str]]:
+    """(newest recipe, commands in the order of the runs, each once), as far as the export came from them."""
     recipe, commands = None, dict[str, None]()
     for folder in sorted((workspace.root / "runs").glob("*")):
         try:
             tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            recipe = yaml.safe_dump(public(tree), sort_keys=False, allow_unicode=True)
+            recipe = yaml.safe_dump(public(_part(tree, used)), sort_keys=False, allow_unicode=True)
             words = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["command"]
-            commands[" ".join(map(_word, words))] = None
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            if len(words) > 1 and words[1] in _COMMANDS:
+                commands[" ".join(map(_word, words))] = None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
             # A run that was killed while it wrote them.
             continue
     return recipe, list(commands)
+
+
+def _part(tree: Mapping[str, Any], used: Used) -> dict[str, Any]:
+    """A recipe with what the export came from: its sources, and the stages that made any of it."""
+    left = {*_NOT_EXPORTED, *(() if used.generated else ("rollout",)), *(() if used.estimated else ("label",))}
+    kept = {name: section for name, section in tree.items() if name not in left}
+    names = {source for source, _, _ in used.sources}
+    ingest = kept.get("ingest") or {}
+    if ingest.get("sources"):
+        kept["ingest"] = {**ingest, "sources": [each for each in ingest["sources"] if each.get("name") in names]}
+    domains = {domain for domain, _ in used.places}
+    for name in ("rollout", "label"):
+        section = kept.get(name) or {}
+        if section.get("domains"):
+            kept[name] = {**section, "domains": [each for each in section["domains"] if each in domains]}
+    return kept
 
 
 def public(tree: Any, key: str = "") -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from curate import hubs
 from curate.errors import UserError
 
 # What exports write: in the repository these go when the new export has them no more.
@@ -15,7 +16,9 @@ OURS = ("data/*", "annotations/*", "images/*", "*.json")
 
 
 class Hub(Protocol):
-    """The part of `huggingface_hub.HfApi` that is used."""
+    """The part of `huggingface_hub.HfApi` that is used; `endpoint` is the hub's address, as `HF_ENDPOINT` has it."""
+
+    endpoint: str
 
     def create_repo(self, repo_id: str, *, repo_type: str, private: bool, exist_ok: bool) -> Any: ...
     def repo_info(self, repo_id: str, *, repo_type: str) -> Any: ...
@@ -47,7 +50,7 @@ def check_name(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
-    """Upload a whole export as one commit; the address. UserError for whatever the hub does not allow.
+    """Upload a whole export; the address at the hub that took it. UserError for whatever the hub does not allow.
 
     A repository that is there keeps its visibility: where it is not the wanted one, nothing is uploaded.
     """
@@ -64,17 +67,9 @@ def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
             commit_message="Export of curate-prm",
             delete_patterns=list(OURS),
         )
-    except _failures() as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except hubs.failures() as error:
         raise UserError(
-            f"The export is in its folder, and was not pushed to {repo}: {first[:300]}; check the name, the network "
-            "and the login (`hf auth login`, or HF_TOKEN)."
+            f"The export is in its folder, and was not pushed to {repo}: {hubs.reason(error)}; check the name, "
+            "the network and the login (`hf auth login`, or HF_TOKEN)."
         ) from None
-    return f"https://huggingface.co/datasets/{repo}"
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """What the hub's library raises; a network that is away is no OSError there."""
-    import httpx
-
-    return httpx.HTTPError, OSError, ValueError
+    return f"{api.endpoint.rstrip('/')}/datasets/{repo}"

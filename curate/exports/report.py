@@ -28,8 +28,17 @@ class Use:
 
 
 @dataclass(frozen=True)
+class Wrote:
+    """Rows whose chains are of one partition of `rollouts`; `model` as far as it is known."""
+
+    partition: str
+    model: str | None
+    rows: int
+
+
+@dataclass(frozen=True)
 class Report:
-    """`rollouts` and `steps` are the accounts; `splits` counts rows by role."""
+    """`rollouts` and `steps` are the accounts; `splits` counts rows by role, `labels` labelled steps by mode."""
 
     format: str
     options: Mapping[str, Any]
@@ -37,6 +46,8 @@ class Report:
     steps: Ledger
     splits: Mapping[str, int]
     sources: Sequence[Use]
+    chains: Sequence[Wrote] = ()
+    labels: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,8 @@ from curate.errors import RowError, UserError
 from curate.exports import card, facts, formats, licences, target
 from curate.exports.base import Format, Layout, Options
 from curate.exports.records import Records
-from curate.exports.report import Report, Use
+from curate.exports.report import Report, Use, Wrote
+from curate.exports.used import Used
 from curate.lineage import Ledger, versions
 from curate.stage import Reporter
 from curate.store import Workspace, write_atomic
@@ -42,7 +43,7 @@ class _Tally:
     rollouts: Ledger = field(default_factory=lambda: Ledger("rollouts"))
     steps: Ledger = field(default_factory=lambda: Ledger("steps"))
     splits: Counter[str] = field(default_factory=Counter)
-    uses: Counter[tuple[str, str | None, str | None]] = field(default_factory=Counter)
+    used: Used = field(default_factory=Used)
 
     def check(self) -> None:
         """Both accounts add up, and something came out; UserError with the reasons where nothing did."""
@@ -60,7 +61,6 @@ def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, 
     )
     if strange:
         raise UserError(f"--{strange[0]} has no effect on format {wanted.format}; leave it out.")
-    known = facts.gather(workspace)
     with target.fresh(folder, replace) as part:
         records = Records(workspace, wanted.roles, wanted.domains)
         reporter.start(STAGE, records.count, "rollouts")
@@ -69,13 +69,16 @@ def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, 
         finally:
             reporter.finish()
         tally.check()
+        known = facts.gather(workspace, tally.used)
         report = Report(
             format=wanted.format,
             options=wanted.given(),
             rollouts=tally.rollouts,
             steps=tally.steps,
             splits=dict(sorted(tally.splits.items())),
-            sources=_uses(tally.uses, known),
+            sources=_uses(tally.used, known),
+            chains=_chains(tally.used, known),
+            labels=dict(sorted(tally.used.labels.items())),
             versions=versions(),
         )
         (part / "README.md").write_text(card.text(folder.name, report, layout, known), encoding="utf-8")
@@ -102,8 +105,7 @@ def _write(made: Format, records: Records, reporter: Reporter) -> tuple[_Tally, 
             tally.steps.out += written
             _count(tally.steps, "undefined", steps - written)
             tally.splits[rollout["role"]] += 1
-            problem = item.problem
-            tally.uses[problem["source"], problem["licence"], problem["revision"]] += 1
+            tally.used.add(item, written)
         reporter.advance()
     return tally, made.close()
 
@@ -113,9 +115,17 @@ def _count(ledger: Ledger, reason: str, count: int) -> None:
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 
 
-def _uses(counts: Counter[tuple[str, str | None, str | None]], known: facts.Facts) -> list[Use]:
+def _uses(used: Used, known: facts.Facts) -> list[Use]:
     found = []
-    for (source, licence, revision), rows in sorted(counts.items(), key=lambda each: str(each[0])):
+    for (source, licence, revision), rows in sorted(used.sources.items(), key=lambda each: str(each[0])):
         made_here = known.sources.get(source, {}).get("kind") == "synthetic"
         found.append(Use(source, licence, revision, rows, licences.concern(licence, made_here)))
+    return found
+
+
+def _chains(used: Used, known: facts.Facts) -> list[Wrote]:
+    found = []
+    for (part, model), rows in sorted(used.chains.items(), key=str):
+        config = known.rollouts.get(part, {}).get("config", {})
+        found.append(Wrote(part, model or config.get("model") or config.get("policy"), rows))
     return found

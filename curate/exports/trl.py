@@ -43,7 +43,7 @@ class Trl:
         """A labelled rollout."""
         found = judged(item, self._threshold)
         row = {
-            "prompt": prompts.problem_text(item.problem["question"], item.problem["choices"]),
+            "prompt": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.pictures)),
             "completions": [step for step, _ in found],
             "labels": [right for _, right in found],
             "rollout_id": item.rollout["rollout_id"],

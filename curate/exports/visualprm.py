@@ -77,7 +77,10 @@ class VisualPrm:
             }
         images = [self._pictures.name(picture) for picture in item.pictures]
         marks = f"{MARK}\n" * len(images)
-        question = marks + prompts.problem_text(item.problem["question"], item.problem["choices"])
+        asked = prompts.problem_text(item.problem["question"], item.problem["choices"], len(images))
+        if MARK in asked:
+            raise RowError("image-mark", f"the question spells {MARK}, which stands for a picture here")
+        question = marks + asked
         turns = [{"from": "system", "value": self._system}]
         for place, (step, right) in enumerate(found):
             asked = step if place else f"### Question:\n{question}\n\n### Solution Process:\n{step}"

@@ -59,7 +59,11 @@ class BadRow:
 
 
 class Source(Protocol):
-    """Yields every row of the source exactly once, in a fixed order."""
+    """Yields every row of the source exactly once, in a fixed order.
+
+    A source that is read from elsewhere may have `read_from`, known once its first row is there: what its rows really
+    come from, by name, such as the commit that a branch stood for (`revision`).
+    """
 
     def rows(self) -> Iterator[SourceRow | BadRow]:
         """All rows; raises UserError when the source itself is not there."""

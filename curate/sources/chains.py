@@ -11,8 +11,9 @@ from typing import Any
 
 from curate.errors import RowError
 from curate.source_sections import ChainMap
+from curate.sources import lists
 from curate.sources.base import GivenChain
-from curate.sources.values import look, text_of
+from curate.sources.values import look, number_of, text_of
 
 Record = Mapping[str, Any]
 # What stands between the steps of a chain that came as a list.
@@ -146,12 +147,19 @@ _FORMS = {"columns": _columns, "tagged": _tagged, "conversation": _conversation,
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
+    """A list, also one that stands in a text, as in a cell of CSV."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = lists.parse(value)
+        except ValueError as error:
+            raise RowError("no-steps", f"{what} is a broken list ({error}): {value[:80]}") from None
     if not isinstance(value, list):
         raise RowError("no-steps", f"{what} is no list: {str(value)[:80]}")
     return value
 
 
 def _each(value: Any, what: str, count: int) -> Sequence[Any]:
+    value = _list(value, what) if isinstance(value, str) else value
     if not isinstance(value, list) or len(value) != count:
         raise RowError("unusable-label", f"{what} has not one entry for each of {count} steps: {str(value)[:80]}")
     return value
@@ -166,16 +174,36 @@ def _step(value: Any) -> str:
 
 def _values(found: Any, map_: ChainMap, count: int) -> list[float | None]:
     what = map_.labels or ""
-    if map_.labels_form == "first-error":
-        if isinstance(found, bool) or not isinstance(found, int) or not -1 <= found < count:
-            raise RowError("unusable-label", f"{what} is no index of {count} steps: {str(found)[:40]}")
-        right = count if found == -1 else found
+    if map_.labels_form in ("first-error", "wrong-steps"):
+        wrong = _indices(found, map_, count)
+        if map_.labels_form == "wrong-steps":
+            return [0.0 if place in wrong else 1.0 for place in range(count)]
+        right = min(wrong, default=count)
         return [1.0 if place < right else 0.0 if place == right else None for place in range(count)]
     read = _sign if map_.labels_form == "sign" else _value
     return [read(each) for each in _each(found, what, count)]
 
 
+def _indices(found: Any, map_: ChainMap, count: int) -> set[int]:
+    """Which steps are wrong, from 0; none where the record says null, or the index before the first step's, or -1."""
+    what, first = map_.labels or "", map_.labels_from
+    if isinstance(found, str) and found.lstrip().startswith("["):
+        found = _list(found, what)
+    if not isinstance(found, list):
+        # Frames write null as NaN, tables as an empty cell.
+        empty = found is None or found != found or found == ""
+        index = None if empty else number_of(found)
+        found = [] if empty or (not isinstance(index, bool) and index in (-1, first - 1)) else [index]
+    wrong = [number_of(each) for each in found]
+    for index in wrong:
+        if isinstance(index, bool) or not isinstance(index, int) or not first <= index < count + first:
+            cure = "; do they count from 1 (labels_from)?" if index == count and first == 0 else ""
+            raise RowError("unusable-label", f"{what} is no index of {count} steps: {str(index)[:40]}{cure}")
+    return {index - first for index in wrong}
+
+
 def _value(found: Any) -> float | None:
+    found = number_of(found)
     if found is None or found != found:
         return None
     if not isinstance(found, bool | int | float) or not 0 <= found <= 1:
@@ -184,7 +212,8 @@ def _value(found: Any) -> float | None:
 
 
 def _sign(found: Any) -> float | None:
-    if found is None or found == 0:
+    found = number_of(found)
+    if found is None or found == 0 or found != found:
         return None
     if isinstance(found, bool) or found not in (-1, 1):
         raise RowError("unusable-label", f"a label of -1, 0 or 1 is wanted, this is {str(found)[:40]!r}")
@@ -192,8 +221,11 @@ def _sign(found: Any) -> float | None:
 
 
 def _flag(found: Any, what: str | None) -> bool | None:
+    found = number_of(found)
     if found is None or isinstance(found, bool):
         return found
+    if isinstance(found, str) and found.strip().lower() in ("true", "false"):
+        return found.strip().lower() == "true"
     if found in (0, 1):
         return bool(found)
     raise RowError("unusable-value", f"{what} is neither true nor false: {str(found)[:40]!r}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import itertools
-import json
 import random
 import re
 import string
@@ -14,41 +12,63 @@ from typing import Any
 
 from curate.config import did_you_mean
 from curate.errors import RowError, UserError
+from curate.image_marks import renumbered, unlabelled
 from curate.seeds import rng
 from curate.source_sections import ColumnMap, MappedSource
+from curate.sources import lists, solutions
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.sources.chains import chains
-from curate.sources.forms import FORMS, lettered
+from curate.sources.forms import FORMS, lettered, letters
+from curate.sources.indices import Indices
+from curate.sources.pictures import of_cell
 from curate.sources.roots import Root
-from curate.sources.values import look, text_of, writable
+from curate.sources.values import look, number_of, text_of, writable
 
 Record = Mapping[str, Any]
-Numbered = tuple[int, Record | RowError]
+Numbered = tuple[int | str, Record | RowError]
 _FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def _named(source: MappedSource) -> list[tuple[str, str]]:
+    """(setting, column) of every column that a source names."""
+    named = [(f"columns.{role}", column) for role, column in source.columns.named()]
+    if source.chain is not None:
+        named += [(f"chain.{role}", column) for role, column in source.chain.named()]
+    return named
+
+
+def wanted(source: MappedSource) -> set[str]:
+    """The columns of a record that a source names; of `a.b` the column a."""
+    return {column.partition(".")[0] for _, column in _named(source)}
 
 
 def check(source: MappedSource, names: Iterable[str], what: str) -> None:
     """UserError when a mapped column is not among the source's names."""
     known = list(names)
-    named = [(f"columns.{role}", column) for role, column in source.columns.named()]
-    if source.chain is not None:
-        named += [(f"chain.{role}", column) for role, column in source.chain.named()]
-    for role, column in named:
+    for role, column in _named(source):
         if column not in known and column.partition(".")[0] not in known:
             raise UserError(f'{what} has no column "{column}" ({role}){did_you_mean(column, known)}')
 
 
-def problems(records: Iterator[Numbered], source: MappedSource, root: Root | None) -> Iterator[SourceRow | BadRow]:
-    """All problems of a source's records, as many and in the order that it asks for."""
+def problems(
+    records: Iterator[Numbered], source: MappedSource, root: Root | None, notes: list[str] | None = None
+) -> Iterator[SourceRow | BadRow]:
+    """All problems of a source's records, as many and in the order that it asks for; at the end `notes` get what shows
+    in all of them together.
+    """
+    indices = Indices(source)
     if source.shuffle is not None:
         records = _shuffled(records, source.shuffle, rng("shuffle", source.name, source.seed))
     if source.ids:
         records = _of_names(records, source)
     for number, record in itertools.islice(records, source.limit):
         if isinstance(record, RowError):
-            yield BadRow(str(number), record)
+            yield BadRow(writable(str(number)), record)
         else:
+            indices.see(record)
             yield from rows(record, source, number, root)
+    if notes is not None:
+        notes += indices.notes()
 
 
 def _shuffled(records: Iterator[Numbered], size: int, draw: random.Random) -> Iterator[Numbered]:
@@ -75,7 +95,7 @@ def _of_names(records: Iterator[Numbered], source: MappedSource) -> Iterator[Num
     raise UserError(f'Source "{source.name}": no row is named {", ".join(missing)}; check ids and columns.id.')
 
 
-def rows(record: Record, source: MappedSource, number: int, root: Root | None) -> Iterator[SourceRow | BadRow]:
+def rows(record: Record, source: MappedSource, number: int | str, root: Root | None) -> Iterator[SourceRow | BadRow]:
     """The problems of one record, or what is wrong with it. `number` names it where the source has no `id`."""
     name = _name(record, source.columns, number)
     try:
@@ -93,10 +113,10 @@ def rows(record: Record, source: MappedSource, number: int, root: Root | None) -
             yield BadRow(each, error)
 
 
-def _name(record: Record, columns: ColumnMap, number: int) -> str:
+def _name(record: Record, columns: ColumnMap, number: int | str) -> str:
     ids = (columns.id,) if isinstance(columns.id, str) else columns.id or ()
     parts = [str(value) for column in ids if (value := look(record, column)) not in (None, "")]
-    return writable("-".join(parts)) if parts else str(number)
+    return writable("-".join(parts) if parts else str(number))
 
 
 def _check_wanted(record: Record, source: MappedSource) -> None:
@@ -136,20 +156,28 @@ def _parts(record: Record, source: MappedSource) -> Iterator[_Part]:
 
 
 def _turns(turns: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """{user, assistant} turns, or {from: human, value} followed by {from: gpt, value}."""
+    """{user, assistant} turns, or {from: human, value} followed by {from: gpt, value}; also {role, content}."""
     asked: str | None = None
     for turn in turns:
         if not isinstance(turn, Mapping):
             raise RowError("unusable-value", f"a turn is a {type(turn).__name__}")
         if "user" in turn and "assistant" in turn:
-            yield text_of(turn["user"]) or "", text_of(turn["assistant"]) or ""
+            yield _said(turn["user"]) or "", _said(turn["assistant"]) or ""
             continue
         speaker, said = turn.get("from") or turn.get("role"), turn.get("value", turn.get("content"))
         if speaker in ("human", "user"):
-            asked = text_of(said)
+            asked = _said(said)
         elif speaker in ("gpt", "assistant") and asked is not None:
-            yield asked, text_of(said) or ""
+            yield asked, _said(said) or ""
             asked = None
+
+
+def _said(value: Any) -> str | None:
+    """What a turn says: a text, or parts of which those of type text have one, as chat messages write it."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        texts = [text_of(part.get("text")) for part in value if part.get("type", "text") == "text"]
+        return "\n".join(text for text in texts if text)
+    return text_of(value)
 
 
 def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Root | None) -> SourceRow:
@@ -162,7 +190,11 @@ def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Roo
         parsed = FORMS[source.form](question, given or "")
         question, choices = parsed.question, parsed.choices or choices
         given = parsed.answer if given is not None else None
+    choices = unlabelled(choices)
     images = tuple(pictures(record, source, root))
+    if places := _places(record, columns):
+        question = renumbered(question, places) if question is not None else None
+        choices = tuple(renumbered(choice, places) for choice in choices)
     if source.require_image and not images:
         raise RowError("no-image", "the recipe takes only rows with an image")
     return SourceRow(
@@ -183,7 +215,16 @@ def _answers(value: Any, source: MappedSource, choices: Sequence[str]) -> list[s
     """The accepted answers, the first one first; none where the record has none."""
     if source.answer_form == "accepted":
         return _listed(value)
-    found = _letter(value, len(choices)) if source.answer_form == "index" else text_of(value)
+    if source.answer_form == "index":
+        found = _letter(value, len(choices), source.answer_from)
+    elif isinstance(value, list) and len(value) > 1:
+        raise RowError("unusable-answers", f"a list of {len(value)}; set answer_form to accepted if each is right")
+    else:
+        found = text_of(value)
+    if found is not None and source.answer_form == "solution":
+        found = solutions.concluded(found)
+    elif found is not None and source.answer_behind is not None:
+        found = solutions.behind(found, source.answer_behind)
     return [] if found is None else [found]
 
 
@@ -201,60 +242,73 @@ def _filled(record: Record, wanted: str) -> str | None:
     return "\n".join(lines) or None
 
 
-def _letter(value: Any, count: int) -> str | None:
-    """The letter of a choice's index, counted from 0, as a number or its text."""
-    text = text_of(value)
-    if text is None:
+def _letter(value: Any, count: int, first: int) -> str | None:
+    """The letter of a choice's index, counted from `first`, as a number or its text."""
+    if text_of(value) is None:
         return None
-    if not text.strip().isdecimal() or not 0 <= int(text) < min(count, 26):
-        raise RowError("answer-not-in-choices", f'"{text[:80]}" is no index of {count} choices')
-    return string.ascii_uppercase[int(text)]
+    index = number_of(value)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index - first < min(count, 26):
+        cure = "; do they count from 1 (answer_from)?" if index == count and first == 0 else ""
+        raise RowError("answer-not-in-choices", f'"{str(value)[:80]}" is no index of {count} choices{cure}')
+    return string.ascii_uppercase[index - first]
 
 
 def _listed(value: Any) -> list[str]:
     """Accepted answers: a list, the text of a list, or one text."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = _parse_list(value, "unusable-answers", "accepted answers are")
-        except RowError:
+            value = lists.parse(value)
+        except ValueError as error:
             # "[0, 1)" is an interval.
-            value = [value]
+            if re.search("['\"]", value):
+                raise RowError("unusable-answers", f"a broken list ({error}): {value[:80]}") from None
     if not isinstance(value, list):
         value = [value]
     return [text for item in value if (text := text_of(item)) is not None and text.strip()]
 
 
 def _choices(record: Record, source: MappedSource) -> tuple[str, ...]:
-    wanted = source.columns.choices
-    if isinstance(wanted, tuple):
-        return tuple(text for column in wanted if (text := text_of(look(record, column))) is not None)
-    value = look(record, wanted or "")
+    where = source.columns.choices
+    if isinstance(where, tuple):
+        return _lined_up([look(record, column) for column in where])
+    value = look(record, where or "")
     if value is None or value == "":
         return ()
     if source.choices_form == "commas":
         return tuple(part.strip() for part in (text_of(value) or "").split(","))
     if source.choices_form == "lettered":
-        found = lettered(text_of(value) or "")
+        text = text_of(value) or ""
+        found = lettered(text)
         if not found:
-            raise RowError("unusable-choices", f"choices are not A, B, ...: {str(value)[:80]}")
+            raise RowError("unusable-choices", f"choices are not A, B, ... but {letters(text)}: {text[:80]}")
         return found
     if isinstance(value, str):
-        value = _parse_list(value, "unusable-choices", "choices are")
+        value = _written(value)
     if isinstance(value, Mapping):
-        value = list(value.values())
+        # By their letters, in whatever order they come.
+        value = [value[key] for key in (sorted(value) if all(len(str(key)) == 1 for key in value) else value)]
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise RowError("unusable-choices", f"choices are no list: {str(value)[:80]}")
-    return tuple(text_of(item) or "" for item in value)
+    return _lined_up(value)
 
 
-def _parse_list(text: str, reason: str, what: str) -> Any:
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            # Deep nesting raises the last two.
-            continue
-    raise RowError(reason, f"{what} no list: {text[:80]}")
+def _written(text: str) -> Any:
+    """Choices that stand as a list in a text."""
+    try:
+        return lists.parse(text)
+    except ValueError as error:
+        cure = "; set choices_form to lettered" if lettered(text) else ""
+        raise RowError("unusable-choices", f"choices are no list ({error}{cure}): {text[:80]}") from None
+
+
+def _lined_up(values: Sequence[Any]) -> tuple[str, ...]:
+    """Choices as texts; null ones at the end are choices that the row does not have, one before others is an error."""
+    texts = [text_of(value) for value in values]
+    while texts and texts[-1] is None:
+        texts.pop()
+    if None in texts:
+        raise RowError("unusable-choices", f"choice {texts.index(None) + 1} of {len(texts)} is null")
+    return tuple(text or "" for text in texts)
 
 
 def _answer_type(record: Record, source: MappedSource, choices: Sequence[str]) -> str | None:
@@ -285,38 +339,20 @@ def _tolerance(record: Record, source: MappedSource, answer: str | None) -> floa
     return half / value if value else half
 
 
+def _places(record: Record, columns: ColumnMap) -> dict[int, int]:
+    """Number in a column's name -> which picture of the row it is, where empty columns make that another one."""
+    where, found = columns.image, dict[int, int]()
+    for column in where if isinstance(where, tuple) else ():
+        number = re.search(r"(\d+)$", column)
+        if number is None or isinstance(look(record, column), list):
+            return {}
+        if look(record, column) is not None:
+            found[int(number[1])] = len(found) + 1
+    return {} if all(number == place for number, place in found.items()) else found
+
+
 def pictures(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:
     """Original bytes of the record's images, in order; RowError when one is not there."""
-    wanted = source.columns.image
-    for column in (wanted,) if isinstance(wanted, str) else wanted or ():
-        yield from _pictures(look(record, column), root)
-
-
-def _pictures(value: Any, root: Root | None) -> Iterator[bytes]:
-    """Original bytes of each picture: a path under `root`, bytes, a Hugging Face Image struct, or a list of them."""
-    if value is None:
-        return
-    if isinstance(value, bytes):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _pictures(item, root)
-    elif isinstance(value, Mapping):
-        if value.get("bytes") is not None:
-            yield value["bytes"]
-        elif value.get("path"):
-            yield _file(str(value["path"]), root)
-        else:
-            raise RowError("image-missing", "an image without bytes and without path")
-    elif isinstance(value, str):
-        yield _file(value, root)
-    else:
-        raise RowError("image-unreadable", f"an image cannot be a {type(value).__name__}")
-
-
-def _file(name: str, root: Root | None) -> bytes:
-    if root is None:
-        raise RowError("image-missing", f"{name}: the source has no folder that image paths are relative to")
-    if not name.strip():
-        raise RowError("image-missing", "an empty path")
-    return root.read(name)
+    where = source.columns.image
+    for column in (where,) if isinstance(where, str) else where or ():
+        yield from of_cell(_filled(record, column) if "{" in column else look(record, column), root)

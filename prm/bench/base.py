@@ -121,7 +121,7 @@ class Benchmark(Protocol):
     # Of several chains with the same name its scorer takes the first.
     unique: bool
 
-    def chains(self, record: Record, number: int, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
         """The chains of one record; RowError when it has another form."""
         ...
 

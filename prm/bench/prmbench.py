@@ -66,7 +66,7 @@ class PRMBench:
         "model's threshold, 0.5 for most."
     )
 
-    def chains(self, record: Record, number: int, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
         """The chain with errors; and the unchanged one, where the row brings it. Named as in the benchmark's loader."""
         index = text_of(record.get("idx")) or str(number)
         kind = text_of(record.get("classification"))

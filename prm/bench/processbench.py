@@ -45,7 +45,7 @@ class ProcessBench:
         "threshold of PRMs that give scores by the F1 on gsm8k: `tune: gsm8k`."
     )
 
-    def chains(self, record: Record, number: int, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
         """The one chain of a record."""
         name, problem = text_of(record.get("id")) or str(number), question_of(record, "problem")
         steps = steps_of(record, "steps")

@@ -104,15 +104,15 @@ def _images(images: Path | None) -> Root | None:
 def _local(benchmark: Benchmark, path: Path, root: Root | None) -> Iterator[_Part]:
     """A file by itself, or every data file of a folder; a folder without any is one that `datasets` can load."""
     if path.is_dir():
-        found = sorted(each for each in path.iterdir() if each.suffix.lower() in files.READERS and each.is_file())
+        found = sorted(each for each in path.iterdir() if each.is_file() and files.is_read(each))
         if not found:
             yield from _hub(benchmark, str(path.resolve()), None, root)
             return
     else:
         found = [path]
     for each in found:
-        names, records = files.read(each)
         source = FilesSource(kind="files", name="eval", path=each, columns=benchmark.columns, chain=benchmark.chain)
+        names, records = files.read(each, wanted=columns.wanted(source))
         columns.check(source, names, each.name)
         yield _Part(each.name, content_hash(each.read_bytes()), records, root or open_root(each.parent))
 

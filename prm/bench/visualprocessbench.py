@@ -61,7 +61,7 @@ class VisualProcessBench:
         "authors' scorer reads verdicts and picks no threshold."
     )
 
-    def chains(self, record: Record, number: int, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
         """The one chain of a record. The hub's card declares `response` and `image` as texts: such are parsed."""
         record = {name: _parsed(value) if name in ("response", "image") else value for name, value in record.items()}
         steps = steps_of(record, "response.steps")

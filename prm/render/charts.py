@@ -220,7 +220,7 @@ def _covered(box: tuple[float, ...], taken: Sequence[tuple[float, ...]]) -> floa
 
 
 def scatter(report: Report) -> go.Figure | None:
-    """Weight against the policy's accuracy: what the weight says beyond how hard a domain is."""
+    """Weight against the share of right rollouts: what the weight says beyond how hard a domain is."""
     rows = [row for row in report.domains if row.weight is not None and row.facts.accuracy is not None]
     if not rows:
         return None
@@ -243,7 +243,7 @@ def scatter(report: Report) -> go.Figure | None:
         figure.add_annotation(x=TOO_HARD, y=1, yref="paper", yanchor="top", xanchor="left", text="too hard below",
             showarrow=False, font_size=11, xshift=3)  # fmt: skip
     layout(figure, 480)
-    figure.update_xaxes(title_text="MC accuracy", tickformat=".0%", range=[-0.06, 1])
+    figure.update_xaxes(title_text="right rollouts", tickformat=".0%", range=[-0.06, 1])
     figure.update_yaxes(title_text="domain weight")
     return figure
 

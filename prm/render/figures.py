@@ -103,6 +103,32 @@ def licences_sentence(report: Report) -> str:
     return f"Licences: {'; '.join(parts)}." if parts else ""
 
 
+def given_sentence(report: Report) -> str:
+    """How many training rollouts were not sampled here, and of which domains; empty where all were."""
+    given = [row for row in report.domains if row.facts.given]
+    if not given:
+        return ""
+    total = sum(row.facts.rollouts for row in report.domains)
+    parts = (f"{plain(row.domain)} {row.facts.given:,} of {row.facts.rollouts:,}" for row in given)
+    return (
+        f"{sum(row.facts.given for row in given):,} of {total:,} training rollouts were imported or came with a "
+        f"source, and were not sampled here ({', '.join(parts)})."
+    )
+
+
+def no_answer_sentence(report: Report) -> str:
+    """In how many training rollouts no rule reads an answer, and of which domains; empty where there are none."""
+    without = [row for row in report.domains if row.facts.no_answer]
+    if not without:
+        return ""
+    total = sum(row.facts.rollouts for row in report.domains)
+    parts = (f"{plain(row.domain)} {row.facts.no_answer:,} of {row.facts.rollouts:,}" for row in without)
+    return (
+        f"{sum(row.facts.no_answer for row in without):,} of {total:,} training rollouts have no answer that a rule "
+        f"reads, and count as wrong ({', '.join(parts)})."
+    )
+
+
 def spend_sentence(report: Report) -> str:
     """Tokens generated in all, by kind; empty where none are known."""
     kinds = ("rollouts", "completions", "judge")

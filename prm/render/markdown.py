@@ -37,6 +37,8 @@ def render(report: Report) -> str:
     if report.planted:
         lines += [escape(figures.order_sentence(report)), ""]
     lines += _domains(report)
+    for said in (figures.given_sentence(report), figures.no_answer_sentence(report)):
+        lines += [escape(said), ""] if said else []
     if report.spend:
         lines += [figures.spend_sentence(report), ""]
     lines += [f"- **{escape(row.domain)}**: {escape(row.explanation)}" for row in report.domains] + [""]

@@ -134,7 +134,7 @@ def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
             "chart-scatter",
             charts.scatter(report),
             "Weight against difficulty",
-            "MC accuracy is the share of right rollouts. A weight that only followed it would say nothing of the data.",
+            "Across: share of graded rollouts that are right. A weight that only followed it would say nothing new.",
             f"Domain weight against the share of right rollouts. {table}",
         ),
         "losses": _chart(
@@ -187,6 +187,8 @@ def render(report: Report, theme: str = "auto", browser: Mapping[str, Any] | Non
             training_sentence=figures.training_sentence(report),
             spend_sentence=figures.spend_sentence(report),
             order_sentence=figures.order_sentence(report),
+            given_sentence=figures.given_sentence(report),
+            no_answer_sentence=figures.no_answer_sentence(report),
             selection_sentence=figures.selection_sentence(selection) if selection else "",
             best={method: selection and selection.find(method, selection.sizes[-1]) for method in METHODS},
             overall=figures.overall(selection) if selection else [],

@@ -64,10 +64,14 @@ COLUMNS: tuple[Column, ...] = (
     Column("rejects", "rows that ingest rejected for other reasons than the next two", _fact("rejects")),
     Column("duplicates", "rows or problems left out as duplicates (ingest, dedup)", _fact("duplicates")),
     Column("contaminated", "left out because the meta or test set shows them", _fact("contaminated")),
-    Column("rollouts", "sampled chains", _fact("rollouts")),
-    Column("accuracy", "share of graded rollouts that are right", _fact("accuracy")),
-    Column("undecided", "share of rollouts that no grader decided", _fact("undecided")),
-    Column("truncated", "share of rollouts cut by length or repetition", _fact("truncated")),
+    Column("rollouts", "chains, sampled here or given", _fact("rollouts")),
+    Column("given", "of them those that were imported or came with a source", _fact("given")),
+    Column("no_answer", "rollouts in which no rule reads an answer; they count as wrong", _fact("no_answer")),
+    Column("accuracy", "share of rollouts with an outcome that are right", _fact("accuracy")),
+    Column("undecided", "share of rollouts without an outcome", _fact("undecided")),
+    Column(
+        "truncated", "share of rollouts cut by length or repetition, of those whose end is known", _fact("truncated")
+    ),
     Column("labelled_steps", "steps with a label", _fact("labelled_steps")),
     Column("undefined_steps", "steps whose label is undefined", _fact("undefined_steps")),
     Column("mean_label", "mean label", _fact("mean_label")),

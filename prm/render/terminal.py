@@ -98,7 +98,13 @@ def _data(report: Report) -> list[RenderableType]:
         "left out: rejected / duplicate / shown by meta or test set; noise: standard error of a label; kept: by "
         "consensus; t: of its dots, mean over runs."
     )
-    sentences = [text for text in (figures.licences_sentence(report), figures.spend_sentence(report)) if text]
+    found = (
+        figures.given_sentence(report),
+        figures.no_answer_sentence(report),
+        figures.licences_sentence(report),
+        figures.spend_sentence(report),
+    )
+    sentences = [text for text in found if text]
     table = fill(titled("Data and training", _DATA), map(_data_cells, report.domains))
     return [Text(), table, Text(), Text(key, style="dim"), *(Text(text) for text in sentences)]
 
@@ -106,7 +112,7 @@ def _data(report: Report) -> list[RenderableType]:
 def render(report: Report) -> Group:
     """The dataset-quality table, what the data are, a sentence for each domain, best-of-N, and the notes."""
     table = fill(titled("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
-    key = "right: share of the policy's rollouts that are right; rank: of the mean (best–worst over runs)."
+    key = "right: share of the rollouts with an outcome that are right; rank: of the mean (best–worst over runs)."
     parts: list[RenderableType] = [table, Text(), Text(key, style="dim")]
     parts += [Text(line) for line in (figures.training_sentence(report), figures.order_sentence(report)) if line]
     parts += [*_data(report), Text()]

@@ -168,7 +168,7 @@ class Batcher:
 
     def _next(self) -> list[tuple[Row, asyncio.Future[Scored]]]:
         """The rows of the next batch."""
-        part, pixels = [], 0
+        part, pixels = list[tuple[Row, asyncio.Future[Scored]]](), 0
         while self._queue and len(part) < self._batch_rows:
             pixels += self._queue[0][0].pixels
             if part and pixels > self._batch_pixels:

@@ -25,8 +25,9 @@ from curate import judgement, prompts
 from curate.config import validate
 from curate.engines import build, simulated, torch_companions, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
-from curate.engines.chat import Chat, Pictures
+from curate.engines.chat import Chat
 from curate.engines.detokenize import Detokenizer, join_bytes
+from curate.engines.pictures import Pictures
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
@@ -421,6 +422,23 @@ def test_max_pixels_scales_larger_pictures_down(model: Path) -> None:
         served(EngineConfig(kind="transformers", model=str(model), max_pixels=500), request)
 
 
+def test_a_picture_that_the_processor_refuses_is_the_failure_of_one_request(model: Path) -> None:
+    """3,000 by 2 pixels: the processor takes no picture more than 200 times as long as wide."""
+    import io
+
+    import PIL.Image
+
+    sink = io.BytesIO()
+    PIL.Image.new("RGB", (3000, 2), "navy").save(sink, "PNG")
+    greedy = Sampling(0.0, 1.0, 0, 4)
+    thin, plain = (
+        ask("How many?", n=1, images=[each], sampling=greedy) for each in (Image("thin", sink.getvalue()), picture(30))
+    )
+    refused, answered = served(EngineConfig(kind="transformers", model=str(model)), thin, plain)
+    assert isinstance(refused, RequestRejected) and "refuses the pictures: absolute aspect ratio" in str(refused)
+    assert len(answered) == 1
+
+
 def test_draws_follow_the_distribution() -> None:
     """Inverse sampling against known probabilities: chi-square over 4,000 draws, top-k and top-p cut exactly."""
     torch = pytest.importorskip("torch")
@@ -548,7 +566,7 @@ def test_server_gets_only_what_it_must_know(endpoint: Callable[..., Endpoint]) -
 def test_server_continues_a_prefix_as_text(endpoint: Callable[..., Endpoint]) -> None:
     there = endpoint(lambda _, body: completion(body))
     good = ask(n=1, prefix_ids=[1, 2], prefix_text="Step 1: so\n")
-    answers = served(at(there.url), good, ask(n=1, prefix_ids=[1, 2]))
+    answers = served(at(there.url, continues=True), good, ask(n=1, prefix_ids=[1, 2]))
     assert isinstance(answers[0], list) and isinstance(answers[1], RequestRejected)
     (body,) = there.bodies
     assert body["messages"][1] == {"role": "assistant", "content": "Step 1: so\n"}
@@ -594,7 +612,7 @@ def test_servers_share_the_load_and_the_key_stays_out_of_sight(
     assert "secret-key" not in " ".join(notes) + str(engine.versions()) + repr(engine)
 
 
-def test_too_few_samples_are_no_answer(endpoint: Callable[..., Endpoint]) -> None:
-    there = endpoint(lambda _, body: completion(body | {"n": 1}))
-    (answer,) = served(at(there.url), ask(n=3))
-    assert isinstance(answer, RequestRejected) and "1 samples for n=3" in str(answer)
+def test_too_many_samples_are_no_answer(endpoint: Callable[..., Endpoint]) -> None:
+    there = endpoint(lambda _, body: completion(body | {"n": 4}))
+    (answer,) = served(at(there.url, retries=1), ask(n=3))
+    assert isinstance(answer, RequestRejected) and "4 samples for n=3" in str(answer)

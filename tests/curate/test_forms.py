@@ -63,6 +63,12 @@ GEO = (
             Parsed("What is it?", "B", ("a cat", "a dog, a big one", "fish", "none")),
         ),
         (
+            "inline-options",
+            "Which shape has three corners?\nAnswer choices: (A) a square (B) a triangle (C) a line",
+            "B",
+            Parsed("Which shape has three corners?", "B", ("a square", "a triangle", "a line")),
+        ),
+        (
             "instructed",
             "<image>\nWhich?\nA. up\nB. down\nAnswer with the option's letter from the given choices directly.",
             "B",

@@ -121,6 +121,11 @@ def test_columns_of_one_name_are_told_apart(workspace):
     assert catalog.query(workspace, 'SELECT 1 AS n, 2 AS n, 3 AS "N", 4 AS n_2').to_dicts() == [
         {"n": 1, "n_2": 2, "N_3": 3, "n_2_2": 4}
     ]
+    # Whether as JSON or as a table, nothing is lost, and the new name is said where it does not disturb.
+    for words in ([], ["--json"]):
+        result = run(workspace, "SELECT 'left' AS side, 'right' AS side", *words)
+        assert "left" in result.stdout and "right" in result.stdout and "side_2" in result.stdout
+        assert result.stderr == "There is a column side already; another one is called side_2. AS gives it a name.\n"
 
 
 def test_a_table_is_limited_and_says_by_how_much(workspace):

@@ -156,3 +156,27 @@ def test_cuts_are_monotone_and_end_with_the_last_token(tokens, data):
     for cut, end in zip(cuts, at, strict=True):
         assert ends[cut - 1] >= end
         assert cut == 1 or ends[cut - 2] < end
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("\\begin{aligned}", "\\end{aligned}"),
+        ("\\[", "\\]"),
+        ("\\(", "\\)"),
+        ("$$", "$$"),
+        ("```python", "```"),
+    ],
+)
+def test_no_cut_inside_a_formula_or_code(opening, closing):
+    inner = "a = 3.\n\nb = 4.\n1. c\n2. d\nStep 2: e.\n\\\\[2pt]\n\n"
+    text = f"The sum is this.\n{opening}\n{inner}{closing}\n\nSo it is done.\n\nThen more."
+    pieces = steps.split(text)
+    assert "".join(pieces) == text
+    assert any(opening in piece and closing in piece.split(opening, 1)[1] for piece in pieces)
+    assert len(pieces) >= 2
+
+
+def test_a_formula_that_never_closes_does_not_swallow_the_chain():
+    text = "We have \\[ x.\n\n" + "".join(f"Line {number} is here.\n" for number in range(120)) + "\nOne.\n\nTwo."
+    assert len(steps.split(text)) > 1

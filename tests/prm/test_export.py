@@ -156,17 +156,24 @@ def test_the_model_card_and_the_reading(workspace, tiny_model, tmp_path):
 def test_the_card_names_hub_sources_accounts_and_null_controls(workspace, tmp_path):
     from curate import lineage
     from curate.lineage import Ledger
-    from curate.schema import PROBLEMS, UPDATES
+    from curate.schema import PROBLEMS, ROLLOUTS, UPDATES
     from prm.render import card
 
-    for name, role in (("x/one", "train"), ("x/two", "test"), ("x/<b>|", "meta")):
-        source = {"kind": "hub", "dataset": name, "role": role, "name": role}
-        lineage.write(workspace.partition(PROBLEMS, f"hub-{role}"), "ingest", source, {}, Ledger("rows", 7, 5, 2))
+    # Two brought no problem that the run saw; of the third another id was read than the first that is named.
+    for part, name, read in (("unused", "x/one", None), ("empty", "x/two", None), ("train", "x/gone", "x/<b>|")):
+        source = {"kind": "hub", "dataset": name, "role": "train", "name": part}
+        inputs = {"dataset": read} if read else {}
+        lineage.write(workspace.partition(PROBLEMS, part), "ingest", source, inputs, Ledger("rows", 7, 5, 2))
+    lineage.write(workspace.partition(ROLLOUTS, "said"), "import", {}, {}, Ledger("responses", 9, 8, 1))
+    lineage.write(workspace.partition(UPDATES, "other"), "train", {}, {}, Ledger("examples", 77, 77))
     made = export.run(workspace, "seed-0", tmp_path / "out")
     public = read_card(made.folder)
     text = card.render(workspace, public, "float32", "other", True)
-    assert yaml.safe_load(text.split("---")[1])["datasets"] == ["x/<b>|", "x/one"]
+    assert yaml.safe_load(text.split("---")[1])["datasets"] == ["x/<b>|"]
     assert "| ingest | rows | 21 | 15 | 6 | 0 | 0 |" in text
+    assert "| import | responses | 9 | 8 | 1 | 0 | 0 |" in text
+    # Other runs took the same examples for themselves.
+    assert "77" not in text.partition("## Data")[2].partition("## How")[0]
     assert "<b>" not in text.split("---", 2)[2]
     hub = card.render(workspace, export.replace(public, config={**public.config, "model": "Qwen/X"}), "x", "mit", True)
     assert ModelCard(hub).data.base_model == "Qwen/X"

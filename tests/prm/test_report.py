@@ -138,6 +138,40 @@ def test_facts_by_hand(tmp_path):
     assert facts.label_noise == pytest.approx(sum(noise) / len(noise))
 
 
+def test_rollouts_that_were_given_are_called_so(tmp_path):
+    """Two imported rollouts, of which one has an outcome, beside two that were sampled here, and another domain's."""
+    workspace, rng = Workspace.open(tmp_path / "w"), random.Random(1)
+    add_source(workspace, "mixed", "mixed", "train", 2, 1.0, None, samples=1)
+    add_source(workspace, "own", "own", "train", 1, 1.0, None, samples=1)
+    before = [row["finish"] for row in workspace.read(ROLLOUTS).to_pylist() if row["domain"] == "mixed"]
+    problem = next(row for row in workspace.read(PROBLEMS).to_pylist() if row["domain"] == "mixed")
+    given = [
+        rollout_row(problem["problem_id"], "mixed", "train", sample, "3", outcome, rng)
+        | {"finish": None, "tokens": None, "policy": f"given:file:{model}"}
+        for sample, outcome, model in ((8, False, "m"), (9, None, "n"))
+    ]
+    workspace.partition(ROLLOUTS, "file").commit_all(given)
+    built = report.build(workspace, ReportConfig(chains=0))
+    facts = {row.domain: row.facts for row in built.domains}
+    assert [(facts[name].given, facts[name].rollouts) for name in ("mixed", "own")] == [(2, 4), (0, 1)]
+    assert facts["mixed"].accuracy == pytest.approx(2 / 3) and facts["mixed"].undecided == 0.25
+    # Nobody knows how the given ones ended.
+    assert facts["mixed"].truncated == sum(finish == "length" for finish in before) / 2
+    said = "2 of 5 training rollouts were imported or came with a source, and were not sampled here (mixed 2 of 4)."
+    paths = report.write(built, tmp_path / "out")
+    assert said in terminal_text(terminal.render(built), 300)
+    assert said in paths["html"].read_text() and "were not sampled here (mixed 2 of 4)" in paths["markdown"].read_text()
+    assert json.loads(paths["json"].read_text())["domains"][0]["facts"]["given"] == 2
+    assert "policy's" not in paths["html"].read_text().partition('id="reading"')[2]
+    assert figures.given_sentence(report.build(workspace_of_own(tmp_path), ReportConfig(chains=0))) == ""
+
+
+def workspace_of_own(folder):
+    workspace = Workspace.open(folder / "own")
+    add_source(workspace, "a", "a", "train", 1, 1.0, None, samples=1)
+    return workspace
+
+
 def test_test_rows_do_not_leak_into_the_table(tmp_path):
     workspace = Workspace.open(tmp_path / "w")
     add_source(workspace, "train", "a", "train", 3, 0.5, None)

@@ -62,6 +62,7 @@ def said(*turns):
     return {"t": [{"from": who, "value": what} for who, what in turns]}
 
 
+FIRST = {"steps": "s", "labels": "l", "labels_form": "first-error"}
 ASKED = "### Question:\n<image>\nHow many?\n\n### Solution Process:\nFirst."
 
 
@@ -102,6 +103,33 @@ ASKED = "### Question:\n<image>\nHow many?\n\n### Solution Process:\nFirst."
             [(None, ["a", "b"], [1.0, 1.0])],
         ),
         ({"s": ["a"], "l": 1}, {"steps": "s", "labels": "l", "labels_form": "first-error"}, "unusable-label"),
+        *(
+            ({"s": ["a", "b", "c"], "l": label}, FIRST | more, [(None, ["a", "b", "c"], values)])
+            for more, label, values in (
+                ({}, None, [1.0, 1.0, 1.0]),
+                ({}, float("nan"), [1.0, 1.0, 1.0]),
+                ({}, 1.0, [1.0, 0.0, None]),
+                ({}, "2", [1.0, 1.0, 0.0]),
+                ({}, [2, 1], [1.0, 0.0, None]),
+                ({}, "[]", [1.0, 1.0, 1.0]),
+                ({"labels_from": 1}, 1, [0.0, None, None]),
+                ({"labels_from": 1}, 3, [1.0, 1.0, 0.0]),
+                ({"labels_from": 1}, 0, [1.0, 1.0, 1.0]),
+                ({"labels_from": 1}, -1, [1.0, 1.0, 1.0]),
+                ({"labels_from": 1}, None, [1.0, 1.0, 1.0]),
+                ({"labels_form": "wrong-steps"}, [0, 2], [0.0, 1.0, 0.0]),
+                ({"labels_form": "wrong-steps", "labels_from": 1}, [3], [1.0, 1.0, 0.0]),
+                ({"labels_form": "wrong-steps"}, None, [1.0, 1.0, 1.0]),
+            )
+        ),
+        *(
+            ({"s": ["a", "b"], "l": label}, FIRST | more, "unusable-label")
+            for more, label in (
+                ({}, 2), ({}, True), ({}, "b"), ({}, 0.5), ({}, [0, 2]), ({}, -2), ({"labels_from": 1}, 3),
+            )
+        ),
+        # As a cell of CSV has them.
+        ({"s": "['a', 'b']", "l": "[1, 0]"}, {"steps": "s", "labels": "l"}, [(None, ["a", "b"], [1.0, 0.0])]),
         (
             {"i": SHEPHERD, "l": MARKED},
             {"form": "tagged", "steps": "i", "labels": "l"},

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import datasets
 import export_testbed as bed
-import httpx
 import huggingface_hub
 import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from curate import hubs
 from curate.cli.app import app
 from curate.engines.torch_companions import mend
 from curate.errors import UserError
@@ -348,6 +348,8 @@ def test_nothing_to_export_is_an_error_with_reasons(export, tmp_path):
 class Recorder:
     """In place of the hub: what it was asked, and a repository that may be there already."""
 
+    endpoint = "https://hub.example/mirror/"
+
     def __init__(self, there=None, error=None):
         self.calls, self.private, self.error = [], there, error
 
@@ -367,13 +369,13 @@ class Recorder:
 @pytest.mark.parametrize("public", [False, True])
 def test_a_push_is_private_unless_it_is_told_otherwise(tmp_path, public):
     hub = Recorder()
-    assert push(tmp_path, "me/set", public, hub) == "https://huggingface.co/datasets/me/set"
+    assert push(tmp_path, "me/set", public, hub) == "https://hub.example/mirror/datasets/me/set"
     assert hub.calls[0] == ("create", "me/set", "dataset", not public, True)
     (_, given) = hub.calls[1]
     assert (given["repo_id"], given["folder_path"], given["repo_type"]) == ("me/set", tmp_path, "dataset")
     assert "data/*" in given["delete_patterns"] and "token" not in given
     # One that is there keeps its visibility: nothing goes into the wrong one.
-    broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=httpx.ConnectError("401 Client Error")))
+    broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=hubs.failures()[0]("401 Client Error")))
     for hub in (Recorder(there=public), *broken):
         with pytest.raises(UserError, match=r"is there already|401 Client Error; check"):
             push(tmp_path, "me/set", public, hub)
@@ -381,7 +383,9 @@ def test_a_push_is_private_unless_it_is_told_otherwise(tmp_path, public):
     # The real library, which is told that there is no network.
     with pytest.raises(UserError, match="was not pushed to me/set"):
         push(tmp_path, "me/set", public, real_hub())
-    assert all(hasattr(huggingface_hub.HfApi, name) for name in ("create_repo", "repo_info", "upload_folder"))
+    there = huggingface_hub.HfApi(endpoint="http://localhost:1")
+    assert there.endpoint == "http://localhost:1"
+    assert all(hasattr(there, name) for name in ("create_repo", "repo_info", "upload_folder"))
 
 
 def test_the_command_pushes_no_licence_that_nobody_looked_at(workspace, tmp_path, monkeypatch):
@@ -395,7 +399,7 @@ def test_the_command_pushes_no_licence_that_nobody_looked_at(workspace, tmp_path
     assert "Look at the licence: 2 rows of source unlicensed: the licence is unknown." in result.output
     assert not hub.calls
     result = CliRunner().invoke(app, [*call, "--replace", "--any-licence", "--json"])
-    assert json.loads(result.stdout)["pushed"] == "https://huggingface.co/datasets/me/set"
+    assert json.loads(result.stdout)["pushed"] == "https://hub.example/mirror/datasets/me/set"
     assert "hf_verysecret" not in result.output
     assert [each[0] for each in hub.calls] == ["create", "upload"]
 

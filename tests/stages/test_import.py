@@ -251,14 +251,50 @@ def test_a_source_may_not_take_the_name_of_an_import(tmp_path, workspace):
     assert workspace.read(ROLLOUTS).num_rows == 30
 
 
-def test_with_several_sources_one_is_to_be_named(tmp_path, workspace):
-    more = {"kind": "synthetic", "name": "dials", "task": "dial_read", "rows": 2}
-    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [more]}}))
-    chain.run(chain.load(tmp_path / "more.yaml"), workspace, Silent())
-    config = ImportConfig(file=many(tmp_path), id="q", response="t")
-    with pytest.raises(UserError, match="give --source, one of dials, named"):
+def ingested(tmp_path, workspace, name, rows, **columns):
+    """A source more, of rows that are counted, or named by `id`."""
+    lines(tmp_path / f"{name}.jsonl", *rows)
+    source = {"kind": "files", "name": name, "path": f"{name}.jsonl", "columns": columns}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}))
+    chain.run(chain.load(tmp_path / "more.yaml"), workspace, Silent(), ["ingest"])
+
+
+MORE = [{"m": "x", "question": "2 + 2?", "answer": "4"}, {"m": "y", "question": "3 + 3?", "answer": "6"}]
+
+
+def test_ids_are_looked_for_in_all_sources_where_they_say_which(tmp_path, workspace):
+    ingested(tmp_path, workspace, "others", MORE, id="m")
+    file = lines(tmp_path / "r.jsonl", {"q": "a", "t": "= 2"}, {"q": "y", "t": "= 6"}, {"q": "z", "t": "= 8"})
+    ledger = imports.run(ImportConfig(file=file, id="q", response="t"), workspace)
+    assert (ledger.out, ledger.rejected) == (2, {"unknown-problem": 1})
+    assert {row["domain"] for row in workspace.read(ROLLOUTS).to_pylist()} == {"named", "others"}
+    one = imports.run(ImportConfig(file=file, id="q", response="t", name="one", source="others", policy="p"), workspace)
+    assert (one.out, one.rejected) == (1, {"unknown-problem": 2})
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{**row, "m": name} for row, name in zip(MORE, ("a", "y"), strict=True)], 'have a name in common, "a"'),
+        ([{**row, "m": str(100 + number)} for number, row in enumerate(MORE)], None),
+    ],
+)
+def test_where_ids_do_not_say_which_source_is_meant_one_is_to_be_named(tmp_path, workspace, rows, said):
+    ingested(tmp_path, workspace, "others", rows, id="m")
+    file = lines(tmp_path / "r.jsonl", {"q": "a", "t": "= 2", "s": "named"}, {"q": "a", "t": "= 4", "s": "others"})
+    config = ImportConfig(file=file, id="q", response="t")
+    if said is None:
+        ingested(tmp_path, workspace, "counted", [{"question": "5 + 5?", "answer": "10"}])
+        said = "are numbers in both"
+    with pytest.raises(UserError, match=said) as caught:
         imports.run(config, workspace)
-    assert imports.run(config.model_copy(update={"source": "named"}), workspace).out == 30
+    assert "--source-column" in str(caught.value)
+    assert not workspace.files(ROLLOUTS)
+    by_row = imports.run(config.model_copy(update={"source_column": "s"}), workspace)
+    assert by_row.taken == 2
+    assert by_row.out == (2 if "in common" in said else 1)
+    with pytest.raises(UserError, match="give only one of them"):
+        imports.run(config.model_copy(update={"source_column": "s", "source": "named"}), workspace)
 
 
 def test_the_command_reads_the_recipe_and_later_stages_take_the_rows(tmp_path, workspace):
@@ -276,3 +312,33 @@ def test_the_command_reads_the_recipe_and_later_stages_take_the_rows(tmp_path, w
     ledger = chain.run(chain.load(tmp_path / "r.yaml"), workspace, Silent(), ["shard"])["shard"]
     assert (ledger.taken, ledger.rejected) == (1, {"not-labelled": 1})
     assert workspace.read(EXAMPLES).num_rows == 0
+
+
+def test_responses_without_an_answer_are_said_aloud(tmp_path, workspace):
+    said = list[str]()
+
+    class Listener(Silent):
+        def note(self, text):
+            said.append(text)
+
+    file = lines(
+        tmp_path / "mine.jsonl",
+        {"q": "a", "t": RIGHT},
+        {"q": "b", "t": "I have looked at both of them for long. There is nothing more that I could say about it now."},
+    )
+    imports.run(ImportConfig(file=file, id="q", response="t"), workspace, reporter=Listener())
+    found = [each for each in said if "no answer" in each]
+    assert len(found) == 1
+    assert found[0].startswith("1 of 2 responses have no answer that a rule reads; this one ends: ")
+    assert "nothing more that I could say about it now." in found[0]
+
+
+def test_words_of_the_recipe_announce_answers(tmp_path, workspace):
+    text = "Meh. " * 40 + "\nVastuse tulem: 2"
+    file = lines(tmp_path / "mine.jsonl", {"q": "a", "t": text})
+    imports.run(ImportConfig(file=file, id="q", response="t", name="without"), workspace)
+    words = {"answer": ["tulem"]}
+    imports.run(ImportConfig(file=file, id="q", response="t", name="with", policy="m", answer_words=words), workspace)
+    rows = {row["policy"]: row for row in workspace.read(ROLLOUTS).to_pylist()}
+    assert rows["given:without"]["outcome_rule"] == "no-answer"
+    assert rows["given:with:m"]["outcome"] is True

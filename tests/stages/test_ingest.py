@@ -210,7 +210,7 @@ def test_a_folder_of_the_hub_kind_loads_through_datasets_with_original_bytes(pla
     assert [row["bytes"] for row in workspace.read(IMAGES).to_pylist()] == [data]
     with pytest.raises(UserError, match='no column "lable"'):
         ingest(place, [source | {"name": "x", "columns": columns | {"answer": "lable"}}])
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match='has no split "nowhere", it has train'):
         ingest(place, [source | {"name": "y", "split": "nowhere"}])
 
 
@@ -277,3 +277,57 @@ def test_a_workspace_that_cannot_be_written_is_one_sentence(place):
     (place / "locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match=r"cannot be written|not writable"):
         ingest(place, [files()], workspace="locked/w")
+
+
+class Noting(Silent):
+    """Keeps what a stage says."""
+
+    def __init__(self):
+        self.said = []
+
+    def note(self, text):
+        self.said.append(text)
+
+
+def said(place, **source):
+    tree = {"name": "t", "ingest": {"sources": [{"kind": "files", "name": "s", **source}]}}
+    (place / "recipe.yaml").write_text(json.dumps(tree))
+    reporter = Noting()
+    target = Workspace.open(place / "noted")
+    ledgers = chain.run(chain.load(place / "recipe.yaml"), target, reporter, ["ingest"], frozenset({"s"}))
+    return ledgers["ingest"], reporter.said
+
+
+def test_worked_solutions_are_no_answers_and_the_cure_is_said(place):
+    solved = [
+        {"question": f"{n} + 1?", "answer": f"Add one to {n}.\n{n} + 1 = {n + 1}\n#### {n + 1}"} for n in range(9)
+    ]
+    (place / "a.jsonl").write_text("\n".join(map(json.dumps, solved)))
+    ledger, notes = said(place, path="a.jsonl")
+    assert ledger.rejected == {"answer-is-a-solution": 9}
+    assert [note for note in notes if "9 of 9 rows" in note and "answer_behind: '####'" in note]
+    ledger, notes = said(place, path="a.jsonl", answer_behind="####")
+    assert (ledger.out, notes) == (9, [])
+    boxed = [
+        {"question": f"{n} + 1?", "answer": f"We add one to {n}.\nSo the sum is \\boxed{{{n + 1}}}."} for n in range(9)
+    ]
+    (place / "b.jsonl").write_text("\n".join(map(json.dumps, boxed)))
+    ledger, notes = said(place, path="b.jsonl")
+    assert ledger.rejected == {"answer-is-a-solution": 9}
+    assert "answer_form: solution" in notes[0]
+    assert said(place, path="b.jsonl", answer_form="solution")[0].out == 9
+    # A long text may be the answer, where the recipe says that answers are texts.
+    assert said(place, path="a.jsonl", answer_type="text")[0].out == 9
+
+
+def test_numbers_that_seem_to_count_from_1_are_said(place):
+    labelled = [{"question": f"{n}?", "answer": "1", "s": ["a", "b", "c"], "l": n % 2 + 1} for n in range(30)]
+    (place / "a.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+    form = {"steps": "s", "labels": "l", "labels_form": "first-error"}
+    assert "chain.labels_from: 1" in said(place, path="a.jsonl", chain=form)[1][0]
+    assert said(place, path="a.jsonl", chain=form | {"labels_from": 1})[1] == []
+    (place / "a.jsonl").write_text("\n".join(json.dumps(row | {"l": row["l"] - 1}) for row in labelled))
+    assert said(place, path="a.jsonl", chain=form)[1] == []
+    index = {"columns": {"choices": "s", "answer": "l"}, "answer_form": "index"}
+    (place / "a.jsonl").write_text("\n".join(map(json.dumps, labelled)))
+    assert "answer_from: 1" in said(place, path="a.jsonl", **index)[1][0]

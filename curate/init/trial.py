@@ -1,0 +1,78 @@
+"""How many rows of a source would come in, tried with the readers and checks of `curate ingest`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from curate import rows
+from curate.config import validate
+from curate.errors import RowError, UserError
+from curate.sections import IngestConfig
+from curate.seeds import digest
+from curate.source_sections import FilesSource, HubSource
+from curate.sources import open_source
+from curate.sources.base import BadRow
+
+# Rows that are not meant to come in; nothing is wrong with the settings.
+_UNWANTED = frozenset({"not-wanted"})
+
+
+@dataclass
+class Trial:
+    """Rows that would come in, by type of answer, and reasons of the others with an example each."""
+
+    taken: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    problems: set[str] = field(default_factory=set)
+    """What makes the problems that would come in: question, choices, pictures, and the chain of one that brings it."""
+    pictures: int = 0
+    chains: int = 0
+    failure: str | None = None
+    """Why the source cannot be read at all."""
+
+    @property
+    def out(self) -> int:
+        """How many rows would come in."""
+        return sum(self.types.values())
+
+    @property
+    def share(self) -> float:
+        """Of the rows that were tried, from 0 to 1."""
+        return self.out / self.taken if self.taken else 0.0
+
+
+def tried(settings: Mapping[str, Any], base: Path, most: int) -> Trial:
+    """The first `most` rows of a source with these settings; relative paths are relative to `base`."""
+    found = Trial()
+    try:
+        # The name may still be one that a workspace has itself.
+        named = {**settings, "name": "look"}
+        source = (
+            validate(HubSource, named, "source") if named["kind"] == "hub" else validate(FilesSource, named, "source")
+        )
+        limits = IngestConfig(sources=(source,))
+        for row in islice(open_source(source, base).rows(), most):
+            found.taken += 1
+            try:
+                if isinstance(row, BadRow):
+                    raise row.error
+                problem, pictures = rows.problem_of(row, source, rows.looked(row, limits))
+            except RowError as error:
+                found.rejected[error.reason] += 1
+                found.examples.setdefault(error.reason, f"row {row.source_row}: {error.detail}")
+                continue
+            steps = list(row.chain.steps) if row.chain is not None else None
+            found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"], steps))
+            found.types[problem["answer_type"] or "no gold answer"] += 1
+            found.pictures += bool(pictures)
+            found.chains += row.chain is not None
+    except UserError as error:
+        found.failure = str(error).removeprefix('Source "look": ')
+    return found
