@@ -271,10 +271,9 @@ def write(workspace: Workspace) -> Path:
     try:
         with duckdb.connect(str(temporary)) as connection:
             _define(connection, workspace)
-    except duckdb.OutOfMemoryException as error:
-        raise MemoryError(str(error)) from None
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
+        # The statements are ours: what fails is the disk, or there is no memory.
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be written ({reason}); free some space and run again.") from None
+        raise UserError(f"{path} cannot be written ({reason}); free some space or memory and run again.") from None
     temporary.replace(path)
     return path

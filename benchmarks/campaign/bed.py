@@ -82,6 +82,7 @@ LINES: list[tuple[str, str]] = [
     ("label-again", "curate label recipe.yaml"),
     ("judge", "curate judge recipe.yaml"),
     ("import-rollouts", "curate import-rollouts given.jsonl --source test --id id --response text -r recipe.yaml"),
+    ("remove-import", "curate remove-import given"),
     ("shard", "curate shard recipe.yaml"),
     ("train", "prm train recipe.yaml"),
     ("train-parallel", "prm train recipe.yaml --parallel 2 --replace"),
