@@ -121,6 +121,9 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
     for number, (name, line) in enumerate(LINES):
         if name not in wanted[-1:] and not set(wanted) & {later for later, _ in LINES[number:]}:
             break
+        if name == "train-parallel" and names is not None and name not in names:
+            # Slow, and what comes later does not need it.
+            continue
         words = [*line.split(), "-w", WORKSPACE]
         before = folder / "before" / f"{number:02d}"
         shutil.copytree(live, before)
