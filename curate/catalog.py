@@ -268,7 +268,12 @@ def write(workspace: Workspace) -> Path:
     """(Re)build `catalog.duckdb`, atomically: readers of the old one keep it."""
     path, temporary = workspace.root / "catalog.duckdb", workspace.root / "catalog.duckdb.tmp"
     temporary.unlink(missing_ok=True)
-    with duckdb.connect(str(temporary)) as connection:
-        _define(connection, workspace)
+    try:
+        with duckdb.connect(str(temporary)) as connection:
+            _define(connection, workspace)
+    except duckdb.Error as error:
+        # The statements are ours: what fails is the disk, or there is no memory.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be written ({reason}); free some space or memory and run again.") from None
     temporary.replace(path)
     return path

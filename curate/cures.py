@@ -47,15 +47,24 @@ def command(folder: Path) -> str:
     return f"run `curate import-rollouts --replace` on the file of the import {partition}"
 
 
+def again(folder: Path) -> str:
+    """What goes on from the rows of this partition, in words that end in a command."""
+    table = folder.parent.name
+    if table == "problems":
+        return "run `curate ingest` again"
+    return f"run `{_OWED[table]}` again"
+
+
 def anew(path: Path) -> str:
     """For a damaged file of rows: what to delete, where that is needed, and what to run."""
     folder = path.parent
     table = folder.parent.name
     if table not in _OWED or (folder.name != _MAIN and table != "step_scores"):
         return f"restore it from a copy, or {command(folder)}"
-    gone = [f"`{path.with_suffix('.done')}`"]
+    gone, run = [f"`{path.with_suffix('.done')}`"], [f"`{_OWED[table]}`"]
     shard = path.name[: len("part-00000")]
     for other in _FOLLOWING[table]:
         if any((folder.parent.parent / other / _MAIN).glob(f"{shard}-*.done")):
             gone.append(f"`{folder.parent.parent / other / _MAIN / shard}-*.done`")
-    return f"restore it from a copy, or delete {' and '.join(gone)} and run `{_OWED[table]}` again"
+            run.append(f"`{_OWED[other]}`")
+    return f"restore it from a copy, or delete {' and '.join(gone)} and run {', then '.join(run)} again"

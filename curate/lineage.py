@@ -109,7 +109,7 @@ def read_file(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, OSError):
-        cure = "delete it and run its stage again" if _kept(path.parent) else cures.command(path.parent)
+        cure = f"delete it and {cures.again(path.parent)}" if _kept(path.parent) else cures.command(path.parent)
         raise UserError(f"{path} is damaged; restore it from a copy, or {cure}.") from None
 
 

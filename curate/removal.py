@@ -63,7 +63,9 @@ def remove(workspace: Workspace, name: str) -> dict[str, int]:
 def begin_replacing(workspace: Workspace, name: str) -> None:
     """Note the rollouts of an import that starts over, so that `end_replacing` finds them even after a kill."""
     path = _noted(workspace, name)
-    ids = set(workspace.partition(ROLLOUTS, name).read(["rollout_id"])["rollout_id"].to_pylist())
+    # Those of a damaged file cannot be known; the import brings them again.
+    files = workspace.partition(ROLLOUTS, name).sound_files()
+    ids = {key for each in files for key in read_file(each, ROLLOUTS, ["rollout_id"])["rollout_id"].to_pylist()}
     if path.exists():
         ids |= set(json.loads(path.read_text()))
     path.parent.mkdir(parents=True, exist_ok=True)

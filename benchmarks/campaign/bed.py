@@ -82,6 +82,7 @@ LINES: list[tuple[str, str]] = [
     ("label-again", "curate label recipe.yaml"),
     ("judge", "curate judge recipe.yaml"),
     ("import-rollouts", "curate import-rollouts given.jsonl --source test --id id --response text -r recipe.yaml"),
+    ("remove-import", "curate remove-import given"),
     ("shard", "curate shard recipe.yaml"),
     ("train", "prm train recipe.yaml"),
     ("train-parallel", "prm train recipe.yaml --parallel 2 --replace"),
@@ -120,6 +121,9 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
     for number, (name, line) in enumerate(LINES):
         if name not in wanted[-1:] and not set(wanted) & {later for later, _ in LINES[number:]}:
             break
+        if name == "train-parallel" and names is not None and name not in names:
+            # Slow, and what comes later does not need it.
+            continue
         words = [*line.split(), "-w", WORKSPACE]
         before = folder / "before" / f"{number:02d}"
         shutil.copytree(live, before)

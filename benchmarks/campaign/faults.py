@@ -41,6 +41,8 @@ _QUICK = 60.0
 # How the C library ends a process that has no memory for a thread.
 _ABORTED = 127
 _INTERRUPTED = (130, 143)
+# How a library that is written in Rust does.
+_PANIC = "pyo3_runtime.PanicException"
 
 
 def run(
@@ -89,7 +91,7 @@ def judged(code: int | None, said: str, way: str) -> tuple[str, str]:
     lines = [line for line in said.splitlines() if line.strip()]
     if code == 0:
         return "done", ""
-    if way == "memory" and code is not None and (code < 0 or code == _ABORTED):
+    if way == "memory" and code is not None and (code < 0 or code == _ABORTED or _PANIC in said):
         # What asks for memory below Python may not be able to say a word.
         return "killed for want of memory", ""
     if way == "SIGTERM" and code == -signal.SIGTERM:

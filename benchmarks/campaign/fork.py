@@ -86,7 +86,7 @@ class Running:
 
     def said(self) -> str:
         """What it printed."""
-        return self.output.read_text(errors="replace")
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
 def start(words: Sequence[str], folder: Path, output: Path, hook: Callable[[], None] | None = None) -> Running:

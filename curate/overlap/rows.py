@@ -8,10 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate import marks
+
 
 def stream(path: Path, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
-    """These columns of a committed file, so many rows at a time.
+    """These columns of a committed file, so many rows at a time; UserError where it is not as it was written.
 
     One thread reads: several read ahead, and what they held is not given back to the system.
     """
+    marks.check(path, columns)
     yield from pq.ParquetFile(path, pre_buffer=False).iter_batches(size, columns=list(columns), use_threads=False)

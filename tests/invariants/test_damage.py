@@ -165,6 +165,21 @@ def test_damage_is_one_sentence_and_its_cure_works(whole, live, damage, table, n
     assert rows(live) == expected
 
 
+def test_a_damaged_import_is_imported_anew(live):
+    named = Workspace.open(live / "w", create=False).read(PROBLEMS, ["source", "source_row"]).to_pylist()
+    rows_of = [{"id": row["source_row"], "text": "Answer: 3"} for row in named if row["source"] == "judge"]
+    (live / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of))
+    words = ["import-rollouts", "given.jsonl", "--source", "judge", "--id", "id", "--response", "text", "-w", "w"]
+    assert curate(words).exit_code == 0
+    expected = rows(live)
+    for damage in (bit, torn_lineage, no_file):
+        damage(live, ROLLOUTS, "given")
+        assert "import-rollouts --replace" in refused(["sql", "SELECT * FROM rollouts", "-w", "w"])
+        result = curate([*words, "--replace"])
+        assert result.exit_code == 0, result.exception
+        assert rows(live) == expected
+
+
 def test_another_number_of_shards_or_no_manifest_says_what_it_was(whole, live):
     manifest = live / "w" / "workspace.json"
     before = manifest.read_text()

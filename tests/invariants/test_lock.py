@@ -39,7 +39,8 @@ WRITING = [
     "curate ingest recipe.yaml", "curate dedup recipe.yaml", "curate decontaminate recipe.yaml",
     "curate rollout recipe.yaml", "curate label recipe.yaml", "curate relabel recipe.yaml", "curate judge recipe.yaml",
     "curate shard recipe.yaml", "curate run recipe.yaml", "curate import-rollouts given.jsonl --id id --response text",
-    "curate plan recipe.yaml --pilot 1", "prm train recipe.yaml", "prm train recipe.yaml --parallel 2",
+    "curate remove-import given", "curate plan recipe.yaml --pilot 1", "prm train recipe.yaml",
+    "prm train recipe.yaml --parallel 2",
     "prm score recipe.yaml", "prm select recipe.yaml", "prm report recipe.yaml", "prm report w",
     "prm report w --against other", "prm eval calibration",
 ]  # fmt: skip

@@ -473,7 +473,7 @@ def test_a_dry_run_shows_the_chain(tmp_path):
 
 
 def test_a_source_may_not_have_the_name_of_a_stage(tmp_path):
-    with pytest.raises(UserError, match="name of the workspace's own"):
+    with pytest.raises(UserError, match="which the workspace uses itself"):
         (tmp_path / "r.yaml").write_text(
             yaml.safe_dump(
                 {"ingest": {"sources": [{"kind": "synthetic", "name": "main", "task": "dial_read", "rows": 1}]}}
