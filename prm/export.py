@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from curate.errors import UserError
@@ -92,7 +93,7 @@ def run(
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"The PRM cannot be written to {folder} ({error}); free some space and run again.") from None
     return Exported(folder, architecture, head, dtype)
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from curate.errors import UserError
 from curate.store import Workspace, write_atomic
 from prm import digests
@@ -77,7 +79,7 @@ def save_model(prm: Prm, folder: Path, encoder: Encoder, card: Card) -> None:
         folder.mkdir(parents=True)
         prm.save(folder)
         encoder.processor.save_pretrained(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"The PRM cannot be written to {folder} ({error}); free some space and run again.") from None
     write_card(folder, card)
 
