@@ -175,6 +175,8 @@ def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str
     if said is None:
         return "ours"
     whole = folded(response.text)
+    if response.right and choices and outcome is None:
+        return "letter and text name different choices"
     if response.right and choices and answer is not None:
         theirs, ours = read_choice(said, choices)[0], read_choice(answer, choices)[0]
         texts = dict(zip("ABCDEFGHIJ", map(folded, choices), strict=False))

@@ -44,6 +44,7 @@ _CLAUSE = re.compile(
     r"considering|when rounded|rounded to|assuming|hence|therefore|so (?:the|it|we)|but|and therefore|not)\b",
     re.IGNORECASE,
 )
+_REASON = re.compile(r",\s+(?:with|as|because|since)\b", re.IGNORECASE)
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|therefore|hence|consequently|accordingly|finally|overall|conclusion|conclude|in total|altogether|"
     r"as a result|this means|which means|we get|we find|we have|gives us|total)\b"
@@ -146,7 +147,7 @@ def _stated(found: Sequence[Statement], wanted: Wanted) -> Extracted | None:
             return unread or Extracted(answer, statement.rule)
         if statement.firm and (said_plain := plain(statement.value[: spans.LONGEST])) and unread is None:
             unread = Extracted(said_plain, statement.rule)
-    if unread is not None:
+    if unread is not None or wanted.answer_type in _READABLE:
         return unread
     return next(
         (
@@ -239,11 +240,16 @@ def _conclusion(text: str, wanted: Wanted) -> Iterator[Extracted]:
         found.pop()
     for sentence in reversed(found[-3:]):
         if _CONCLUDES.search(sentence):
-            if wanted.reads(sentence):
-                yield Extracted(plain(sentence), "conclusion")
+            if answer := _said(sentence, wanted):
+                yield Extracted(answer, "conclusion")
             return
     if found and count <= _SHORT_SENTENCES:
-        yield from (Extracted(plain(each), "short") for each in (found[-1], found[0]) if wanted.reads(each))
+        yield from (Extracted(answer, "short") for each in (found[-1], found[0]) if (answer := _said(each, wanted)))
+
+
+def _said(sentence: str, wanted: Wanted) -> str | None:
+    """What can be read of a sentence: all of it, or up to where it gives its reason."""
+    return next((plain(each) for each in (sentence, _REASON.split(sentence)[0]) if wanted.reads(each)), None)
 
 
 _FALLBACKS: tuple[Callable[[str, Wanted], Iterator[Extracted]], ...] = (
