@@ -90,10 +90,10 @@ def ledger(workspace: Workspace) -> pl.DataFrame:
 
 
 def _origin(record: Mapping[str, Any]) -> str:
-    config = record["config"]
-    policy, column = config["policy"], config["columns"]["policy"]
+    config, inputs = record["config"], record["inputs"]
+    policy, column = config.get("policy"), config.get("columns", {}).get("policy")
     by = f" by {policy}" if policy is not None else f" by {column}" if column is not None else ""
-    return f"{record['inputs']['file']}{by}, of {', '.join(record['inputs']['sources'])}"
+    return f"{inputs.get('file', 'an unknown file')}{by}, of {', '.join(inputs.get('sources', ()))}"
 
 
 def _quote(text: str) -> str:

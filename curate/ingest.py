@@ -36,8 +36,10 @@ CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
 BATCH_BYTES = 2**20
-# A share of rejected rows that is worth a word, besides those that the recipe itself does not want.
+# A share of rejected rows that is worth a word, besides those that are no fault: what the recipe does not want, and the
+# questions without a response that DreamPRM's files hold.
 _MANY = 0.1
+_NO_FAULT = {("dreamprm", "no-steps")}
 CHAIN_TABLES = (ROLLOUTS, STEP_LABELS)
 T = TypeVar("T")
 
@@ -237,7 +239,8 @@ class _Sink:
             f'Source "{self._source.name}": {count:,} of {ledger.taken:,} rows are rejected as {reason}, the first is '
             f"{self._first[reason]['source_row'].rpartition('#')[0]}: {self._first[reason]['detail']}"
             for reason, count in ledger.rejected.items()
-            if reason != "not-wanted" and reason in self._first and count >= _MANY * ledger.taken
+            if reason != "not-wanted" and (self._source.kind, reason) not in _NO_FAULT
+            if reason in self._first and count >= _MANY * ledger.taken
         ]
 
     def take(self, chunk: Sequence[_Read], ledger: Ledger) -> None:

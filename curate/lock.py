@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curate.errors import UserError
+from curate.errors import UserError, redacted
 
 FILE = "writer.lock"
 # What a killed command's own processes take at most to see that it is gone.
@@ -153,7 +153,7 @@ def _sign(descriptor: int) -> None:
     """Write down who holds the lock."""
     try:
         who = {
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
             "pid": os.getpid(),
             "user": _user(),
             "host": socket.gethostname(),

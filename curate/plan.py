@@ -220,7 +220,7 @@ def make(
         tried.label_tokens_per_second,
         int(config.engine.args.get("tensor_parallel_size", 1)) * max(len(config.engine.urls), 1),
         None,
-        sum(row["tokens"] is not None for row in rows),
+        len(rows),
     )
     return Plan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 

@@ -195,7 +195,8 @@ def test_answers():
     for number, draw in rounds("answers"):
         response, gold = text(draw) * draw.choice([1, 1, 1, 50]), text(draw)
         with no_hang((number, response, gold)):
-            found = extract(response)
+            read = extract(response)
+            found = None if read is None else read.answer
             for kind in kinds:
                 verdict = grade(found, gold, kind, ["x", "y", gold], tolerance=draw.choice([None, 0.01]))
                 assert verdict.outcome in (True, False, None)

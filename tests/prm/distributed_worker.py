@@ -164,7 +164,7 @@ def broken(how: str, team: Team) -> None:
         if how.endswith("hung"):
             time.sleep(600)
         if how.endswith("failed"):
-            raise MemoryError("no room")
+            raise ValueError("no room")
     with team.gate():
         if how.endswith("refused") and team.rank == 1:
             raise UserError("The folder is not there; make it.")

@@ -135,7 +135,7 @@ def test_one_that_is_lost_ends_the_others(tmp_path, what):
     assert "Traceback" not in said
     if what == "failed":
         assert other_code == 1
-        assert other_said.strip().endswith("MemoryError: no room")
+        assert other_said.strip().endswith("ValueError: no room")
     elif what == "killed":
         assert (other_code, other_said) == (-signal.SIGKILL, "")
 
