@@ -173,6 +173,11 @@ class Words:
         return either(_all(_NOUNS, self.answer))
 
     @cached_property
+    def known_nouns(self) -> tuple[str, ...]:
+        """Every noun but the English ones, folded."""
+        return tuple(noun.casefold() for noun in _all(_NOUNS, self.answer))
+
+    @cached_property
     def joins(self) -> str:
         """Pattern of what may join a noun to its answer."""
         return either(_all(_VERBS, self.verbs))

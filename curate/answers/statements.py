@@ -23,7 +23,8 @@ _BEFORE = (
     r"closest|only|most|likely|appropriate|suitable|accurate|overall|estimated|approximate|possible)[ \t]{1,3}){0,5}"
 )
 _EXCLUDED = re.compile(
-    r"\b(?:each|every|any|no|another|other|first|second|wrong|incorrect|an|which)[ \t]{1,3}\Z", re.IGNORECASE
+    rf"\b(?:each|every|any|no|another|other|first|second|wrong|incorrect|an|which)[ \t]{{1,3}}{_BEFORE}\Z",
+    re.IGNORECASE,
 )
 # "Options:" opens a list of them.
 _ENGLISH = r"\b(?:answers?|ans|option|choice)\b"
@@ -186,11 +187,11 @@ def _chosen(words: Words) -> re.Pattern[str]:
     return re.compile(rf"{words.chooses}[:：]?[ \t]*(?P<value>[(（]?[A-Za-z]\b[^\n]{{0,80}})")
 
 
-@lru_cache(8)
-def _announcements(words: Words) -> tuple[tuple[str, re.Pattern[str], bool], ...]:
-    noun = rf"(?:{_ENGLISH}|{words.nouns})"
+@lru_cache(16)
+def _announcements(words: Words, foreign: bool) -> tuple[tuple[str, re.Pattern[str], bool], ...]:
+    noun = rf"(?:{_ENGLISH}|{words.nouns})" if foreign else _ENGLISH
     flags = re.IGNORECASE | re.MULTILINE
-    whole = rf"{_BEFORE}{noun}{_AFTER}"
+    whole = rf"{noun}{_AFTER}"
     joined = rf"(?:{_VERBS}|{words.joins})"
     sign = rf"{_COLON_GAP}{_SIGN}{_COLON_GAP}"
     return (
@@ -208,9 +209,12 @@ def _announcements(words: Words) -> tuple[tuple[str, re.Pattern[str], bool], ...
 
 
 def _announced(text: str, words: Words) -> Iterator[Statement]:
-    for rule, pattern, firm in _announcements(words):
+    # Most texts have none of the other languages' nouns; looking for each at every place takes several times as long.
+    lowered = text.casefold()
+    foreign = any(noun in lowered for noun in words.known_nouns)
+    for rule, pattern, firm in _announcements(words, foreign):
         for match in pattern.finditer(text):
-            if _EXCLUDED.search(text, max(0, match.start() - 12), match.start()):
+            if _EXCLUDED.search(text, max(0, match.start() - 40), match.start()):
                 continue
             line = text[match.end() : sentence_end(text, match.end())]
             value: str | None = line
