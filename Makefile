@@ -27,7 +27,7 @@ help:
 	@echo "make planted     verdicts on the demo's planted domains: ten studies of three seeds, ten null runs (an hour)"
 	@echo "make results     ways to train side by side on known truth, written into docs/results.md (80 minutes)"
 	@echo "make test        run all tests"
-	@echo "make numerics    run the tests of training and scoring"
+	@echo "make numerics    run the tests of the trainer's arithmetic"
 	@echo "make test-avx2   run all tests without AVX-512, as on a processor that has none; numerics-avx2 and demo-avx2, too"
 	@echo "make lint        ruff and mypy"
 	@echo "make campaign    kills, faults, damage and hostile input for every command that writes (CAMPAIGN_SECONDS a part)"
@@ -54,8 +54,11 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
 	@$(PYTEST)
 
+# The tests of the trainer's arithmetic, which is where instruction sets differ.
+NUMERICAL := plain bilevel hypergradient ghost exact masks metrics precision
+
 numerics: setup
-	@$(PYTEST) tests/prm
+	@$(PYTEST) $(NUMERICAL:%=tests/prm/test_%.py)
 
 test-avx2: test
 
