@@ -57,7 +57,7 @@ def items(text: str) -> frozenset[str | Fraction]:
 
 
 def grade_set(response: str, gold: Gold) -> Grade:
-    """The same set of items; a gold answer that lists nothing is undecided."""
+    """Right where both list the same items; a gold answer that lists nothing is undecided."""
     wanted = items(gold.answer)
     if not wanted:
         return Grade(None, "set-gold-empty")

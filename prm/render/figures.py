@@ -105,28 +105,22 @@ def licences_sentence(report: Report) -> str:
 
 def given_sentence(report: Report) -> str:
     """How many training rollouts were not sampled here, and of which domains; empty where all were."""
-    given = [row for row in report.domains if row.facts.given]
-    if not given:
-        return ""
-    total = sum(row.facts.rollouts for row in report.domains)
-    parts = (f"{plain(row.domain)} {row.facts.given:,} of {row.facts.rollouts:,}" for row in given)
-    return (
-        f"{sum(row.facts.given for row in given):,} of {total:,} training rollouts were imported or came with a "
-        f"source, and were not sampled here ({', '.join(parts)})."
-    )
+    return _of_rollouts(report, "given", "were imported or came with a source, and were not sampled here")
 
 
 def no_answer_sentence(report: Report) -> str:
     """In how many training rollouts no rule reads an answer, and of which domains; empty where there are none."""
-    without = [row for row in report.domains if row.facts.no_answer]
-    if not without:
+    return _of_rollouts(report, "no_answer", "have no answer that a rule reads, and count as wrong")
+
+
+def _of_rollouts(report: Report, fact: str, what: str) -> str:
+    """How many training rollouts a count of the facts holds, and of which domains; empty where it is 0."""
+    found = [(row, getattr(row.facts, fact)) for row in report.domains if getattr(row.facts, fact)]
+    if not found:
         return ""
     total = sum(row.facts.rollouts for row in report.domains)
-    parts = (f"{plain(row.domain)} {row.facts.no_answer:,} of {row.facts.rollouts:,}" for row in without)
-    return (
-        f"{sum(row.facts.no_answer for row in without):,} of {total:,} training rollouts have no answer that a rule "
-        f"reads, and count as wrong ({', '.join(parts)})."
-    )
+    parts = ", ".join(f"{plain(row.domain)} {count:,} of {row.facts.rollouts:,}" for row, count in found)
+    return f"{sum(count for _, count in found):,} of {total:,} training rollouts {what} ({parts})."
 
 
 def spend_sentence(report: Report) -> str:
