@@ -7,7 +7,6 @@ entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, sele
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import platform
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from curate import prompts
+from curate import installed, prompts
 from curate.config import Config, apply_settings, did_you_mean, read_small, read_yaml, validate
 from curate.engines.keeper import Engines
 from curate.engines.models import locate
@@ -209,7 +208,7 @@ _OWN = {
 def stages() -> dict[str, Callable[[], Stage]]:
     """Every known stage by name; those of other packages are imported when called."""
     found: dict[str, Callable[[], Stage]] = {name: lambda stage=stage: stage for name, stage in _OWN.items()}  # type: ignore[misc]
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in installed.entry_points(GROUP):
         found.setdefault(entry.name, entry.load)
     return found
 

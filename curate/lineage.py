@@ -7,7 +7,6 @@ not mix its rows with the old ones: `guard` names the keys that changed and what
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curate import cures
+from curate import cures, installed
 from curate.durable import sealed, unsealed
 from curate.errors import RowError, UserError, redacted
 from curate.schema import REJECTS, Row
@@ -89,12 +88,7 @@ def write_rejects(workspace: Workspace, stage: str, rows: Sequence[Row]) -> None
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape an output, where installed."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {name: held for name in _PACKAGES if (held := installed.version(name)) is not None}
 
 
 def read(partition: Partition) -> dict[str, Any] | None:

@@ -84,7 +84,7 @@ def holds(root: Path) -> bool:
 
 
 class Share:
-    """The lock of this process, for one that it starts (`multiprocessing`, spawned) and that writes, too."""
+    """The lock of this process, for one that it starts by `multiprocessing` and that writes, too."""
 
     def __init__(self, root: Path) -> None:
         held = _held.get(root.resolve())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
-import importlib.metadata
 import json
 import os
 import signal
@@ -18,7 +17,6 @@ import traceback
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +38,6 @@ def preload(prm: bool) -> None:
     """Import what commands import; with torch where commands of `prm` are wanted."""
     for name in (*_CURATE, *(_PRM if prm else ())):
         importlib.import_module(name)
-    # A third of a short command's time: what is installed does not change meanwhile.
-    importlib.metadata.version = cache(importlib.metadata.version)
-    importlib.metadata.entry_points = cache(importlib.metadata.entry_points)
     if prm:
         import torch
 

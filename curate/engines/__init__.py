@@ -7,11 +7,11 @@ made like the ones here: `Class(config, on_note)`.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from typing import Any
 
+from curate import installed
 from curate.config import did_you_mean
 from curate.engines.base import Engine
 from curate.errors import UserError
@@ -71,7 +71,7 @@ def _choose(on_note: Callable[[str], None]) -> str:
 
 def known() -> dict[str, str]:
     """Every engine by name, those of installed packages too; the table here goes first."""
-    outside = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    outside = {point.name: point.value for point in installed.entry_points(ENTRY_POINTS)}
     return outside | ENGINES
 
 

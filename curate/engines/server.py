@@ -20,7 +20,6 @@ gives fewer samples than it is asked for is asked again for the others, each fro
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import os
 import random
 import time
@@ -28,6 +27,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
+from curate import installed
 from curate.config import did_you_mean
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat_answer import Answer, Refused, Unusable
@@ -147,7 +147,7 @@ class ServerEngine:
         """
         places = self._servers.every if self._servers is not None else ()
         left_out = sorted({name for place in places for name in place.dialect.left_out})
-        known = {"openai": importlib.metadata.version("openai"), "model": self._config.model}
+        known = {"openai": installed.version("openai"), "model": self._config.model}
         return known | ({"not sent": ", ".join(left_out)} if left_out else {})
 
     async def generate(self, request: Request) -> list[Sample]:

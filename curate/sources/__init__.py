@@ -6,9 +6,9 @@ the ones here, `Class(config, base)`, with `rows()` (see `base.Source`); recipes
 
 from __future__ import annotations
 
-import importlib.metadata
 from pathlib import Path
 
+from curate import installed
 from curate.config import did_you_mean
 from curate.errors import UserError
 from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
@@ -41,7 +41,7 @@ def open_source(
 
 
 def _outside(config: PackageSource, base: Path) -> Source:
-    points = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    points = {point.name: point for point in installed.entry_points(ENTRY_POINTS)}
     if config.adapter not in points:
         cure = did_you_mean(config.adapter, list(points)) if points else "; no installed package brings one"
         raise UserError(f'Source "{config.name}": there is no adapter "{config.adapter}"{cure}.')

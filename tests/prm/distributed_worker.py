@@ -1,7 +1,4 @@
-"""One of several processes for `test_distributed.py`: python distributed_worker.py WHAT FOLDER, in a group of them.
-
-Also what the one-process side of the comparison is made with.
-"""
+"""One of several processes for `test_distributed.py`, and what the one-process side of the comparison is made with."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from prm import checkpoint, launch
 from prm.batches import Stream
 from prm.bilevel import Bilevel
 from prm.config import TrainConfig, UpperConfig
+from prm.distributed import joined
 from prm.meta import Singles
 from prm.team import Team
 
@@ -173,14 +171,14 @@ def broken(how: str, team: Team) -> None:
     advance(run, 10**6)
 
 
-def main() -> None:
-    from prm.distributed import joined
+def begin(what: str, folder: Path, environ: dict[str, str], said: Path) -> None:
+    """Be one process of the group that the environment names; what it says on standard error goes to a file."""
+    os.environ |= environ
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    torch.set_num_threads(1)
+    launch.guarded(lambda: work(what, folder))
 
-    what, folder = sys.argv[1], Path(sys.argv[2])
+
+def work(what: str, folder: Path) -> None:
     with joined(timedelta(seconds=3 if what.endswith("hung") else 100)) as team:
         {"equal": equal_runs, "differing": differing}.get(what, lambda team, _: broken(what, team))(team, folder)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    launch.guarded(main)

@@ -1,17 +1,20 @@
 """Several processes on one run (gloo): the same run, one voice, and an end to all when one ends."""
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from distributed_worker import CASES, outcome, resumed, saved, settings
+from distributed_worker import CASES, begin, outcome, resumed, saved, settings
 from prm_testbed import example_rows, fill
 from test_train import settings as train_settings
 from test_train import updates
@@ -30,28 +33,37 @@ HERE = Path(__file__).parent
 TOLERANCE = 1e-12
 
 
-def launch(what: str, folder: Path) -> list[subprocess.Popen]:
-    """Two workers."""
+def launch(what: str, folder: Path) -> list[BaseProcess]:
+    """Two workers, forked from a process that has imported what they import."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(HERE / "distributed_worker.py"), what, str(folder)]
-    environ = os.environ | group | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *sys.path])}
-    return [
-        subprocess.Popen(command, env=environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
+    context = multiprocessing.get_context("forkserver")
+    # One such process serves all tests, those of `prm.parallel`, too. It looks for modules on the paths of its own.
+    context.set_forkserver_preload(["prm.train", "distributed_worker"])
+    monkeypatched = pytest.MonkeyPatch()
+    monkeypatched.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    forkserver.ensure_running()
+    monkeypatched.undo()
+    started = []
+    for rank in range(2):
+        environ = group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        said = folder / f"said-{rank}"
+        started.append(context.Process(target=begin, args=(what, folder, environ, said), name=str(said)))
+        started[-1].start()
+    return started
 
 
-def ended(workers: list[subprocess.Popen], seconds: float = 60) -> list[tuple[int, str]]:
+def ended(workers: list[BaseProcess], seconds: float = 60) -> list[tuple[int | None, str]]:
     """Exit code and standard error of each; they must end in time."""
     try:
-        return [(one.wait(seconds), one.stderr.read().decode()) for one in workers]
+        for one in workers:
+            one.join(seconds)
+        return [(one.exitcode, Path(one.name).read_text()) for one in workers]
     finally:
         for one in workers:
             one.kill()
-            one.stderr.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +138,7 @@ def test_one_that_is_lost_ends_the_others(tmp_path, what):
     """In seconds: at once when it died, after the patience (3 s here) when it hangs."""
     workers, began = launch(what, tmp_path), time.monotonic()
     if what.endswith("hung"):
-        workers[0].wait(40)
+        workers[0].join(40)
         workers[1].kill()
     (code, said), (other_code, other_said) = ended(workers)
     assert time.monotonic() - began < 40

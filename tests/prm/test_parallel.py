@@ -61,9 +61,14 @@ if __name__ == "__main__":
 """
 
 
+def forked(pid: int) -> list[int]:
+    """The process that workers are forked from, and the workers."""
+    (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [server, *children(server)]
+
+
 def children(pid: int) -> list[int]:
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def alive(pid: int) -> bool:
@@ -87,7 +92,7 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline().startswith("seed-")
-    workers = children(process.pid)
+    server, *workers = forked(process.pid)
     assert len(workers) == 2
     if victim == "impatient":
         os.kill(process.pid, signal.SIGINT)
@@ -97,9 +102,9 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
         os.kill(process.pid if victim == "owner" else workers[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     deadline = time.monotonic() + 10
-    while any(map(alive, workers)) and time.monotonic() < deadline:
+    while any(map(alive, [server, *workers])) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(map(alive, workers))
+    assert not any(map(alive, [server, *workers]))
     assert {
         "owner": "Traceback" not in said,
         "worker": "set train.parallel lower" in said,

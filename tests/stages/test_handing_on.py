@@ -26,7 +26,7 @@ from curate.exports.run import Wanted
 from curate.prompts import problem_text
 from curate.seeds import content_hash, shard_of
 from curate.stage import Silent
-from curate.store import Workspace
+from curate.store import DEFAULT_SHARDS, Workspace
 
 # What every format takes, and the reasons for what none does.
 THERE = [number for number, (name, *_) in enumerate(bed.CHAINS) if name not in ("gone", "dropped")]
@@ -104,7 +104,12 @@ def shown(name):
 def by_role(numbers):
     """In the order of an export: shard by shard."""
     roles = {}
-    for number in sorted(numbers, key=lambda n: (shard_of(bed.problem_id(bed.CHAINS[n][0]), 16), bed.CHAINS[n][0], n)):
+
+    def place(number):
+        name = bed.CHAINS[number][0]
+        return shard_of(bed.problem_id(name), DEFAULT_SHARDS), name, number
+
+    for number in sorted(numbers, key=place):
         roles.setdefault(bed.rollout_row(number)["role"], []).append(number)
     return roles
 

@@ -20,7 +20,7 @@ from curate.store import Workspace
 PROMPT = "{question}"
 
 
-def recipe(tmp_path, world="states", problems=40, samples=4, faults=None, **sections):
+def recipe(tmp_path, world="states", problems=16, samples=4, faults=None, **sections):
     lines = [{"question": f"Problem {n} [gold={n}]", "answer": str(n)} for n in range(problems)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     engine = {
@@ -67,10 +67,10 @@ def truth(workspace, world):
 
 @pytest.mark.parametrize("world", sorted(worlds.WORLDS))
 def test_pooled_labels_through_the_stage_are_unbiased(tmp_path, workspace, world):
-    run(recipe(tmp_path, world, problems=150), workspace)
+    run(recipe(tmp_path, world, problems=80), workspace)
     values, sums, sizes = truth(workspace, world), defaultdict(float), defaultdict(int)
     rows = [row for row in workspace.read(STEP_LABELS).to_pylist() if (row["rollout_id"], row["step_index"]) in values]
-    assert len(rows) == len(values) > 1500
+    assert len(rows) == len(values) > 800
     for row in rows:
         sums[row["problem_id"]] += row["value"] - values[row["rollout_id"], row["step_index"]]
         sizes[row["problem_id"]] += 1
@@ -165,10 +165,10 @@ def test_averages_never_use_draws_that_were_stopped_by_what_they_said(tmp_path, 
 
 
 def test_a_token_budget_is_about_what_is_spent(tmp_path, workspace):
-    run(recipe(tmp_path, problems=80), workspace, ["ingest", "rollout"])
+    run(recipe(tmp_path, problems=40), workspace, ["ingest", "rollout"])
     rollouts = workspace.read(ROLLOUTS).to_pylist()
     budget = sum(row["tokens"] for row in rollouts)
-    run(recipe(tmp_path, problems=80, label={"budget_tokens": budget}), workspace, ["label"])
+    run(recipe(tmp_path, problems=40, label={"budget_tokens": budget}), workspace, ["label"])
     spent = sum(row["tokens"] for row in workspace.read(COMPLETIONS).to_pylist())
     assert spent == pytest.approx(budget, rel=0.15)
 
@@ -178,7 +178,7 @@ def test_problems_added_later_change_no_size_of_the_others(tmp_path, workspace):
     before = {(row["rollout_id"], row["step_index"]): row["m"] for row in workspace.read(STEP_LABELS).to_pylist()}
     more = tmp_path / "more"
     more.mkdir()
-    path = recipe(more, problems=60)
+    path = recipe(more, problems=24)
     workspace_too = Workspace.open(tmp_path / "w")
     chain.run(chain.load(path), workspace_too, Silent(), ["ingest"], frozenset({"rows"}))
     run(path, workspace_too, ["rollout", "label"])
@@ -216,7 +216,7 @@ def test_imported_rollouts_take_exact_labels_and_are_never_pooled(tmp_path, work
 
 def test_rollouts_of_another_token_budget_are_noticed(tmp_path, workspace):
     """The martingale check: completions that may go on where rollouts were cut short do not have their mean."""
-    path = recipe(tmp_path, problems=120, label={"mode": "exact", "completions": 8})
+    path = recipe(tmp_path, problems=60, label={"mode": "exact", "completions": 8})
     run(path, workspace)
     families = list(Families(chain.load(path).section("label"), workspace).all())
     cut = [
@@ -241,7 +241,7 @@ def test_failed_requests_leave_their_rollouts_without_labels_until_they_are_aske
     assert 0 < len(labelled) < workspace.read(ROLLOUTS).num_rows
     run(recipe(tmp_path), workspace)
     after = {row["rollout_id"] for row in workspace.read(STEP_LABELS).to_pylist()}
-    assert len(after) == workspace.read(ROLLOUTS).num_rows == 160
+    assert len(after) == workspace.read(ROLLOUTS).num_rows == 64
 
 
 @pytest.mark.parametrize(
