@@ -19,7 +19,8 @@ from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sa
 from curate.errors import UserError
 from curate.sections import EngineConfig
 
-# An owner with one child that prepares itself as vLLM's processes do; the child says its process id and sleeps.
+# An owner with two children that prepare themselves as vLLM's processes do; one of them is told that it has another
+# owner. Each says which it is and its process id, and sleeps.
 OWNER = """
 import multiprocessing, os, time
 from curate.engines import vllm_process
@@ -27,15 +28,18 @@ from curate.engines import vllm_process
 # As in vLLM's processes, while the child is still being set up.
 vllm_process.prepare()
 
-def child():
-    print(os.getpid(), flush=True)
+def child(name):
+    print(name, os.getpid(), flush=True)
     time.sleep(120)
 
 if __name__ == "__main__":
-    os.environ[vllm_process.OWNER] = os.environ.get("OWNED_BY") or str(os.getpid())
-    process = multiprocessing.get_context("spawn").Process(target=child)
-    process.start()
-    process.join()
+    started = []
+    for name, owner in (("owned", os.getpid()), ("foreign", 1)):
+        os.environ[vllm_process.OWNER] = str(owner)
+        started.append(multiprocessing.get_context("spawn").Process(target=child, args=(name,)))
+        started[-1].start()
+    for process in started:
+        process.join()
 """
 WARM = Sampling(1.0, 1.0, 0, 24)
 NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -155,23 +159,26 @@ def test_an_unknown_argument_is_named_before_anything_starts(tmp_path: Path) -> 
         asyncio.run(start())
 
 
-@pytest.mark.parametrize("owned", [True, False])
-def test_an_engine_process_ends_when_its_owner_is_killed(tmp_path: Path, owned: bool) -> None:
+def test_an_engine_process_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
     """And only then: a process of somebody else's vLLM, which is not ours to end, goes on."""
     pytest.importorskip("torch")
     script = tmp_path / "owner.py"
     script.write_text(OWNER)
-    environment = os.environ | {"OWNED_BY": "" if owned else "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment) as owner:
         assert owner.stdout is not None
-        child = int(owner.stdout.readline())
+        said = [owner.stdout.readline().split() for _ in range(2)]
+        owned, foreign = (int(pid) for _, pid in sorted(said, reverse=True))
         owner.kill()
-        deadline = time.monotonic() + (10 if owned else 2.5)
-        while (alive := _alive(child)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 10
+        while _alive(owned) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if alive:
-            os.kill(child, signal.SIGKILL)
-        assert alive is not owned
+        time.sleep(2.5)
+        ended = [not _alive(pid) for pid in (owned, foreign)]
+        for pid in (owned, foreign):
+            if _alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        assert ended == [True, False]
 
 
 def _alive(pid: int) -> bool:

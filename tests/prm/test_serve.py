@@ -339,7 +339,10 @@ def test_ctrl_c_finishes_what_is_under_way(workspace):
             address = process.stdout.readline().split(" at ")[1].split(";")[0]
             with httpx.Client(base_url=address, timeout=30) as client, ThreadPoolExecutor(4) as pool:
                 under_way = [pool.submit(client.post, "/score", json=[body for body, _ in asked]) for _ in range(4)]
+                # A request is under way when the server has read it, and it reads all that came before it answers.
                 time.sleep(0.15)
+                for _ in range(5):
+                    client.get("/health")
                 assert not all(one.done() for one in under_way)
                 process.send_signal(signal.SIGINT)
                 answers = [one.result() for one in under_way]

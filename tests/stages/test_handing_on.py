@@ -106,8 +106,8 @@ def by_role(numbers):
     roles = {}
 
     def place(number):
-        name = bed.CHAINS[number][0]
-        return shard_of(bed.problem_id(name), DEFAULT_SHARDS), name, number
+        problem = bed.problem_id(bed.CHAINS[number][0])
+        return shard_of(problem, DEFAULT_SHARDS), problem, number
 
     for number in sorted(numbers, key=place):
         roles.setdefault(bed.rollout_row(number)["role"], []).append(number)

@@ -122,7 +122,8 @@ def test_hard_labels_are_those_of_all_draws_for_a_part_of_them(tmp_path, workspa
 
 
 def test_relabelling_generates_nothing_and_gives_what_generating_would_have_given(tmp_path, workspace):
-    full = recipe(tmp_path, label={"mode": "exact", "completions": 10})
+    sizes = {"problems": 8}
+    full = recipe(tmp_path, label={"mode": "exact", "completions": 10}, **sizes)
     run(full, workspace)
     drawn = workspace.read(COMPLETIONS).num_rows
     for mode, count in (("exact", 4), ("hard", 8), ("legacy", 11)):
@@ -131,8 +132,8 @@ def test_relabelling_generates_nothing_and_gives_what_generating_would_have_give
         )
         assert result.exit_code == 0, result.output
         other = Workspace.open(tmp_path / mode)
-        run(recipe(tmp_path, label={"mode": mode, "completions": count}), other)
-        run(recipe(tmp_path, label={"mode": "exact", "completions": 10}), workspace, ["ingest"])
+        run(recipe(tmp_path, label={"mode": mode, "completions": count}, **sizes), other)
+        run(recipe(tmp_path, label={"mode": "exact", "completions": 10}, **sizes), workspace, ["ingest"])
         ours, theirs = (
             {(row["rollout_id"], row["step_index"]): (row["value"], row["k"], row["m"]) for row in rows}
             for rows in (workspace.read(STEP_LABELS).to_pylist(), other.read(STEP_LABELS).to_pylist())
@@ -144,7 +145,7 @@ def test_relabelling_generates_nothing_and_gives_what_generating_would_have_give
             assert ours == theirs
         else:
             assert {key: row[0] for key, row in ours.items()} == {key: row[0] for key, row in theirs.items()}
-    full = recipe(tmp_path, label={"mode": "exact", "completions": 10})
+    full = recipe(tmp_path, label={"mode": "exact", "completions": 10}, **sizes)
     assert CliRunner().invoke(app, ["relabel", str(full), "-w", str(tmp_path / "w"), "--mode", "pooled"]).exit_code == 0
     assert {row["mode"] for row in workspace.read(STEP_LABELS).to_pylist()} == {"pooled"}
     assert workspace.read(COMPLETIONS).num_rows == drawn
