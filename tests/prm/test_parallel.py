@@ -1,8 +1,8 @@
 """Runs side by side: the same runs as one after the other, whoever stops or dies."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +12,9 @@ import torch
 from test_train import settings, updates
 
 from curate.errors import Interrupted, UserError
+from curate.store import Workspace
 from prm import parallel, train
+from prm.config import TrainConfig
 from prm.team import Team
 
 
@@ -48,17 +50,13 @@ def test_they_end_as_one_after_the_other_and_a_ctrl_c_keeps_what_they_did(tiny_m
     assert again.ledger.skipped == again.ledger.out
 
 
-TRAINS = """
-import sys
-from pathlib import Path
-from curate.store import Workspace
-from prm import train
-from prm.config import TrainConfig
-
-if __name__ == "__main__":
-    config = TrainConfig.model_validate_json(sys.argv[1])
-    train.run(config, Workspace.open(Path(sys.argv[2])), 0, lambda run, step, *_: print(run, step, flush=True))
-"""
+def trains(config: TrainConfig, root: Path, out: Path, err: Path) -> None:
+    """A process that hands out runs; says on standard output which step of which run was done."""
+    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    # Workers are held off Ctrl+C, and this process was started as one.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    train.run(config, Workspace.open(root), 0, lambda run, step, *_: print(run, step, flush=True))
 
 
 def forked(pid: int) -> list[int]:
@@ -83,15 +81,16 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
     tiny_model, make_workspace, tmp_path, victim
 ):
     config = settings(tiny_model, seeds=2, null_runs=0, steps=2000, parallel=2)
-    script = tmp_path / "trains.py"
-    script.write_text(TRAINS)
-    process = subprocess.Popen(
-        [sys.executable, str(script), config.model_dump_json(), str(make_workspace().root)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
-    assert process.stdout is not None and process.stderr is not None
-    assert process.stdout.readline().startswith("seed-")
+    out, err = tmp_path / "out", tmp_path / "err"
+    # Importing the trainer takes seconds; where this process starts workers, it has a process of its own for that.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prm.train"])
+    process = context.Process(target=trains, args=(config, make_workspace().root, out, err))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not (out.exists() and out.read_text().startswith("seed-")):
+        assert process.is_alive() and time.monotonic() < deadline, err.read_text()
+        time.sleep(0.02)
     server, *workers = forked(process.pid)
     assert len(workers) == 2
     if victim == "impatient":
@@ -100,7 +99,9 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
         os.kill(process.pid, signal.SIGINT)
     else:
         os.kill(process.pid if victim == "owner" else workers[0], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    process.join(60)
+    process.kill()
+    said = err.read_text()
     deadline = time.monotonic() + 10
     while any(map(alive, [server, *workers])) and time.monotonic() < deadline:
         time.sleep(0.1)
