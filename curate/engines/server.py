@@ -147,7 +147,7 @@ class ServerEngine:
         """
         places = self._servers.every if self._servers is not None else ()
         left_out = sorted({name for place in places for name in place.dialect.left_out})
-        known = {"openai": installed.version("openai"), "model": self._config.model}
+        known = {"openai": installed.version("openai") or "none", "model": self._config.model}
         return known | ({"not sent": ", ".join(left_out)} if left_out else {})
 
     async def generate(self, request: Request) -> list[Sample]:
