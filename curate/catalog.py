@@ -27,6 +27,9 @@ from curate.lineage import FILE, read_file
 from curate.schema import TABLES
 from curate.store import Workspace
 
+_LOOK_SECONDS = 0.1
+# How DuckDB words a Ctrl+C: in a statement, and while it reads what was registered.
+_HEARD = re.compile(r"\AQuery interrupted\Z|failed: KeyboardInterrupt\b")
 _LEDGER = {
     "stage": pl.String,
     "table_name": pl.String,
@@ -100,6 +103,18 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+@contextmanager
+def _ctrl_c_is_heard() -> Iterator[None]:
+    """DuckDB looks for signals while a statement runs, and puts its own error in the place of KeyboardInterrupt."""
+    try:
+        yield
+    except (RuntimeError, duckdb.Error) as error:
+        if not _HEARD.search(str(error)):
+            raise
+        raise KeyboardInterrupt from None
+
+
+@_ctrl_c_is_heard()
 def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list[str]:
     """Make the views and the ledger; gives the files that the views read."""
     read: list[str] = []
@@ -160,10 +175,12 @@ class Answer:
         """What `work` gives; it is interrupted on Ctrl+C and when time is up."""
         future = self._thread.submit(work)
         try:
-            return future.result(None if self._ends is None else max(0.0, self._ends - time.monotonic()))
-        except TimeoutError:
-            self._interrupt(future)
-            raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
+            # Now and then awake: DuckDB leaves Ctrl+C behind in a way that does not end an endless wait.
+            while not wait([future], timeout=_LOOK_SECONDS).done:
+                if self._ends is not None and time.monotonic() > self._ends:
+                    self._interrupt(future)
+                    raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.")
+            return future.result()
         except KeyboardInterrupt:
             self._interrupt(future)
             raise
@@ -174,7 +191,7 @@ class Answer:
         # Once may come too early, between two of its own looks.
         while not future.done():
             self._connection.interrupt()
-            wait([future], timeout=0.1)
+            wait([future], timeout=_LOOK_SECONDS)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -244,11 +261,12 @@ def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes:
             settings["memory_limit"] = f"{megabytes}MB"
         with duckdb.connect(":memory:", config=settings) as connection:
             files = _define(connection, workspace)
-            connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
             try:
-                relation = connection.sql(sql)
+                with _ctrl_c_is_heard():
+                    connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
+                    connection.execute("SET enable_external_access = false")
+                    connection.execute("SET lock_configuration = true")
+                    relation = connection.sql(sql)
             except duckdb.Error as error:
                 raise _failed(error) from None
             answer = Answer(connection, relation, seconds)

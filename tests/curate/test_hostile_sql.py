@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -195,3 +197,33 @@ def test_ctrl_c_stops_a_query(workspace):
     with pytest.raises(KeyboardInterrupt), catalog.ask(workspace, CROSS) as answer:
         answer.frame()
     assert time.monotonic() - began < 5
+
+
+INTERRUPTED = """
+import os, signal, sys, threading
+from pathlib import Path
+from curate import catalog
+from curate.store import Workspace
+
+def slow(connection, place):
+    connection.execute("SELECT count(*) FROM range(10000000) a, range(1000000) b").fetchall()
+
+catalog._define = catalog._ctrl_c_is_heard()(slow)
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    catalog.write(Workspace.open(Path(sys.argv[1])))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_while_views_are_made_is_ctrl_c(workspace):
+    """In a statement of ours, on the main thread, where DuckDB itself looks for signals; in a process of its own."""
+    ran = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(workspace.root)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.stdout == "interrupted\n", ran.stderr[-2000:]
