@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import polars as pl
 import pyarrow as pa
 
 from curate import marks
 from curate.errors import UserError
+from curate.frames import pl
 from curate.lineage import FILE, read_file
 from curate.schema import TABLES
 from curate.store import Workspace
 
-_LOOK_SECONDS = 0.1
 # How DuckDB words a Ctrl+C: in a statement, and while it reads what was registered.
 _HEARD = re.compile(r"\AQuery interrupted\Z|failed: KeyboardInterrupt\b")
 _LEDGER = {
@@ -175,12 +174,10 @@ class Answer:
         """What `work` gives; it is interrupted on Ctrl+C and when time is up."""
         future = self._thread.submit(work)
         try:
-            # Now and then awake: DuckDB leaves Ctrl+C behind in a way that does not end an endless wait.
-            while not wait([future], timeout=_LOOK_SECONDS).done:
-                if self._ends is not None and time.monotonic() > self._ends:
-                    self._interrupt(future)
-                    raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.")
-            return future.result()
+            return future.result(None if self._ends is None else max(0.0, self._ends - time.monotonic()))
+        except TimeoutError:
+            self._interrupt(future)
+            raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
         except KeyboardInterrupt:
             self._interrupt(future)
             raise
@@ -191,7 +188,7 @@ class Answer:
         # Once may come too early, between two of its own looks.
         while not future.done():
             self._connection.interrupt()
-            wait([future], timeout=_LOOK_SECONDS)
+            wait([future], timeout=0.1)
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -11,11 +11,10 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
-import polars as pl
-
 from curate.answers.base import folded
 from curate.answers.choice import read_choice
 from curate.errors import UserError
+from curate.frames import pl
 from curate.schema import PROBLEMS, Table
 from curate.seeds import digest
 from curate.store import Workspace

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import polars as pl
 import pyarrow.compute as pc
 
 from curate import lineage
 from curate.errors import UserError
+from curate.frames import pl
 from curate.schema import DROPS, IMAGES, PROBLEMS, REJECTS, Table
 from curate.seeds import rng
 from curate.store import Workspace

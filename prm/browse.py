@@ -22,10 +22,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow.compute as pc
 
 from curate.errors import UserError
+from curate.frames import pl
 from curate.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
 from curate.seeds import digest
 from curate.store import Workspace, among

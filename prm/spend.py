@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import polars as pl
-
+from curate.frames import pl
 from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, Table
 from curate.store import Workspace
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import polars as pl
 import pyarrow.compute as pc
 
 from curate import lineage
 from curate.answers import NO_ANSWER
+from curate.frames import pl
 from curate.schema import GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.store import Workspace
 from prm import intake

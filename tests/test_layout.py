@@ -17,7 +17,7 @@ STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
     "schema", "errors", "seeds", "config", "sections", "source_sections", "lock", "store", "lineage", "golds",
-    "catalog", "stage", "chain", "progress", "signals",
+    "catalog", "frames", "stage", "chain", "progress", "signals",
     "prompts", "steps", "montecarlo", "images", "answers", "consensus",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",
@@ -75,6 +75,11 @@ def test_a_file_is_short_and_says_what_it_is(path):
     if text.strip():
         assert ast.get_docstring(parsed(path)), "no module docstring"
     assert path.stem not in ("utils", "common")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_polars_is_imported_in_one_place(path):
+    assert not any(name.split(".")[0] == "polars" for name in imports(path)) or name_of(path) == "curate.frames"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -14,9 +14,8 @@ from curate.cli import options
 from curate.errors import printable
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from curate.catalog import Answer
+    from curate.frames import pl
 
 # So many rows a terminal shows of a query where nothing else is said.
 _ROWS = 1000
@@ -173,10 +172,9 @@ def plan(
     From the rollouts that are there or from a pilot, which times the warm engine at rollouts and at completions, and
     whose rollouts are kept. Prints the first prompt of each domain, and counts a judge's votes.
     """
-    import polars
-
     from curate import chain, preview, progress
     from curate import plan as plans
+    from curate.frames import pl
     from curate.store import Workspace
 
     loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
@@ -190,7 +188,7 @@ def plan(
         return
     for text in preview.rollouts(loaded, place):
         typer.echo(printable(text))
-    _table(polars.DataFrame([vars(line) for line in made.lines], infer_schema_length=None), False, "Plan")
+    _table(pl.DataFrame([vars(line) for line in made.lines], infer_schema_length=None), False, "Plan")
     typer.echo(plans.summary(made))
 
 

@@ -155,3 +155,28 @@ def test_a_command_that_has_not_begun_ends_with_one_line(tmp_path):
             process.send_signal(number)
             assert process.wait(20) == expected
             assert process.stderr.read().count("\n") == 1
+
+
+WAITS = """
+import os, signal, subprocess, threading
+from curate.frames import pl
+from curate import catalog, ingest
+
+pl.DataFrame({"a": [1]}).lazy().collect()
+held = threading.Lock()
+held.acquire()
+ways = {
+    "lock": held.acquire, "pipe": lambda: os.read(os.pipe()[0], 1), "child": lambda: subprocess.run(["sleep", "60"])
+}
+for name, waits in ways.items():
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        waits()
+    except KeyboardInterrupt:
+        print(name, flush=True)
+"""
+
+
+def test_ctrl_c_ends_every_wait_whatever_was_imported():
+    ran = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=30)
+    assert ran.stdout.split() == ["lock", "pipe", "child"], ran.stderr

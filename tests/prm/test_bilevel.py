@@ -109,7 +109,7 @@ def test_without_signal_clean_domains_gain_nothing():
     """
     gaps = {True: [], False: []}
     for shuffled, gap in gaps.items():
-        for seed in range(3):
+        for seed in range(4):
             _, run = build(config(), seed, shuffled)
             finish(run)
             weights = run.weights()
@@ -133,10 +133,10 @@ def gap_by_pairs(seed: int, shuffled: bool) -> float:
 
 def test_pairs_find_the_bad_domains_and_without_signal_go_either_way():
     """A control's outcomes are dealt once, so they point somewhere, but nowhere in particular."""
-    assert min(gap_by_pairs(seed, False) for seed in range(3)) > 1
-    null = [gap_by_pairs(seed, True) for seed in range(5)]
-    assert sum(gap > 0 for gap in null) >= 1
-    assert sum(gap < 0 for gap in null) >= 1
+    assert min(gap_by_pairs(seed, False) for seed in range(4)) > 1
+    null = [gap_by_pairs(seed, True) for seed in range(8)]
+    assert sum(gap > 0 for gap in null) >= 2
+    assert sum(gap < 0 for gap in null) >= 2
 
 
 def test_upper_rate_zero_is_the_plain_trainer_bit_for_bit():

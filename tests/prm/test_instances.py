@@ -202,7 +202,7 @@ def gap(run: Bilevel) -> float:
 def test_flipped_rollouts_lose_weight_and_not_without_signal(mode, clip):
     """Shuffled meta outcomes: flipped rollouts may even gain, by teaching no confidence (see the tests of the loop)."""
     upper = {"warmup": 60, "lr": 0.1 if mode == "instance-table" else 0.02}
-    for seed in range(2):
+    for seed in range(3):
         for shuffled in (False, True):
             _, run = build(mode, seed, shuffled, clip=clip, upper=upper)
             finish(run)

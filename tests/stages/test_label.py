@@ -67,10 +67,10 @@ def truth(workspace, world):
 
 @pytest.mark.parametrize("world", sorted(worlds.WORLDS))
 def test_pooled_labels_through_the_stage_are_unbiased(tmp_path, workspace, world):
-    run(recipe(tmp_path, world, problems=80), workspace)
+    run(recipe(tmp_path, world, problems=150), workspace)
     values, sums, sizes = truth(workspace, world), defaultdict(float), defaultdict(int)
     rows = [row for row in workspace.read(STEP_LABELS).to_pylist() if (row["rollout_id"], row["step_index"]) in values]
-    assert len(rows) == len(values) > 800
+    assert len(rows) == len(values) > 1500
     for row in rows:
         sums[row["problem_id"]] += row["value"] - values[row["rollout_id"], row["step_index"]]
         sizes[row["problem_id"]] += 1
@@ -166,10 +166,10 @@ def test_averages_never_use_draws_that_were_stopped_by_what_they_said(tmp_path, 
 
 
 def test_a_token_budget_is_about_what_is_spent(tmp_path, workspace):
-    run(recipe(tmp_path, problems=40), workspace, ["ingest", "rollout"])
+    run(recipe(tmp_path, problems=80), workspace, ["ingest", "rollout"])
     rollouts = workspace.read(ROLLOUTS).to_pylist()
     budget = sum(row["tokens"] for row in rollouts)
-    run(recipe(tmp_path, problems=40, label={"budget_tokens": budget}), workspace, ["label"])
+    run(recipe(tmp_path, problems=80, label={"budget_tokens": budget}), workspace, ["label"])
     spent = sum(row["tokens"] for row in workspace.read(COMPLETIONS).to_pylist())
     assert spent == pytest.approx(budget, rel=0.15)
 
@@ -217,7 +217,7 @@ def test_imported_rollouts_take_exact_labels_and_are_never_pooled(tmp_path, work
 
 def test_rollouts_of_another_token_budget_are_noticed(tmp_path, workspace):
     """The martingale check: completions that may go on where rollouts were cut short do not have their mean."""
-    path = recipe(tmp_path, problems=60, label={"mode": "exact", "completions": 8})
+    path = recipe(tmp_path, problems=120, label={"mode": "exact", "completions": 8})
     run(path, workspace)
     families = list(Families(chain.load(path).section("label"), workspace).all())
     cut = [
