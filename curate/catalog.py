@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -27,8 +28,6 @@ from curate.lineage import FILE, read_file
 from curate.schema import TABLES
 from curate.store import Workspace
 
-# How DuckDB words a Ctrl+C: in a statement, and while it reads what was registered.
-_HEARD = re.compile(r"\AQuery interrupted\Z|failed: KeyboardInterrupt\b")
 _LEDGER = {
     "stage": pl.String,
     "table_name": pl.String,
@@ -55,6 +54,7 @@ _SHUT: dict[str, str] = {
 }
 _COPY = re.compile(r"\bcopy\b", re.IGNORECASE)
 _BATCH_ROWS = 2048
+_T = TypeVar("_T")
 _DEEPEST = 1000
 
 
@@ -102,18 +102,44 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-@contextmanager
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """DuckDB looks for signals while a statement runs, and puts its own error in the place of KeyboardInterrupt."""
-    try:
-        yield
-    except (RuntimeError, duckdb.Error) as error:
-        if not _HEARD.search(str(error)):
+class _Connection:
+    """A database, and the thread that works on it, so that Ctrl+C always ends a statement.
+
+    On the main thread DuckDB looks for signals between two of its tasks. It does not while its other threads have all
+    the tasks that are left, and it puts an error of its own in the place of KeyboardInterrupt.
+    """
+
+    def __init__(self, database: str, settings: Mapping[str, str] | None = None) -> None:
+        self._database = duckdb.connect(database, config=dict(settings or {}))
+        self._thread = ThreadPoolExecutor(1, "sql")
+        # It is started before there is work: Ctrl+C in the middle of its start would leave it unknown to the pool.
+        self._thread.submit(int).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # It is done when all work before it is: some is left where Ctrl+C came twice.
+        self._stop(self._thread.submit(int))
+        self._thread.shutdown()
+        self._database.close()
+
+    def run(self, work: Callable[[duckdb.DuckDBPyConnection], _T], ends: float | None = None) -> _T:
+        """What `work` gives; interrupted on Ctrl+C, and at the time `ends` of the monotonic clock with TimeoutError."""
+        future = self._thread.submit(work, self._database)
+        try:
+            return future.result(None if ends is None else max(0.0, ends - time.monotonic()))
+        except (TimeoutError, KeyboardInterrupt):
+            self._stop(future)
             raise
-        raise KeyboardInterrupt from None
+
+    def _stop(self, future: Future[Any]) -> None:
+        # Once may come too early, between two of its own looks.
+        while not future.done():
+            self._database.interrupt()
+            wait([future], timeout=0.1)
 
 
-@_ctrl_c_is_heard()
 def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list[str]:
     """Make the views and the ledger; gives the files that the views read."""
     read: list[str] = []
@@ -136,7 +162,7 @@ def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list
 class Answer:
     """Rows of one SELECT, not computed yet. Column names are unique: a second `n` is called `n_2`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, relation: Any, seconds: float | None) -> None:
+    def __init__(self, connection: _Connection, relation: Any, seconds: float | None) -> None:
         self._connection = connection
         names = _unique(relation.columns)
         # What each of them is called instead, in their order.
@@ -147,8 +173,6 @@ class Answer:
         )
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._seconds = seconds
-        # DuckDB looks for Ctrl+C now and then only: it works in a thread, which is told to stop.
-        self._thread = ThreadPoolExecutor(1, "sql")
 
     def frame(self, limit: int | None = None) -> pl.DataFrame:
         """The rows, or the first `limit` of them; UserError when DuckDB fails, or takes longer than it may."""
@@ -166,29 +190,14 @@ class Answer:
         # At the end of the stream it is None.
         return reader.schema, iter(lambda: self._wait(lambda: next(reader, None)), None)
 
-    def close(self) -> None:
-        """Wait until DuckDB has stopped."""
-        self._thread.shutdown()
-
     def _wait(self, work: Callable[[], Any]) -> Any:
         """What `work` gives; it is interrupted on Ctrl+C and when time is up."""
-        future = self._thread.submit(work)
         try:
-            return future.result(None if self._ends is None else max(0.0, self._ends - time.monotonic()))
+            return self._connection.run(lambda _: work(), self._ends)
         except TimeoutError:
-            self._interrupt(future)
             raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
-        except KeyboardInterrupt:
-            self._interrupt(future)
-            raise
         except (duckdb.Error, pa.ArrowException) as error:
             raise _failed(error) from None
-
-    def _interrupt(self, future: Future[Any]) -> None:
-        # Once may come too early, between two of its own looks.
-        while not future.done():
-            self._connection.interrupt()
-            wait([future], timeout=0.1)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -256,21 +265,21 @@ def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes:
         settings = _SHUT | {"temp_directory": spill}
         if megabytes is not None:
             settings["memory_limit"] = f"{megabytes}MB"
-        with duckdb.connect(":memory:", config=settings) as connection:
-            files = _define(connection, workspace)
+        with _Connection(":memory:", settings) as connection:
             try:
-                with _ctrl_c_is_heard():
-                    connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
-                    connection.execute("SET enable_external_access = false")
-                    connection.execute("SET lock_configuration = true")
-                    relation = connection.sql(sql)
+                relation = connection.run(partial(_prepared, workspace=workspace, sql=sql))
             except duckdb.Error as error:
                 raise _failed(error) from None
-            answer = Answer(connection, relation, seconds)
-            try:
-                yield answer
-            finally:
-                answer.close()
+            yield Answer(connection, relation, seconds)
+
+
+def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Workspace, sql: str) -> Any:
+    """The relation of a statement over the views, after which nothing else can be reached or set."""
+    files = _define(connection, workspace)
+    connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection.sql(sql)
 
 
 def query(workspace: Workspace, sql: str) -> pl.DataFrame:
@@ -284,8 +293,8 @@ def write(workspace: Workspace) -> Path:
     path, temporary = workspace.root / "catalog.duckdb", workspace.root / "catalog.duckdb.tmp"
     temporary.unlink(missing_ok=True)
     try:
-        with duckdb.connect(str(temporary)) as connection:
-            _define(connection, workspace)
+        with _Connection(str(temporary)) as connection:
+            connection.run(partial(_define, workspace=workspace))
     except duckdb.Error as error:
         # The statements are ours: what fails is the disk, or there is no memory.
         reason = " ".join(str(error).split())[:200]

@@ -16,9 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from curate import installed, prompts
+from curate import installed, plain_yaml, prompts
 from curate.config import Config, apply_settings, did_you_mean, read_small, read_yaml, validate
 from curate.engines.keeper import Engines
 from curate.engines.models import locate
@@ -260,7 +258,7 @@ def save_run(recipe: Recipe, workspace: Workspace) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = workspace.root / "runs" / f"{stamp}-{digest(recipe.resolved(), length=8)}"
     folder.mkdir(parents=True, exist_ok=True)
-    written = redacted(yaml.safe_dump(recipe.resolved(), sort_keys=False))
+    written = redacted(plain_yaml.dump(recipe.resolved()))
     write_atomic(folder / "recipe.yaml", written.encode())
     facts = {
         "versions": versions(),

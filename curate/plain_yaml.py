@@ -1,4 +1,4 @@
-"""YAML that is data and nothing else, read in bounded time and memory. Pure.
+"""YAML that is data and nothing else: written so that it is read back as it was, read in bounded time and memory. Pure.
 
 Refused with one sentence and the line: a key that is there twice, tags, values that refer to themselves, aliases that
 multiply, deep nesting, numbers that are no numbers or that nothing here can hold.
@@ -7,6 +7,7 @@ multiply, deep nesting, numbers that are no numbers or that nothing here can hol
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ _DEEPEST = 40
 _MOST_VALUES = 50_000
 _LARGEST = 2**63
 _TAG = "tag:yaml.org,2002:"
+_ODD_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _KINDS = ("str", "int", "float", "bool", "null", "seq", "map", "timestamp", "merge")
 
 
@@ -45,6 +47,22 @@ def parse(data: bytes) -> Any:
     except (ValueError, OverflowError) as error:
         # A date such as 2025-02-30, which YAML takes for one.
         raise error if isinstance(error, Unreadable) else Unreadable(f"has a value that is none ({error})") from None
+
+
+def dump(value: Any, **style: Any) -> str:
+    """YAML that any parser reads as `value`, with keys in their order; `style` is what `yaml.dump` takes."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, **style))
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, but for line ends that are none elsewhere: in plain style it writes U+0085 as a blank."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if _ODD_LINE_ENDS.search(text) else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _said(error: yaml.YAMLError) -> str:

@@ -17,7 +17,7 @@ STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
 # What prm may see of curate besides the pure modules: the language and the ground floor.
 PRM_SEES = {
     "schema", "errors", "seeds", "config", "sections", "source_sections", "lock", "store", "lineage", "golds",
-    "catalog", "frames", "stage", "chain", "progress", "signals",
+    "catalog", "frames", "stage", "chain", "progress", "signals", "plain_yaml",
     "prompts", "steps", "montecarlo", "images", "answers", "consensus",
     # Not a part of the chain: the repair that every process needs before it imports transformers.
     "engines.torch_companions",

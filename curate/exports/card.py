@@ -10,8 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from curate import plain_yaml
 from curate.exports import licences
 from curate.exports.base import Layout
 from curate.exports.facts import Facts
@@ -28,7 +27,7 @@ _PLACES = ("dataset", "path", "task", "adapter")
 def text(name: str, report: Report, layout: Layout, facts: Facts) -> str:
     """The whole file."""
     parts = [
-        f"---\n{yaml.safe_dump(head(report, layout), sort_keys=False, allow_unicode=True)}---\n",
+        f"---\n{plain_yaml.dump(head(report, layout), allow_unicode=True)}---\n",
         f"# {cell(name)}\n",
         f"Chains of thought with{'' if report.labels else 'out'} step labels, for process reward models; made with "
         f"curate-prm, exported in the format `{report.format}`.\n",

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from curate import catalog, lineage
+from curate import catalog, lineage, plain_yaml
 from curate.exports.used import Used
 from curate.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
 from curate.store import Workspace
@@ -89,7 +89,7 @@ def _runs(workspace: Workspace, used: Used) -> tuple[str | None, list[str]]:
     for folder in sorted((workspace.root / "runs").glob("*")):
         try:
             tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-            recipe = yaml.safe_dump(public(_part(tree, used)), sort_keys=False, allow_unicode=True)
+            recipe = plain_yaml.dump(public(_part(tree, used)), allow_unicode=True)
             words = json.loads((folder / "versions.json").read_text(encoding="utf-8"))["command"]
             if len(words) > 1 and words[1] in _COMMANDS:
                 commands[" ".join(map(_word, words))] = None

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from curate import plain_yaml
 from curate.init.findings import Guess
 
 _WIDTH = 110
@@ -89,7 +88,7 @@ def plain(value: Any) -> str:
     """A value as it stands in a recipe, on one line."""
     # A text of several lines stays on one in double quotes only.
     style = '"' if isinstance(value, str) and "\n" in value else None
-    dumped = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=10**6)
+    dumped = plain_yaml.dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=10**6)
     return dumped.removesuffix("\n...\n").strip()
 
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from curate import catalog, lineage
+from curate import catalog, lineage, plain_yaml
 from curate.schema import EXAMPLES, PROBLEMS, STEP_LABELS, UPDATES
 from curate.store import Workspace, among
 from prm.config import LEARNED
@@ -77,7 +75,7 @@ def _header(workspace: Workspace, card: Card, licence: str, sees: bool) -> str:
     head |= {"base_model": model} if _is_hub(model) else {}
     datasets = _hub_datasets(workspace)
     head |= {"datasets": datasets} if datasets else {}
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n"
+    return f"---\n{plain_yaml.dump(head, allow_unicode=True)}---\n"
 
 
 def _hub_datasets(workspace: Workspace) -> list[str]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -136,9 +136,11 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
-@given(PLAIN)
-def test_what_is_plain_is_read_as_pyyaml_reads_it(value):
-    text = yaml.safe_dump(value, allow_unicode=True)
+@given(PLAIN, st.booleans())
+@example("a\x85b", True)
+@example(["\u2028", {"a": "\x85\n"}], True)
+def test_what_is_plain_is_written_and_read_as_it_was(value, unicode):
+    text = plain_yaml.dump(value, allow_unicode=unicode)
     assert plain_yaml.parse(text.encode()) == yaml.safe_load(text) == value
 
 

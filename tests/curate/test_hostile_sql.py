@@ -205,20 +205,22 @@ from pathlib import Path
 from curate import catalog
 from curate.store import Workspace
 
-def slow(connection, place):
+def slow(connection, workspace):
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
     connection.execute("SELECT count(*) FROM range(10000000) a, range(1000000) b").fetchall()
 
-catalog._define = catalog._ctrl_c_is_heard()(slow)
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-try:
-    catalog.write(Workspace.open(Path(sys.argv[1])))
-except KeyboardInterrupt:
-    print("interrupted")
+catalog._define = slow
+for step in range(20):
+    delay = step / 100
+    try:
+        catalog.write(Workspace.open(Path(sys.argv[1])))
+    except KeyboardInterrupt:
+        print(step)
 """
 
 
 def test_ctrl_c_while_views_are_made_is_ctrl_c(workspace):
-    """In a statement of ours, on the main thread, where DuckDB itself looks for signals; in a process of its own."""
+    """In a statement of ours, at any time; in a process of its own."""
     ran = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(workspace.root)],
         capture_output=True,
@@ -226,4 +228,4 @@ def test_ctrl_c_while_views_are_made_is_ctrl_c(workspace):
         timeout=60,
         check=False,
     )
-    assert ran.stdout == "interrupted\n", ran.stderr[-2000:]
+    assert ran.stdout.split() == list(map(str, range(20))), ran.stderr[-2000:]
