@@ -72,7 +72,7 @@ def _list(inner: Wrong, bits: int, value: Any) -> str:
     if not isinstance(value, list | tuple):
         return "no list"
     # Whole numbers at once: a chain has thousands of tokens.
-    if bits and value and all(type(each) is int for each in value) and _fit(value, bits):
+    if bits and value and set(map(type, value)) == {int} and _fit(value, bits):
         return ""
     return next(filter(None, (inner(each) for each in value if each is not None)), "")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 _UTF8 = codecs.getincrementaldecoder("utf-8")
@@ -21,6 +22,9 @@ def join_bytes(pieces: Iterable[bytes]) -> tuple[str, list[int]]:
     `ends` never falls, and its last entry is `len(text)`: what an unfinished character leaves behind belongs to the
     last piece.
     """
+    pieces = list(pieces)
+    if (whole := b"".join(pieces)).isascii():
+        return whole.decode(), list(accumulate(map(len, pieces)))
     decoder = _UTF8("replace")
     chunks: list[str] = []
     ends: list[int] = []

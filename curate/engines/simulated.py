@@ -165,7 +165,7 @@ class SimulatedEngine:
             limit = min(limit, rng.randrange(len(data)))
         if len(data) > limit:
             data, finish = data[:limit], "length"
-        whole, ends = join_bytes([bytes([byte]) for byte in data])
+        whole, ends = join_bytes([data[place : place + 1] for place in range(len(data))])
         # Of a chain that was cut, only the whole's probability is known.
         mean = logprob / (len(data) + 1) if finish == "stop" and logprob is not None else None
         return Sample(whole, list(data), ends, finish, mean, prompt_tokens)
