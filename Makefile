@@ -8,6 +8,9 @@ export PYTHON TORCH_CPU_INDEX
 # a tenth of the training time. No effect on results.
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 20000000000
+# Python keeps compiled modules, as it does unless told otherwise: each of a hundred commands that the tests start would
+# compile all of them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 

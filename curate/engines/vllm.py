@@ -271,6 +271,7 @@ def _cpu_arguments() -> dict[str, Any]:
         "max_num_seqs": 256,
         # The default of 128 is longer than most prefixes here, so that none would be found in the cache again.
         "block_size": 32,
-        # A second process for the one worker only spins between its steps.
-        "distributed_executor_backend": "uni",
+        # By its class: vLLM takes "uni" for "mp" on a CPU, and a process for the one worker costs ten seconds to start
+        # and spins between its steps. OpenMP's settings are those of the environment, as in every other command.
+        "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
     }
