@@ -51,8 +51,8 @@ results: setup
 	@$(BIN)/python benchmarks/results.py workspace/results --write docs/results.md
 
 # Files in their order: files of few tests would come last otherwise, and those are the long ones, for which the others
-# would wait. Two processes more than two cores, because some tests wait for servers, disks and processes that end.
-PYTEST := $(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+# would wait. One process more than two cores, because some tests wait for servers, disks and processes that end.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	@$(PYTEST)
