@@ -52,7 +52,6 @@ class _Task:
 
     config: TrainConfig
     root: Path
-    lock: Share
     run_seed: int
     place: int
     threads: int
@@ -74,10 +73,10 @@ def _work(task: _Task, pipe: Connection) -> None:
     """A worker: prepare, then do the runs that come through the pipe until it is closed."""
     from prm import train
 
-    task.lock.take()
     # A Ctrl+C at a terminal reaches all processes; the one that handed out the work says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_owner, daemon=True).start()
+    _take_lock(pipe)
     torch.set_num_threads(task.threads)
     if task.config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(task.place % torch.cuda.device_count())
@@ -97,6 +96,20 @@ def _work(task: _Task, pipe: Connection) -> None:
             # Whatever it is, it is raised again where the runs are handed out.
             _say(pipe, _FAILED, _sendable(error))
             return
+
+
+def _take_lock(pipe: Connection) -> None:
+    """Ask the owner for the lock, whose offer is the first that comes through the pipe.
+
+    A lock that came with the process itself would be held from the start on, also by the process that forks it, which
+    for seconds only imports and sees nothing of its owner's end.
+    """
+    try:
+        offer: Share = pipe.recv()
+        offer.take()
+    except (EOFError, OSError):
+        # Its owner is gone.
+        os._exit(1)
 
 
 def _say(pipe: Connection, kind: str, what: Any) -> None:
@@ -152,11 +165,12 @@ def run_all(
     try:
         for place in range(count):
             ours, theirs = context.Pipe()
-            task = _Task(config, workspace.root, workspace.share(), run_seed, place, threads)
+            task = _Task(config, workspace.root, run_seed, place, threads)
             workers[ours] = context.Process(target=_work, args=(task, theirs))
             with held_off():
                 workers[ours].start()
             theirs.close()
+            ours.send(workspace.share())
         return _Hand(plans, workers, on_step, stop).all()
     finally:
         for process in workers.values():

@@ -56,7 +56,9 @@ def trains(config: TrainConfig, root: Path, out: Path, err: Path) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     # Workers are held off Ctrl+C, and this process was started as one.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    train.run(config, Workspace.open(root), 0, lambda run, step, *_: print(run, step, flush=True))
+    workspace = Workspace.open(root)
+    with workspace.writing():
+        train.run(config, workspace, 0, lambda run, step, *_: print(run, step, flush=True))
 
 
 def forked(pid: int) -> list[int]:
@@ -111,6 +113,25 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
         "worker": "set train.parallel lower" in said,
         "impatient": "Interrupt" in said,
     }[victim]
+
+
+def test_the_lock_is_free_when_the_owner_is_killed_while_others_begin(tiny_model, make_workspace, tmp_path):
+    """The process that workers are forked from imports the trainer then, which takes longer than anybody waits."""
+    config, workspace = settings(tiny_model, seeds=2, null_runs=0, steps=2000, parallel=2), make_workspace()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prm.train"])
+    process = context.Process(target=trains, args=(config, workspace.root, tmp_path / "out", tmp_path / "err"))
+    process.start()
+    deadline = time.monotonic() + 60
+    while not any(b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children(process.pid)):
+        assert process.is_alive() and time.monotonic() < deadline, (tmp_path / "err").read_text()
+        time.sleep(0.02)
+    # By now the workers were asked for.
+    time.sleep(0.3)
+    process.kill()
+    process.join()
+    with workspace.writing():
+        pass
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fails where there is no GPU")
