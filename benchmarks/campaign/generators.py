@@ -217,7 +217,7 @@ def request(draw: random.Random) -> bytes:
     rows: Any = draw.choice([row, [row] * draw.choice([1, 3, 2000]), [], None, [[row]], "x", {"rows": row}])
     body = draw.choice(
         [
-            json.dumps(rows, default=str).encode("utf-8", "replace"),
+            *[json.dumps(rows, default=str).encode("utf-8", "replace")] * 7,
             b"[" * 100_000,
             b"{",
             b"\xff\xfe",
@@ -237,7 +237,9 @@ def request(draw: random.Random) -> bytes:
     extra = draw.choice(
         ["", "Transfer-Encoding: chunked\r\n", "Content-Encoding: gzip\r\n", "Expect: 100-continue\r\n", "A" * 70_000]
     )
-    return f"{head}\r\nHost: {host}\r\n{extra}Content-Length: {length}\r\nConnection: close\r\n\r\n".encode() + body
+    kind = draw.choice(["application/json"] * 7 + ["text/plain", "application/json; charset=utf-16"])
+    lines = [head, f"Host: {host}", f"{extra}Content-Type: {kind}", f"Content-Length: {length}", "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def answer(draw: random.Random, good: dict[str, Any]) -> tuple[int, bytes]:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ import generators
 from bed import WORKSPACE, Case
 
 _PATIENCE = 30.0
+# A score takes a tenth of it.
+_WAITS = 2.0
 _STARTING = 120.0
 
 
@@ -107,6 +110,8 @@ class Scoring:
             time.sleep(0.05)
         self._port = int(found[1])
         self._score = self._sane()
+        if self._score[0] != b"HTTP/1.1 200":
+            raise RuntimeError(f"prm serve does not score: {self._score}")
 
     def meets(self, request: bytes) -> tuple[str, str]:
         """What the server answered to these bytes, in a word; and what was wrong with that, or with it afterwards."""
@@ -126,11 +131,14 @@ class Scoring:
         return f"answered {word[9:10]}xx" if head else "closed", fault
 
     def _say(self, data: bytes) -> bytes:
+        """The answer to these bytes; a server that waits for more of them is told that there are none."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=_PATIENCE) as talk:
             found = b""
             try:
                 talk.sendall(data)
-                talk.shutdown(socket.SHUT_WR)
+                if not select.select([talk], [], [], _WAITS)[0]:
+                    # Not before: what was asked by a client that is gone is not answered.
+                    talk.shutdown(socket.SHUT_WR)
                 while piece := talk.recv(2**16):
                     found += piece
             except (ConnectionError, BrokenPipeError):
@@ -140,5 +148,9 @@ class Scoring:
 
     def _sane(self) -> Any:
         body = json.dumps({"question": "How many?", "steps": ["One.\n", "Two."]}).encode()
-        head = f"POST /score HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Length: {len(body)}\r\n"
-        return self._say(f"{head}Connection: close\r\n\r\n".encode() + body).partition(b"\r\n\r\n")[2]
+        head = (
+            f"POST /score HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        status, _, found = self._say(head.encode() + body).partition(b"\r\n\r\n")
+        return status[:12], json.loads(found or b"null")
