@@ -123,7 +123,8 @@ def _answers(live: Path, folder: Path, draw: random.Random) -> tuple[str, str]:
     # A pilot's, of another engine.
     shutil.rmtree(live / WORKSPACE / "tables" / "rollouts", ignore_errors=True)
     with servers.Answering(place, draw.random()) as address:
-        args = {"retries": 0, "stream": False, "timeout": 20}
+        # Three failures in a row set a server aside, for half a minute if nothing is said.
+        args = {"retries": 0, "stream": False, "timeout": 20, "rest": 1}
         recipe["rollout"]["engine"] = {"kind": "server", "model": "m", "urls": [address], "in_flight": 4, "args": args}
         (live / "recipe.yaml").write_text(yaml.safe_dump(recipe))
         words = ["curate", "rollout", "recipe.yaml", "-w", WORKSPACE]
