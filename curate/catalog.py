@@ -109,7 +109,8 @@ class _Connection:
     the tasks that are left, and it puts an error of its own in the place of KeyboardInterrupt.
     """
 
-    def __init__(self, database: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, database: str, settings: Mapping[str, str] | None = None, seconds: float | None = None) -> None:
+        self._seconds, self._ends = seconds, None if seconds is None else time.monotonic() + seconds
         self._database = duckdb.connect(database, config=dict(settings or {}))
         self._thread = ThreadPoolExecutor(1, "sql")
         # It is started before there is work: Ctrl+C in the middle of its start would leave it unknown to the pool.
@@ -124,12 +125,15 @@ class _Connection:
         self._thread.shutdown()
         self._database.close()
 
-    def run(self, work: Callable[[duckdb.DuckDBPyConnection], _T], ends: float | None = None) -> _T:
-        """What `work` gives; interrupted on Ctrl+C, and at the time `ends` of the monotonic clock with TimeoutError."""
+    def run(self, work: Callable[[duckdb.DuckDBPyConnection], _T]) -> _T:
+        """What `work` gives; interrupted on Ctrl+C, and when `seconds` are over since the start (UserError)."""
         future = self._thread.submit(work, self._database)
         try:
-            return future.result(None if ends is None else max(0.0, ends - time.monotonic()))
-        except (TimeoutError, KeyboardInterrupt):
+            return future.result(None if self._ends is None else max(0.0, self._ends - time.monotonic()))
+        except TimeoutError:
+            self._stop(future)
+            raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
+        except KeyboardInterrupt:
             self._stop(future)
             raise
 
@@ -162,7 +166,7 @@ def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list
 class Answer:
     """Rows of one SELECT, not computed yet. Column names are unique: a second `n` is called `n_2`."""
 
-    def __init__(self, connection: _Connection, relation: Any, seconds: float | None) -> None:
+    def __init__(self, connection: _Connection, relation: Any) -> None:
         self._connection = connection
         names = _unique(relation.columns)
         # What each of them is called instead, in their order.
@@ -171,8 +175,6 @@ class Answer:
         self._relation = (
             relation if names == relation.columns else relation.query("answer", f"FROM answer AS a({named})")
         )
-        self._ends = None if seconds is None else time.monotonic() + seconds
-        self._seconds = seconds
 
     def frame(self, limit: int | None = None) -> pl.DataFrame:
         """The rows, or the first `limit` of them; UserError when DuckDB fails, or takes longer than it may."""
@@ -193,9 +195,7 @@ class Answer:
     def _wait(self, work: Callable[[], Any]) -> Any:
         """What `work` gives; it is interrupted on Ctrl+C and when time is up."""
         try:
-            return self._connection.run(lambda _: work(), self._ends)
-        except TimeoutError:
-            raise UserError(f"The query took longer than {self._seconds:g} seconds and was stopped.") from None
+            return self._connection.run(lambda _: work())
         except (duckdb.Error, pa.ArrowException) as error:
             raise _failed(error) from None
 
@@ -265,12 +265,12 @@ def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes:
         settings = _SHUT | {"temp_directory": spill}
         if megabytes is not None:
             settings["memory_limit"] = f"{megabytes}MB"
-        with _Connection(":memory:", settings) as connection:
+        with _Connection(":memory:", settings, seconds) as connection:
             try:
                 relation = connection.run(partial(_prepared, workspace=workspace, sql=sql))
             except duckdb.Error as error:
                 raise _failed(error) from None
-            yield Answer(connection, relation, seconds)
+            yield Answer(connection, relation)
 
 
 def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Workspace, sql: str) -> Any:

@@ -107,8 +107,8 @@ def _take_lock(pipe: Connection) -> None:
     try:
         offer: Share = pipe.recv()
         offer.take()
-    except (EOFError, OSError):
-        # Its owner is gone.
+    except (EOFError, ConnectionError, FileNotFoundError):
+        # Its owner is gone, and with it the socket where the lock is asked for.
         os._exit(1)
 
 
@@ -170,8 +170,7 @@ def run_all(
             with held_off():
                 workers[ours].start()
             theirs.close()
-            ours.send(workspace.share())
-        return _Hand(plans, workers, on_step, stop).all()
+        return _Hand(plans, workers, on_step, stop).all(workspace)
     finally:
         for process in workers.values():
             process.kill()
@@ -189,9 +188,10 @@ class _Hand:
         self.error: Exception | None = None
         self.stopping = False
 
-    def all(self) -> dict[Plan, RunResult]:
+    def all(self, workspace: Workspace) -> dict[Plan, RunResult]:
         """Results of all runs."""
         for pipe in self.workers:
+            self._send(pipe, workspace.share())
             self._give(pipe)
         while self.open:
             heard = wait(list(self.open), _LOOK_SECONDS)
@@ -217,9 +217,9 @@ class _Hand:
             pipe.close()
             self.open.discard(pipe)
 
-    def _send(self, pipe: Connection, plan: Plan | None) -> None:
+    def _send(self, pipe: Connection, what: Share | Plan | None) -> None:
         try:
-            pipe.send(plan)
+            pipe.send(what)
         except ConnectionError:
             self._lost()
 

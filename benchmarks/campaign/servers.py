@@ -21,7 +21,7 @@ import generators
 from bed import WORKSPACE, Case
 
 _PATIENCE = 30.0
-# A score takes a tenth of it.
+# So long a server may think about a request that is not whole, before it is told that nothing more comes.
 _WAITS = 2.0
 _STARTING = 120.0
 
@@ -130,13 +130,13 @@ class Scoring:
         word = head[:12].decode("latin-1") if head else "closed"
         return f"answered {word[9:10]}xx" if head else "closed", fault
 
-    def _say(self, data: bytes) -> bytes:
-        """The answer to these bytes; a server that waits for more of them is told that there are none."""
+    def _say(self, data: bytes, whole: bool = False) -> bytes:
+        """The answer to these bytes; unless they are whole, a server that waits is told that there are no more."""
         with socket.create_connection(("127.0.0.1", self._port), timeout=_PATIENCE) as talk:
             found = b""
             try:
                 talk.sendall(data)
-                if not select.select([talk], [], [], _WAITS)[0]:
+                if not whole and not select.select([talk], [], [], _WAITS)[0]:
                     # Not before: what was asked by a client that is gone is not answered.
                     talk.shutdown(socket.SHUT_WR)
                 while piece := talk.recv(2**16):
@@ -152,5 +152,5 @@ class Scoring:
             f"POST /score HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        status, _, found = self._say(head.encode() + body).partition(b"\r\n\r\n")
+        status, _, found = self._say(head.encode() + body, whole=True).partition(b"\r\n\r\n")
         return status[:12], json.loads(found or b"null")

@@ -151,7 +151,7 @@ class VllmEngine:
         if current_platform.is_cpu():
             for name, value in _CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
-            chosen |= _cpu_arguments()
+            chosen |= _cpu_arguments(given)
         return chosen | given
 
     async def generate(self, request: Request) -> list[Sample]:
@@ -257,13 +257,13 @@ class VllmEngine:
         )
 
 
-def _cpu_arguments() -> dict[str, Any]:
-    """What vLLM needs on a CPU.
+def _cpu_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What vLLM needs on a CPU, beside what is given.
 
     With seeds per request it dies at the first partial prefill ("CPU Generator does not use offset"), so prompts are
     never cut: no chunked prefill, and room for many whole prompts in a batch. Compiling takes longer than it saves.
     """
-    return {
+    needed = {
         "dtype": "float32",
         "enforce_eager": True,
         "enable_chunked_prefill": False,
@@ -271,7 +271,9 @@ def _cpu_arguments() -> dict[str, Any]:
         "max_num_seqs": 256,
         # The default of 128 is longer than most prefixes here, so that none would be found in the cache again.
         "block_size": 32,
+    }
+    if not any(name.endswith("parallel_size") for name in given):
         # By its class: vLLM takes "uni" for "mp" on a CPU, and a process for the one worker costs ten seconds to start
         # and spins between its steps. OpenMP's settings are those of the environment, as in every other command.
-        "distributed_executor_backend": "vllm.v1.executor.uniproc_executor.UniProcExecutor",
-    }
+        needed["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+    return needed

@@ -188,3 +188,11 @@ def _alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def test_several_workers_have_vllm_s_own_executor():
+    """The one that shares the engine's process holds one worker."""
+    from curate.engines.vllm import _cpu_arguments
+
+    assert "distributed_executor_backend" in _cpu_arguments({"max_model_len": 512})
+    assert "distributed_executor_backend" not in _cpu_arguments({"tensor_parallel_size": 2})
