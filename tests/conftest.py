@@ -10,9 +10,9 @@ from curate import store
 # Hypothesis fails an example that takes over 0.2 s, or slow draws, which says more of the machine than of the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
-# Three processes run the tests on two cores, so one thread each is best. Where more are asked for, they sleep while they
-# wait for one another: threads that spin take the cores from those that they wait for, and the trainer's tests took
-# 229 s with two threads in place of 68.
+# Three processes run the tests on two cores, so one thread each is best. Where more are asked for, they sleep while
+# they wait for one another: threads that spin take the cores from those that they wait for, and the trainer's tests
+# took 229 s with two threads in place of 68.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No test needs the network, and where there is none the hub's library tries again for a minute and a half.
