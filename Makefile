@@ -58,10 +58,11 @@ test: setup
 	@$(PYTEST)
 
 # The tests of the trainer's arithmetic, which is where instruction sets differ.
-NUMERICAL := plain bilevel hypergradient ghost exact masks metrics precision
+NUMERICAL := training/test_plain bilevel/test_bilevel bilevel/test_hypergradient bilevel/test_ghost bilevel/test_exact \
+  data/test_masks test_metrics model/test_precision
 
 numerics: setup
-	@$(PYTEST) $(NUMERICAL:%=tests/prm/test_%.py)
+	@$(PYTEST) $(NUMERICAL:%=tests/prm/%.py)
 
 test-avx2: test
 

@@ -15,11 +15,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from curate import chain, prompts
+from curate import pipeline
 from curate.engines import worlds
-from curate.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS
-from curate.stage import Silent
-from curate.store import Workspace
+from curate.runtime.reporter import Silent
+from curate.tables.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS
+from curate.tables.store import Workspace
+from curate.text import prompts
 
 WORLDS = ("decisive", "drift")
 
@@ -58,9 +59,9 @@ def measured(world: str, problems: int, judge: dict, consensus: dict) -> dict[st
         workspace = Workspace.open(Path(folder) / "w")
         path = recipe(Path(folder), world, problems, judge, consensus)
         # All labels, too: of chains that are masked as a whole as well.
-        chain.run(chain.load(path, ["shard.consensus=null"]), workspace, Silent())
+        pipeline.run(pipeline.load(path, ["shard.consensus=null"]), workspace, Silent())
         every = known(workspace, world)
-        chain.run(chain.load(path), workspace, Silent(), ["shard"])
+        pipeline.run(pipeline.load(path), workspace, Silent(), ["shard"])
         kept = [each for each in known(workspace, world) if each[2]]
         tokens = [sum(workspace.read(table, ["tokens"])["tokens"].to_pylist()) for table in (COMPLETIONS, JUDGEMENTS)]
 

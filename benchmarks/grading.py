@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curate.answers import NO_ANSWER, assess, infer_type
-from curate.answers.base import folded
-from curate.answers.choice import read_choice
-from curate.answers.number import read_quantity
+from curate.graders import NO_ANSWER, assess, infer_type
+from curate.graders.base import folded
+from curate.graders.choice import read_choice
+from curate.graders.number import read_quantity
 
 REPOSITORIES = {"gsm8k": "openai/grade-school-math", "tabmwp": "lupantech/PromptPG", "mathvista": "lupantech/MathVista"}
 # Some files were published with code in place of answers, or with nothing but guesses; they hold no responses to read.

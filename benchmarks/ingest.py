@@ -67,15 +67,15 @@ def make(folder: Path, rows: int) -> None:
 
 def with_curate(folder: Path, rows: int, out: Path) -> None:
     """`curate ingest` as a user would run it."""
-    from curate import chain
-    from curate.stage import Silent
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime.reporter import Silent
+    from curate.tables.store import Workspace
 
     source = {"kind": "files", "name": "b", "path": str(folder / "rows.jsonl"), "root": str(folder / "images"),
               "columns": {"image": "image"}, "limit": rows}  # fmt: skip
     recipe = out.with_suffix(".yaml")
     recipe.write_text(json.dumps({"name": "b", "ingest": {"sources": [source]}}))
-    ledger = chain.run(chain.load(recipe), Workspace.open(out), Silent())["ingest"]
+    ledger = pipeline.run(pipeline.load(recipe), Workspace.open(out), Silent())["ingest"]
     assert ledger.out == rows, ledger.line()
 
 

@@ -38,12 +38,12 @@ def recipe(folder: Path, rollouts: int, each: int, steps: int | None) -> None:
 
 def stages(folder: Path, *names: str) -> None:
     """Seconds of these stages, the ledger of the last one, and the peak memory of this process, in bytes."""
-    from curate import chain
-    from curate.stage import Silent
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime.reporter import Silent
+    from curate.tables.store import Workspace
 
     begin = time.perf_counter()
-    ledgers = chain.run(chain.load(folder / "recipe.yaml"), Workspace.open(folder / "w"), Silent(), names)
+    ledgers = pipeline.run(pipeline.load(folder / "recipe.yaml"), Workspace.open(folder / "w"), Silent(), names)
     seconds, ledger = time.perf_counter() - begin, ledgers[names[-1]]
     assert ledger.out == ledger.taken, ledger.line()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from curate import allocation, rules
-from curate.allocation import Siblings
 from curate.engines import worlds
+from curate.stages.label import allocation, rules
+from curate.stages.label.allocation import Siblings
 
 BANK = 16
 ROLLOUTS = 8
@@ -82,9 +82,9 @@ def simulated(name: str, problems: int) -> list[Chain]:
 
 def measured(workspace: Path) -> list[Chain]:
     """Chains of a workspace whose completions were drawn by mode `exact`."""
-    from curate.families import siblings_of
-    from curate.schema import COMPLETIONS, ROLLOUTS
-    from curate.store import Workspace
+    from curate.stages.label.families import siblings_of
+    from curate.tables.schema import COMPLETIONS, ROLLOUTS
+    from curate.tables.store import Workspace
 
     place = Workspace.open(workspace, create=False)
     rollouts = place.read(ROLLOUTS).to_pylist()

@@ -23,8 +23,8 @@ from typing import Any
 
 from memory import run
 
-from curate.schema import DROPS, PROBLEMS, REJECTS
-from curate.store import Workspace
+from curate.tables.schema import DROPS, PROBLEMS, REJECTS
+from curate.tables.store import Workspace
 
 STAGES = ("dedup", "decontaminate")
 

@@ -23,11 +23,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from curate.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES, Row
 from curate.seeds import content_hash, digest
-from curate.store import Workspace
-from prm import browse, report
-from prm.stages import ReportConfig
+from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES, Row
+from curate.tables.store import Workspace
+from prm.render import browse, write
+from prm.report import build
+from prm.sections import ReportConfig
 
 STEPS, COMPLETED, SAMPLES, RUNS = 8, 4, 4, ("seed-0", "seed-1", "seed-2")
 DOMAINS = tuple(f"domain_{number:02d}" for number in range(15))
@@ -274,10 +275,10 @@ def main() -> None:
         config = ReportConfig(browse=options.chains)
         began = time.perf_counter()
         chains = browse.beside(workspace, config)
-        path = report.write(report.build(workspace, config), root / "files", chains=chains)["html"]
+        path = write.write_report(build.build(workspace, config), root / "files", chains=chains)["html"]
         result: dict[str, object] = {"chains": options.chains, "written_in": time.perf_counter() - began}
         result |= {"page_bytes": path.stat().st_size, "beside_bytes": size(path.parent / browse.FOLDER)}
-        plain = report.write(report.build(workspace, config), root / "plain")["html"]
+        plain = write.write_report(build.build(workspace, config), root / "plain")["html"]
         with sync_playwright() as playwright:
             rights = ["--no-sandbox"] if os.geteuid() == 0 else []
             browser = playwright.chromium.launch(
@@ -287,8 +288,8 @@ def main() -> None:
             result["plain"] = opened(browser, plain)[1]
             result["files"] = measured(browser, path)
             if options.embedded:
-                whole = report.build(workspace, ReportConfig(chains=options.chains))
-                result["embedded"] = opened(browser, report.write(whole, root / "whole")["html"])[1]
+                whole = build.build(workspace, ReportConfig(chains=options.chains))
+                result["embedded"] = opened(browser, write.write_report(whole, root / "whole")["html"])[1]
             result["ratio"] = result["files"]["charts"] / result["plain"]["charts"]
             browser.close()
     print(json.dumps(result))

@@ -15,11 +15,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curate import chain
-from curate.store import Workspace
-from prm import stats, verdict
-from prm.chance import bands_for
-from prm.verdict import Weighing
+from curate import pipeline
+from curate.tables.store import Workspace
+from prm.report import stats, verdict
+from prm.report.null_band import bands_for
+from prm.report.verdict import Weighing
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=3, help="real runs in a study")
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes/runs/planted.yaml")
     given = parser.parse_args()
-    least = chain.load(given.recipe).section("report").least
+    least = pipeline.load(given.recipe).section("report").least
     workspace = Workspace.open(given.workspace, create=False)
     facts, _ = stats.domain_facts(workspace)
     trained = stats.training(workspace)

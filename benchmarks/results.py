@@ -27,14 +27,16 @@ import numpy as np
 import pyarrow.compute as pc
 import yaml
 
-from curate.engines.models import locate
 from curate.errors import guarded
-from curate.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
+from curate.models.location import locate
 from curate.seeds import seed
 from curate.sources.synthetic import judge_truth
-from curate.store import Workspace
-from prm import metrics, select, stats
-from prm.candidates import expected
+from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
+from curate.tables.store import Workspace
+from prm import metrics
+from prm.evaluate import select
+from prm.evaluate.best_of_n import expected
+from prm.report import stats
 
 SIZE = 8
 _SEARCH = {

@@ -44,20 +44,21 @@ def recipe(folder: Path, problems: int) -> Path:
 
 
 def ingested(folder: Path, problems: int) -> tuple:
-    from curate import chain
-    from curate.stage import Silent
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime.reporter import Silent
+    from curate.tables.store import Workspace
 
-    loaded, workspace = chain.load(recipe(folder, problems)), Workspace.open(folder / f"w{problems}")
-    chain.run(loaded, workspace, Silent(), ["ingest"])
+    loaded, workspace = pipeline.load(recipe(folder, problems)), Workspace.open(folder / f"w{problems}")
+    pipeline.run(loaded, workspace, Silent(), ["ingest"])
     return loaded, workspace
 
 
 def stage(folder: Path, problems: int) -> None:
     """Seconds of the stage on a warm engine, and what the engine says at its end."""
-    from curate import chain, rollout
-    from curate.engines.keeper import Engines
-    from curate.stage import Silent
+    from curate import pipeline
+    from curate.engines.supervisor import Engines
+    from curate.runtime.reporter import Silent
+    from curate.stages import rollout
 
     class Notes(Silent):
         def note(self, text: str) -> None:
@@ -66,9 +67,9 @@ def stage(folder: Path, problems: int) -> None:
     warm, small = ingested(folder, 12)
     loaded, workspace = ingested(folder, problems)
     with Engines() as engines:
-        rollout.run(chain.located(warm, small), small, 1, Notes(), engines)
+        rollout.run(pipeline.located(warm, small), small, 1, Notes(), engines)
         begin = time.perf_counter()
-        ledger = rollout.run(chain.located(loaded, workspace), workspace, 1, Notes(), engines)
+        ledger = rollout.run(pipeline.located(loaded, workspace), workspace, 1, Notes(), engines)
         seconds = time.perf_counter() - begin
     assert ledger.out == ledger.taken, ledger.line()
     tokens = sum(workspace.read(rollout_table(), ["tokens"])["tokens"].to_pylist())
@@ -76,23 +77,25 @@ def stage(folder: Path, problems: int) -> None:
 
 
 def rollout_table():
-    from curate.schema import ROLLOUTS
+    from curate.tables.schema import ROLLOUTS
 
     return ROLLOUTS
 
 
 def bare(folder: Path, problems: int) -> None:
     """Seconds of `LLM.generate` for the same."""
-    from curate import chain, generation, prompts
+    from curate import pipeline
     from curate.engines import vllm as engine
     from curate.engines.base import Request
-    from curate.pictures import Pictures
-    from curate.rollout import STAGE, Wanted
     from curate.seeds import seed
+    from curate.stages import generation
+    from curate.stages.rollout import STAGE, Wanted
+    from curate.stages.stored_images import Pictures
+    from curate.text import prompts
 
     def requests(problems: int) -> list:
         loaded, workspace = ingested(folder, problems)
-        config = chain.located(loaded, workspace)
+        config = pipeline.located(loaded, workspace)
         pictures = Pictures(workspace)
         return [
             Request(
@@ -109,15 +112,15 @@ def bare(folder: Path, problems: int) -> None:
 
     loaded, workspace = ingested(folder, 12)
     # Its own settings, prompts and sampling, so that vLLM is asked for the same.
-    ours = engine.VllmEngine(chain.located(loaded, workspace).engine, lambda text: None)
+    ours = engine.VllmEngine(pipeline.located(loaded, workspace).engine, lambda text: None)
     small, large = requests(12), requests(problems)
     import vllm
     from vllm.engine.arg_utils import EngineArgs
 
-    from curate.engines import torch_companions
     from curate.engines.chat import Chat, end_ids
     from curate.engines.chat import Pictures as Decoded
     from curate.engines.transformers import load_generation_config, load_processor
+    from curate.models import torch_companions
 
     torch_companions.mend()
     arguments = ours._arguments(EngineArgs.__dataclass_fields__)
@@ -141,9 +144,9 @@ def bare(folder: Path, problems: int) -> None:
 
 def simulated(folder: Path, requests: int) -> None:
     """Seconds from the table of problems to the committed table of rollouts."""
-    from curate import chain
-    from curate.stage import Silent
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime.reporter import Silent
+    from curate.tables.store import Workspace
 
     rows = folder / f"{requests}.jsonl"
     with rows.open("w") as file:
@@ -157,9 +160,9 @@ def simulated(folder: Path, requests: int) -> None:
     path = folder / f"{requests}.yaml"
     path.write_text(json.dumps(tree))
     workspace = Workspace.open(folder / f"w{requests}")
-    chain.run(chain.load(path), workspace, Silent(), ["ingest"])
+    pipeline.run(pipeline.load(path), workspace, Silent(), ["ingest"])
     begin = time.perf_counter()
-    ledger = chain.run(chain.load(path), workspace, Silent(), ["rollout"])["rollout"]
+    ledger = pipeline.run(pipeline.load(path), workspace, Silent(), ["rollout"])["rollout"]
     seconds = time.perf_counter() - begin
     assert (ledger.out, ledger.taken) == (requests, requests), ledger.line()
     print(json.dumps({"seconds": seconds}))

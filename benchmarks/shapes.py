@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from curate.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.seeds import content_hash
 from curate.sources.synthetic import chain
 from curate.sources.synthetic.tasks import TASKS
-from curate.store import Workspace
+from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
+from curate.tables.store import Workspace
 
 DEMO = Path(__file__).parents[1] / "data" / "demo" / "backbone"
 WORDS = ("one", "two", "three", "four", "five", "red", "blue", "left", "right", "sum", "area", "bar", "dot")
@@ -26,7 +26,7 @@ STEPS = 5
 
 def large_model(folder: Path) -> Path:
     """A random Qwen2-VL of the 2B model's shape with the demo's tokenizer, in bf16."""
-    from prm.encode import mend
+    from prm.data.encode import mend
 
     mend()
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration

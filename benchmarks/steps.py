@@ -17,7 +17,7 @@ from itertools import accumulate
 
 import grading
 
-from curate import steps, thinking
+from curate.text import steps, thinking
 
 PAIRS = (("\\[", "\\]"), ("\\begin{", "\\end{"))
 TOGGLES = ("```", "$$")

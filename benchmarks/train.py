@@ -29,8 +29,8 @@ from statistics import quantiles
 import shapes
 import torch
 
-from curate.config import validate
-from curate.store import Workspace
+from curate.recipe.parsing import validate
+from curate.tables.store import Workspace
 
 # Dense bf16 of one card, in FLOP/s.
 PEAK = {"H100": 989e12, "H200": 989e12}
@@ -67,12 +67,12 @@ Turn = Callable[[], dict[str, float]]
 
 def ours(part: str, options: argparse.Namespace) -> Turn:
     """Cycles of lower and upper steps of (a), (b) or (c), warm: what one turn does."""
-    from prm import train
     from prm.config import TrainConfig
+    from prm.training import run, train
 
     config = validate(TrainConfig, settings(part, options), "train")
     data, _ = train.prepare(config, Workspace.open(options.workspace))
-    _, state = train.start(0, False, config, data)
+    _, state = run.start(0, False, config, data)
     with torch.no_grad():
         # Every picture is seen once before the clock starts.
         list(state.objective.train_losses(list(data.rows)))
@@ -93,8 +93,8 @@ def reference(options: argparse.Namespace) -> Turn:
     """The same of (d)."""
     from reference import Reference
 
-    from prm.encode import load_processor
-    from prm.examples import read_examples, read_images
+    from prm.data.encode import load_processor
+    from prm.data.examples import read_examples, read_images
 
     workspace = Workspace.open(options.workspace)
     examples = read_examples(workspace, ("train", "meta"))

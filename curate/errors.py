@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import gc
 import os
@@ -15,11 +16,13 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NoReturn
 
 _MOST_DETAIL = 2000
+# Characters of a user's word that are held against known words.
+_SHOWN = 100
 
 
 class ExitCode(IntEnum):
@@ -214,3 +217,9 @@ def guarded(command: Callable[[], object]) -> NoReturn:
         )
         sys.exit(ExitCode.USAGE)
     sys.exit(ExitCode.DONE)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Say '; did you mean "x"?' for the nearest known word, else list the known words."""
+    near = difflib.get_close_matches(word[:_SHOWN], known, n=1)
+    return f'; did you mean "{near[0]}"?' if near else f"; known: {', '.join(sorted(known))}"

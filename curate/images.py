@@ -9,7 +9,7 @@ import imagehash
 from PIL import Image, UnidentifiedImageError
 
 from curate.errors import RowError
-from curate.seen import as_seen, decode, deep, opened, orientation, top
+from curate.pixels import as_seen, decode, deep, opened, orientation, top
 
 __all__ = ["ImageFacts", "as_seen", "decode", "inspect", "kind_of"]
 

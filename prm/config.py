@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from curate.config import Config
+from curate.recipe.parsing import Config
 
 # Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
 # chosen part of the rollouts.
@@ -23,14 +23,14 @@ class UpperConfig(Config):
     loss: Literal["outcome", "pairs", "auroc"] = "outcome"
     """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
     a problem the right one's score above the wrong one's, whatever the level of both; `auroc`, the same of two rollouts
-    of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.meta`)."""
+    of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.data.meta`)."""
     unroll: int = Field(default=5, ge=1)
     """Lower steps between two upper steps."""
     warmup: int = Field(default=100, ge=0)
     """Lower steps before the first upper step; Adam's second moment means little before some 50."""
     rule: Literal["adam", "mirror"] = "adam"
     """How domain weights follow the hypergradient: `adam` on the raw weights (DreamPRM), which moves all domains at
-    about the same pace; `mirror`, multiplicative, in proportion to the hypergradient (see `prm.weights`)."""
+    about the same pace; `mirror`, multiplicative, in proportion to the hypergradient (see `prm.bilevel.weights`)."""
     lr: float | None = Field(default=None, ge=0)
     """With `adam` (0.01 when null) its step on the raw weights, or on the network's parameters in `instance-net`: about
     the change of log weight per update when the signal is steady. With `mirror` (50 when null) the log weight that a
@@ -48,7 +48,7 @@ class UpperConfig(Config):
     direction: Literal["lagged", "exact"] = "lagged"
     """When the meta gradient is taken, in mode `domain`: `lagged`, before the lower step and in a slightly cheaper
     metric, so that no gradient need be kept for it (cosine with the truth 0.99 and more); `exact`, after it, with one
-    gradient per domain kept meanwhile, which is little with `lora` (see `prm.exact`)."""
+    gradient per domain kept meanwhile, which is little with `lora` (see `prm.bilevel.exact`)."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
     """When the lower gradient was clipped: `correct` is exact, and keeps one gradient per domain in memory during an
     upper step, or, with weights of rollouts, takes another forward and half a backward of the batch; `skip` leaves that
@@ -97,7 +97,10 @@ THRESHOLDED = ("auroc", "first-error-f1")
 
 
 class ValidationConfig(Config):
-    """Problems of the train set that are held out, and what becomes of a run by a metric of them (`prm.validation`)."""
+    """Problems of the train set that are held out, and what becomes of a run by a metric of them.
+
+    See `prm.training.validation`.
+    """
 
     every: int = Field(default=100, ge=1)
     """Lower steps between two evaluations, each a forward of all held-out rollouts; the last step has one, too."""
@@ -130,7 +133,7 @@ class ValidationConfig(Config):
 
 
 class LoraConfig(Config):
-    """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.lora`)."""
+    """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.model.lora`)."""
 
     rank: int = Field(default=16, ge=1)
     """Of each adapter's change to its layer's weight."""
@@ -150,9 +153,9 @@ class TrainConfig(Config):
     """Revision of a hub model."""
     mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"] = "domain"
     """`domain` learns a weight for each domain (DreamPRM), `instance-table` one for each rollout, `instance-net` a
-    small network from a rollout's loss and score to its weight (DreamPRM-1.5; see `prm.instances`). `uniform` keeps
-    them at 1, `frozen` keeps those of `weights`. `s1` and `car` choose a part of the rollouts by rules and train on it
-    with weights of 1 (see `prm.subset`)."""
+    small network from a rollout's loss and score to its weight (DreamPRM-1.5; see `prm.bilevel.instances`). `uniform`
+    keeps them at 1, `frozen` keeps those of `weights`. `s1` and `car` choose a part of the rollouts by rules and train
+    on it with weights of 1 (see `prm.data.subset`)."""
     weights: dict[str, float] = Field(default={})
     """For `frozen`: a weight per domain; they are scaled to mean 1."""
     subset: SubsetConfig = SubsetConfig()
@@ -185,7 +188,7 @@ class TrainConfig(Config):
     loss: Literal["mse", "bce"] = "mse"
     """Loss of a step score against its label."""
     aggregation: str = "mean-log-odds"
-    """How step scores become a rollout score, see `prm.aggregate`."""
+    """How step scores become a rollout score, see `prm.model.aggregate`."""
     max_length: int = Field(default=4096, ge=16)
     """In tokens, images and suffixes included. Longer examples are left out and counted; a step is never cut off."""
     freeze_vision: bool = True

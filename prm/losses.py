@@ -6,8 +6,9 @@ depend on the domain weights, so no centring of the hypergradient is needed. Wit
 this is the mean over domains of weight x mean loss of a rollout. DreamPRM's rows are single prefixes; one rollout here
 carries all its prefixes, hence sum and not mean.
 
-Upper level, averaged over the items of the meta batch (`prm.meta`), A being the aggregated logit of a rollout: either
-(sigmoid(A) - r)^2 with r its outcome, 0 or 1 (DreamPRM), or sigmoid(A_wrong - A_right) for two rollouts of a problem.
+Upper level, averaged over the items of the meta batch (`prm.data.meta`), A being the aggregated logit of a rollout:
+either (sigmoid(A) - r)^2 with r its outcome, 0 or 1 (DreamPRM), or sigmoid(A_wrong - A_right) for two rollouts of a
+problem.
 """
 
 from __future__ import annotations

@@ -6,54 +6,13 @@ Imported by every command that reads such a recipe, so torch comes in only when 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from curate.chain import Context, Recipe, Stage
-from curate.config import Config
-from curate.engines.models import locate
-from curate.lineage import Ledger
-from curate.source_sections import Role
-from curate.store import Workspace
+from curate.models.location import locate
+from curate.pipeline import Context, Recipe, Stage
+from curate.tables.lineage import Ledger
+from curate.tables.store import Workspace
 from prm.config import TrainConfig
-
-
-class ScoreConfig(Config):
-    """`prm score`: step scores of labelled or graded rollouts by the trained PRMs."""
-
-    roles: tuple[Role, ...] = ("test",)
-    """Whose examples are scored."""
-    batch_rows: int = Field(default=32, ge=1)
-    """Rollouts in one forward."""
-    models: dict[str, str] = Field(default={})
-    """Saved PRMs from elsewhere that score, too: a name for the tables, and a folder as `prm train` saves it (relative
-    to the recipe)."""
-
-
-class SelectConfig(Config):
-    """`prm select`: best-of-N on the test set."""
-
-    aggregation: str = "mean-log-odds"
-    """How step scores become one rollout score, see `prm.aggregate`."""
-    sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of candidates; those above what a problem has are left out."""
-
-
-class ReportConfig(Config):
-    """`prm report`: the dataset-quality table."""
-
-    chains: int = Field(default=60, ge=0)
-    """Rollouts that the page holds itself."""
-    browse: int | None = Field(default=None, ge=0)
-    """Rollouts in the page's browser of chains, 0 for none; null: 2,000 in files beside it, 100,000 when served."""
-    completions: int | None = Field(default=None, ge=0)
-    """Completions of each step that it has on demand; null: 2 in files, 64 when served."""
-    least: float = Field(default=1.0, ge=1)
-    """A verdict asks for a weight that is at least so many times that of a domain without effect, or at most its
-    inverse, besides being clear of chance; 1 asks for no more than that."""
-    theme: Literal["auto", "light", "dark"] = "auto"
-    """Which look the page opens with; `auto` follows the reader's system."""
+from prm.sections import ReportConfig, ScoreConfig, SelectConfig
 
 
 def _located(recipe: Recipe) -> TrainConfig:
@@ -64,15 +23,15 @@ def _located(recipe: Recipe) -> TrainConfig:
 
 def follow(recipe: Recipe, workspace: Workspace, replace: bool) -> None:
     """`prm train` in a process of a team that another leads: trains along, tells and writes nothing."""
-    from prm import train
-    from prm.team import current
+    from prm.distributed.process_group import current
+    from prm.training import train
 
     train.run(_located(recipe), workspace, recipe.seed, replace=replace, team=current())
 
 
 def _train(context: Context, config: TrainConfig) -> Ledger:
-    from prm import train
-    from prm.team import current
+    from prm.distributed.process_group import current
+    from prm.training import train
 
     config = _located(context.recipe)
     reporter = context.reporter
@@ -100,7 +59,7 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
 
 
 def _score(context: Context, config: ScoreConfig) -> Ledger:
-    from prm import score
+    from prm.evaluate import score
 
     reporter, done = context.reporter, {"": 0}
 
@@ -125,7 +84,7 @@ SCORE = Stage("score", 60, ScoreConfig, _score)
 
 
 def _select(context: Context, config: SelectConfig) -> Ledger:
-    from prm import select
+    from prm.evaluate import select
     from prm.render import terminal
 
     selection = select.run(context.workspace, config)
@@ -135,11 +94,11 @@ def _select(context: Context, config: SelectConfig) -> Ledger:
 
 
 def _report(context: Context, config: ReportConfig) -> Ledger:
-    from prm import browse, report
-    from prm.render import terminal
+    from prm.render import browse, terminal, write
+    from prm.report import build
 
-    built = report.build(context.workspace, config, context.recipe.sections.get("select"))  # type: ignore[arg-type]
-    files = report.write(built, reports(context), config.theme, browse.beside(context.workspace, config))
+    built = build.build(context.workspace, config, context.recipe.sections.get("select"))  # type: ignore[arg-type]
+    files = write.write_report(built, reports(context), config.theme, browse.beside(context.workspace, config))
     context.reporter.show(terminal.render(built))
     context.reporter.show("\n".join(f"{kind}: {path}" for kind, path in files.items()))
     return Ledger("domains", taken=len(built.domains), out=len(built.domains))

@@ -5,7 +5,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-from curate import store
+from curate.tables import store
 
 # Hypothesis fails an example that takes over 0.2 s, or slow draws, which says more of the machine than of the code.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from curate import chain
+from curate import pipeline
 from curate.cli.app import app as curate
-from curate.config import Config, _fields
+from curate.recipe.parsing import Config, _fields
 from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def test_generated_documents_are_fresh(name):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.name)
 def test_every_recipe_is_valid(path):
-    recipe = chain.load(path)
+    recipe = pipeline.load(path)
     assert recipe.sections
     assert yaml.safe_load(yaml.safe_dump(recipe.resolved())) == recipe.resolved()
 
@@ -97,7 +97,7 @@ def keys(span: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_a_guide_names_keys_that_there_are(name):
-    known: dict[str, type[Config]] = {name: stage().config for name, stage in chain.stages().items()}
+    known: dict[str, type[Config]] = {name: stage().config for name, stage in pipeline.stages().items()}
     named = [path for span in spans(name) for path in keys(span) if len(path) > 1 and path[0] in known]
     assert named
     for first, *path in named:

@@ -12,21 +12,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "vllm", "transformers", "datasets", "ray"}
 STANDARD = set(sys.stdlib_module_names)
-LEAVES = ("schema", "errors", "seeds")
-STAGES = ("ingest", "overlap", "rollout", "imports", "label", "judge", "shard")
-# What prm may see of curate besides the pure modules: the language and the ground floor.
-PRM_SEES = {
-    "schema", "errors", "seeds", "config", "sections", "source_sections", "lock", "store", "lineage", "golds",
-    "catalog", "frames", "stage", "chain", "progress", "signals", "plain_yaml",
-    "prompts", "steps", "montecarlo", "images", "answers", "consensus",
-    # Not a part of the chain: the repair that every process needs before it imports transformers.
-    "engines.torch_companions",
-    "engines.models",
-    # Nor this: the one place where models are loaded.
-    "engines.pretrained",
-    # The testbed's exact step truth, and published benchmarks as `curate ingest` reads them, for measuring.
-    "sources", "recipes",
+# The rooms of each package, lowest first: a module imports from its own room and from those before it. Imports within
+# functions and for type checkers count, too.
+LAYERS = {
+    "curate": (
+        "errors", "seeds", "pixels", "images", "runtime", "models", "text", "graders", "recipe", "tables", "engines",
+        "sources", "stages", "exports", "init", "pipeline", "inspect", "cli",
+    ),
+    "prm": (
+        "config", "sections", "metrics", "losses", "data", "model", "distributed", "bilevel", "evaluate", "training",
+        "report", "render", "bench", "serving", "stages", "cli", "__main__",
+    ),
 }  # fmt: skip
+# What the public functions of a package are made of; nothing within it imports them from there.
+PUBLIC = ("curate", "prm")
+STAGES = ("ingest", "overlap", "rollout", "label", "judge", "shard")
+# Rooms of curate that prm has no business in: what the data stages do, and what is above the pipeline.
+PRM_LEAVES_ALONE = ("exports", "init", "inspect", "cli")
+MOST_MODULES = 15
 MODULES = sorted([*(ROOT / "curate").rglob("*.py"), *(ROOT / "prm").rglob("*.py")])
 
 
@@ -79,34 +82,100 @@ def test_a_file_is_short_and_says_what_it_is(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_polars_is_imported_in_one_place(path):
-    assert not any(name.split(".")[0] == "polars" for name in imports(path)) or name_of(path) == "curate.frames"
+    assert not any(name.split(".")[0] == "polars" for name in imports(path)) or name_of(path) == "curate.runtime.frames"
+
+
+def targets(path: Path) -> set[str]:
+    """Modules of this project that a module imports, however late."""
+    known = {name_of(each) for each in MODULES}
+    named = {item for item in imports(path) if item.split(".")[0] in LAYERS}
+    return {item if item in known else item.rpartition(".")[0] for item in named} - {name_of(path)}
+
+
+def room(name: str) -> str:
+    return name.partition(".")[2].partition(".")[0]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_one_way(path):
+def test_imports_go_down_the_layers(path):
     name = name_of(path)
-    used = imports(path)
-    packages = {item.split(".")[0] for item in used}
-    if name.startswith("curate"):
-        assert "prm" not in packages
-    if name.startswith("prm"):
-        seen = {item.removeprefix("curate.") for item in used if item.startswith("curate.")}
-        strangers = {s for s in seen if not any(s == ok or s.startswith(ok + ".") for ok in PRM_SEES)}
-        assert not strangers
-    if ".cli" not in name and not name.endswith(".__main__"):
-        assert not any(".cli" in item for item in used if item.startswith(("curate", "prm")))
-    if name in {f"curate.{leaf}" for leaf in LEAVES}:
+    package = name.split(".")[0]
+    order = LAYERS[package]
+    for target in sorted(targets(path)):
+        if target in PUBLIC:
+            continue
+        if not target.startswith(f"{package}."):
+            assert package == "prm", f"{name} imports {target}"
+            assert room(target) not in PRM_LEAVES_ALONE, f"{name} imports {target}"
+        elif name not in PUBLIC and room(target) != room(name):
+            assert order.index(room(target)) < order.index(room(name)), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_what_its_room_may(path):
+    name = name_of(path)
+    packages = {item.split(".")[0] for item in imports(path)}
+    if room(name) in ("errors", "seeds") or name == "curate.tables.schema":
         assert packages - STANDARD <= {"pyarrow", "__future__"}
-    if name in {f"curate.{stage}" for stage in STAGES}:
-        others = {f"curate.{stage}" for stage in STAGES} - {name}
-        assert not {".".join(item.split(".")[:2]) for item in used} & others
     if "duckdb" in packages:
-        assert name == "curate.catalog"
+        assert name == "curate.tables.catalog"
     if "vllm" in packages:
         assert name.startswith("curate.engines.vllm")
+    stage = stage_of(name)
+    assert not stage or not {stage_of(target) for target in targets(path)} - {stage, ""} or name == SHARD, name
 
 
-@pytest.mark.parametrize("module", ["curate", "prm", "curate.cli.app", "prm.cli.app", "prm.stages", "curate.chain"])
+# The stage that puts the others' tables together: it asks for the rules by which labels and opinions are read.
+SHARD = "curate.stages.shard"
+
+
+def stage_of(name: str) -> str:
+    """The stage of `curate` that a module belongs to, "" for none."""
+    parts = name.split(".")
+    return parts[2] if parts[:2] == ["curate", "stages"] and len(parts) > 2 and parts[2] in STAGES else ""
+
+
+def test_no_modules_import_one_another():
+    graph = {name_of(path): targets(path) for path in MODULES}
+    assert not list(circles(graph))
+
+
+def circles(graph):
+    """Each group of modules that import one another, by whatever way, smallest first."""
+    reach = {name: {name} for name in graph}
+    for name in graph:
+        open_ends = [name]
+        while open_ends:
+            for target in graph.get(open_ends.pop(), ()):
+                if target not in reach[name]:
+                    reach[name].add(target)
+                    open_ends.append(target)
+    for name in sorted(graph):
+        group = {other for other in reach[name] if name in reach.get(other, ())}
+        if len(group) > 1 and name == min(group):
+            yield sorted(group)
+
+
+def test_a_circle_is_found():
+    assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_folder_is_a_room_and_not_a_hall(folder):
+    assert len(list(folder.glob("*.py"))) <= MOST_MODULES
+    assert (folder / "__init__.py").exists()
+
+
+def test_modules_and_functions_are_small():
+    lines = sorted(len(path.read_text().splitlines()) for path in MODULES if path.name != "__init__.py")
+    assert lines[len(lines) // 2] <= 150
+    nodes = [node for path in MODULES for node in ast.walk(parsed(path))]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    sizes = sorted(node.end_lineno - node.lineno + 1 for node in functions)
+    assert sizes[int(0.99 * len(sizes))] <= 45
+
+
+@pytest.mark.parametrize("module", ["curate", "prm", "curate.cli.app", "prm.cli.app", "prm.stages", "curate.pipeline"])
 def test_importing_pulls_in_nothing_heavy(module):
     code = f"import sys, {module}; print(sorted(set(sys.modules) & {HEAVY!r}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

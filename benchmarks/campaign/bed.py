@@ -144,7 +144,7 @@ def build(folder: Path, names: set[str] | None = None, say: Callable[[str], None
 
 def _count(root: Path, into: Path) -> None:
     """Note how many writes there are, and every write to the workspace without its lock. These files lie elsewhere."""
-    from curate import lock
+    from curate.tables import lock
 
     place = root / WORKSPACE
 
@@ -172,8 +172,8 @@ def _data(folder: str) -> None:
     """Files of problems with pictures; a workspace with two shards, for fewer files."""
     from PIL import Image
 
-    from curate import manifests
-    from curate.store import VERSION
+    from curate.tables import manifests
+    from curate.tables.store import VERSION
 
     for name, (_, _, count) in _SOURCES.items():
         rows = []
@@ -211,9 +211,9 @@ def _model(folder: str) -> None:
 
 def state(folder: Path) -> dict[str, str]:
     """Digests of everything that matters in a folder with a workspace: rows, accounts, models, figures, exports."""
-    from curate import lineage
-    from curate.schema import TABLES
-    from curate.store import Workspace
+    from curate.tables import lineage
+    from curate.tables.schema import TABLES
+    from curate.tables.store import Workspace
 
     place = Workspace.open(folder / WORKSPACE, create=False)
     found: dict[str, str] = {}

@@ -27,11 +27,20 @@ _LOOK_SECONDS = 0.002
 
 # What commands import on their way. The first of `prm` mends what torch's companions lack; transformers comes later.
 _CURATE = (
-    "openai", "PIL.Image", "curate.catalog", "curate.cli.app", "curate.engines.simulated", "curate.imports",
-    "curate.ingest", "curate.judge", "curate.label", "curate.overlap", "curate.plan", "curate.rollout", "curate.shard",
-    "curate.exports.run", "prm.cli.app", "prm.stages",
+    "openai", "PIL.Image", "curate.tables.catalog", "curate.cli.app", "curate.engines.simulated",
+    "curate.stages.ingest.imports", "curate.stages.ingest.ingest", "curate.stages.judge.judge",
+    "curate.stages.label.label", "curate.stages.overlap", "curate.inspect.plan", "curate.stages.rollout",
+    "curate.stages.shard", "curate.exports.run", "prm.cli.app", "prm.stages",
 )  # fmt: skip
-_PRM = ("prm.score", "plotly.graph_objects", "prm.bench.entry", "prm.compare", "prm.export", "prm.report", "prm.train")
+_PRM = (
+    "prm.evaluate.score",
+    "plotly.graph_objects",
+    "prm.bench.entry",
+    "prm.report.compare",
+    "prm.serving.export",
+    "prm.report.build",
+    "prm.training.train",
+)
 
 
 def preload(prm: bool) -> None:

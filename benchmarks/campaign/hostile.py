@@ -145,8 +145,8 @@ def _answers(live: Path, folder: Path, draw: random.Random) -> tuple[str, str]:
 
 
 def _rollouts(folder: str) -> dict[str, str]:
-    from curate.schema import ROLLOUTS
-    from curate.store import Workspace
+    from curate.tables.schema import ROLLOUTS
+    from curate.tables.store import Workspace
 
     rows = Workspace.open(Path(folder, WORKSPACE), create=False).read(ROLLOUTS).to_pylist()
     # A figure beside the text that cannot be right is left out.

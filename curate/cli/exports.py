@@ -45,12 +45,12 @@ def export(
 
     What has no place in the format is left out and counted; a card says where every row comes from.
     """
-    from curate import progress
     from curate.exports import push as pushing
     from curate.exports.base import Options
     from curate.exports.run import Wanted, run
-    from curate.schema import ROLES
-    from curate.store import Workspace
+    from curate.runtime import progress
+    from curate.tables.schema import ROLES
+    from curate.tables.store import Workspace
 
     _check(role or [], ROLES, push, public, any_licence)
     api = None
@@ -80,7 +80,7 @@ def export(
 
 
 def _check(role: list[str], known: tuple[str, ...], push: str | None, public: bool, any_licence: bool) -> None:
-    from curate.config import did_you_mean
+    from curate.errors import did_you_mean
 
     for each in role:
         if each not in known:

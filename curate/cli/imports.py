@@ -98,11 +98,12 @@ def import_rollouts(
     Sample logs of lmms-eval and results of VLMEvalKit are known by their columns; other files need --id and --response.
     A column a.b is the field b of the column a.
     """
-    from curate import catalog, imports
-    from curate.chain import load
     from curate.errors import UserError
-    from curate.progress import reporter
-    from curate.store import Workspace
+    from curate.pipeline import load
+    from curate.runtime.progress import reporter
+    from curate.stages.ingest import imports
+    from curate.tables import catalog
+    from curate.tables.store import Workspace
 
     if settings and recipe is None:
         raise UserError("--set has no effect without --recipe; give both or neither.")
@@ -149,8 +150,9 @@ def remove_import(
     With its rollouts go their completions, step labels, judgements, examples and scores; stages that had any of them
     are not complete until they run again.
     """
-    from curate import catalog, removal
-    from curate.store import Workspace
+    from curate.stages.ingest import removal
+    from curate.tables import catalog
+    from curate.tables.store import Workspace
 
     place = Workspace.open(workspace, create=False)
     with place.writing():

@@ -14,8 +14,8 @@ from curate.cli import options
 from curate.errors import printable
 
 if TYPE_CHECKING:
-    from curate.catalog import Answer
-    from curate.frames import pl
+    from curate.runtime.frames import pl
+    from curate.tables.catalog import Answer
 
 # So many rows a terminal shows of a query where nothing else is said.
 _ROWS = 1000
@@ -28,7 +28,7 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
     from rich.table import Table
     from rich.text import Text
 
-    from curate.progress import console
+    from curate.runtime.progress import console
 
     table = Table(title=title, title_justify="left")
     for name, kind in frame.schema.items():
@@ -43,8 +43,8 @@ def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Js
 
     in = out + rejected + duplicate + failed
     """
-    from curate import catalog
-    from curate.store import Workspace
+    from curate.tables import catalog
+    from curate.tables.store import Workspace
 
     frame = catalog.ledger(Workspace.open(workspace, create=False))
     _table(frame if as_json else frame.drop("unit", "written", "origin"), as_json, "Ledger")
@@ -75,35 +75,36 @@ def sql(
     They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
     reads these and no other files, and changes nothing. A second column n is called n_2.
     """
-    from curate import catalog, results
-    from curate.store import Workspace
+    from curate.inspect import query_results
+    from curate.tables import catalog
+    from curate.tables.store import Workspace
 
     place = Workspace.open(workspace, create=False)
     most = limit or None
     if write is not None:
-        results.check(write, place)
+        query_results.check(write, place)
     with catalog.ask(place, query, seconds, megabytes) as answer:
         for old, new in answer.renamed:
             typer.echo(f"There is a column {old} already; another one is called {new}. AS gives it a name.", err=True)
         if write is not None:
-            rows = results.write(answer, most, write)
+            rows = query_results.write(answer, most, write)
             typer.echo(json.dumps({"rows": rows, "file": str(write)}) if as_json else f"{rows:,} rows: {write}")
         elif as_json:
-            results.write_json(answer, most, sys.stdout)
+            query_results.write_json(answer, most, sys.stdout)
         else:
             _shown(answer, _ROWS if limit is None else most)
 
 
 def _shown(answer: Answer, limit: int | None) -> None:
     """The rows as a table; how many more there are goes to standard error."""
-    from curate import results
+    from curate.inspect import query_results
 
     frame = answer.frame(None if limit is None else limit + 1)
     if limit is None or len(frame) <= limit:
         _table(frame, False)
         return
     _table(frame.head(limit), False)
-    more = results.left_out(answer, limit)
+    more = query_results.left_out(answer, limit)
     typer.echo(f"{limit:,} rows are shown and {more} left out; --limit 0 shows all, --write keeps all.", err=True)
 
 
@@ -116,14 +117,14 @@ def show(
 
     A problem comes with its image and its rollouts, a rollout with its step labels.
     """
-    from curate import inspection
-    from curate.store import Workspace
+    from curate.inspect import show as inspection
+    from curate.tables.store import Workspace
 
     found = inspection.find(Workspace.open(workspace, create=False), identity)
     if as_json:
         typer.echo(json.dumps(found, default=str, ensure_ascii=False))
         return
-    from curate.progress import console
+    from curate.runtime.progress import console
 
     console().print(inspection.render(found))
 
@@ -137,9 +138,9 @@ def profile(
 
     Counts, lengths, sizes, rejects, duplicates, overlaps and licences.
     """
-    from curate import profile as profiles
-    from curate import profile_page
-    from curate.store import Workspace, write_atomic
+    from curate.inspect import profile as profiles
+    from curate.inspect import profile_page
+    from curate.tables.store import Workspace, write_atomic
 
     place = Workspace.open(workspace, create=False)
     built = profiles.build(place, samples)
@@ -152,7 +153,7 @@ def profile(
     if as_json:
         typer.echo(plain)
         return
-    from curate.progress import console
+    from curate.runtime.progress import console
 
     console().print(profile_page.table(built))
     typer.echo(f"html: {folder / 'profile.html'}")
@@ -172,13 +173,15 @@ def plan(
     From the rollouts that are there or from a pilot, which times the warm engine at rollouts and at completions, and
     whose rollouts are kept. Prints the first prompt of each domain, and counts a judge's votes.
     """
-    from curate import chain, preview, progress
-    from curate import plan as plans
-    from curate.frames import pl
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.inspect import plan as plans
+    from curate.inspect import preview
+    from curate.runtime import progress
+    from curate.runtime.frames import pl
+    from curate.tables.store import Workspace
 
-    loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
-    config, label, judge = chain.located(loaded, place), loaded.sections.get("label"), loaded.sections.get("judge")
+    loaded, place = pipeline.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+    config, label, judge = pipeline.located(loaded, place), loaded.sections.get("label"), loaded.sections.get("judge")
     tried = None
     if pilot is not None:
         tried = plans.pilot(config, label, place, loaded.seed, pilot, progress.reporter(as_json))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ def every(context: typer.Context, as_json: options.Json = False) -> None:
     """List the recipes of public datasets, or show one."""
     if context.invoked_subcommand is not None:
         return
-    from curate.recipes import summaries
+    from curate.recipe.shipped import summaries
 
     found = summaries()
     if as_json:
@@ -26,7 +26,7 @@ def every(context: typer.Context, as_json: options.Json = False) -> None:
         return
     from rich.table import Table
 
-    from curate.progress import console
+    from curate.runtime.progress import console
 
     table = Table(title="Recipes: curate ingest NAME", title_justify="left")
     for name in ("recipe", "role", "data", "answers", "licence", "about"):
@@ -39,6 +39,6 @@ def every(context: typer.Context, as_json: options.Json = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Name of a recipe.", show_default=False)]) -> None:
     """Print a recipe, to look at or to start one's own from."""
-    from curate.recipes import text
+    from curate.recipe.shipped import text
 
     typer.echo(text(name), nl=False)

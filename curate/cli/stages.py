@@ -13,7 +13,7 @@ from curate.cli import options
 from curate.errors import UserError, printable
 
 if TYPE_CHECKING:
-    from curate.chain import Recipe
+    from curate.pipeline import Recipe
 
 
 def _run(
@@ -24,17 +24,18 @@ def _run(
     only: Sequence[str],
     replace: Sequence[str],
 ) -> None:
-    from curate import chain
+    from curate import pipeline
 
-    _run_all([(chain.load(recipe, settings or ()), replace)], workspace, as_json, only)
+    _run_all([(pipeline.load(recipe, settings or ()), replace)], workspace, as_json, only)
 
 
 def _run_all(
     recipes: Sequence[tuple[Recipe, Sequence[str]]], workspace: Path, as_json: bool, only: Sequence[str]
 ) -> None:
     """One recipe after the other, each with what it starts over, into one workspace."""
-    from curate import chain, progress
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime import progress
+    from curate.tables.store import Workspace
 
     def say(name: str, ledger: object) -> None:
         if not as_json:
@@ -42,7 +43,7 @@ def _run_all(
 
     place, reporter = Workspace.open(workspace), progress.reporter(as_json)
     with place.writing():
-        ledgers = [chain.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
+        ledgers = [pipeline.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
     if as_json:
         plain = [{name: vars(ledger) for name, ledger in each.items()} for each in ledgers]
         typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))
@@ -87,14 +88,15 @@ def ingest(
 
     Each reject keeps its source's row and the reason.
     """
-    from curate import chain, preview
-    from curate.recipes import find
+    from curate import pipeline
+    from curate.inspect import preview
+    from curate.recipe.shipped import find
 
     changes = {
         "limit": limit, "split": split, "config": config, "revision": revision, "shuffle": shuffle, "seed": seed,
         "ids": sample_id or None,
     }  # fmt: skip
-    loaded = [chain.with_sources(chain.load(find(recipe), settings or (), data), changes) for recipe in recipes]
+    loaded = [pipeline.with_sources(pipeline.load(find(recipe), settings or (), data), changes) for recipe in recipes]
     shares = _shared_out(replace or (), loaded)
     if dry_run:
         for one in loaded:
@@ -158,8 +160,9 @@ def rollout(
 
     Most options are short forms of --set, for the recipe's rollout section.
     """
-    from curate import chain, preview
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.inspect import preview
+    from curate.tables.store import Workspace
 
     given = {
         "model": model, "engine": engine, "samples": samples, "temperature": temperature, "top-p": top_p,
@@ -172,7 +175,7 @@ def rollout(
         return
     if replace or as_json:
         raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
-    for text in preview.rollouts(chain.load(recipe, changed), Workspace.open(workspace, create=False)):
+    for text in preview.rollouts(pipeline.load(recipe, changed), Workspace.open(workspace, create=False)):
         typer.echo(printable(text))
 
 
@@ -224,12 +227,13 @@ def relabel(
 
     By any mode that needs no more of them; generates nothing. `curate shard` takes the new labels.
     """
-    from curate import chain, progress
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime import progress
+    from curate.tables.store import Workspace
 
     changes = _label_settings({"mode": mode, "completions": completions}, settings)
     place, reporter = Workspace.open(workspace, create=False), progress.reporter(as_json)
-    ledger = chain.relabel(chain.load(recipe, changes), place, reporter)
+    ledger = pipeline.relabel(pipeline.load(recipe, changes), place, reporter)
     typer.echo(json.dumps({"relabel": vars(ledger)}) if as_json else f"relabel: {ledger.line()}")
 
 

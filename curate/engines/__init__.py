@@ -1,8 +1,4 @@
-"""The engines by name. A name is looked up in the table below, then among installed packages' entry points.
-
-A package adds an engine of its own with an entry point in the group `curate.engines` whose value is a class that is
-made like the ones here: `Class(config, on_note)`.
-"""
+"""Engines: what generates text. One is made from its configuration, by its name in `curate.recipe.engine_table`."""
 
 from __future__ import annotations
 
@@ -11,21 +7,10 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from curate import installed
-from curate.config import did_you_mean
 from curate.engines.base import Engine
-from curate.errors import UserError
-from curate.sections import EngineConfig
-
-ENTRY_POINTS = "curate.engines"
-
-ENGINES: dict[str, str] = {
-    "vllm": "curate.engines.vllm:VllmEngine",
-    "server": "curate.engines.server:ServerEngine",
-    "transformers": "curate.engines.transformers:TransformersEngine",
-    "simulated": "curate.engines.simulated:SimulatedEngine",
-    "replay": "curate.engines.replay:ReplayEngine",
-}
+from curate.errors import UserError, did_you_mean
+from curate.recipe.engine_table import known
+from curate.recipe.sections import EngineConfig
 
 # What each engine can use of the settings that not every engine can; engines of other packages say it themselves.
 _USES: dict[str, tuple[str, ...]] = {
@@ -67,12 +52,6 @@ def _choose(on_note: Callable[[str], None]) -> str:
         "Engine: transformers, because vLLM is not installed; it gives the same kind of samples, many times slower."
     )
     return "transformers"
-
-
-def known() -> dict[str, str]:
-    """Every engine by name, those of installed packages too; the table here goes first."""
-    outside = {point.name: point.value for point in installed.entry_points(ENTRY_POINTS)}
-    return outside | ENGINES
 
 
 def _load(kind: str) -> Callable[[EngineConfig, Callable[[str], None]], Any]:

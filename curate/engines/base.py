@@ -60,7 +60,7 @@ class Sample:
     log-probability of the sampled tokens, the end-of-turn token included, under the model before temperature, top-p
     and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its pictures and the prefix;
     null where the engine does not tell. `reasoning` is what the model thought before it answered, where the engine
-    tells it apart from the text; marks of thoughts that stand in the text are left there (see `curate.thinking`).
+    tells it apart from the text; marks of thoughts that stand in the text are left there (see `curate.text.thinking`).
     `tokens` counts what was generated where `token_ids` does not. `seed` is `ASKED`, or another one that it was drawn
     from, or null for none.
     """

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from curate import thinking
 from curate.engines.base import Request, RequestRejected, Sample
+from curate.text import thinking
 
 
 class Chat:

@@ -19,12 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import lineage, prompts, thinking
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.errors import RowError, UserError
-from curate.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
-from curate.sections import EngineConfig
-from curate.store import Workspace
+from curate.recipe.sections import EngineConfig
+from curate.tables import lineage
+from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
+from curate.tables.store import Workspace
+from curate.text import prompts, thinking
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from curate import seeds
-from curate.config import Config, did_you_mean, validate
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.detokenize import join_bytes
 from curate.engines.worlds import World, sound, world
-from curate.errors import UserError
-from curate.sections import EngineConfig
+from curate.errors import UserError, did_you_mean
+from curate.recipe.parsing import Config, validate
+from curate.recipe.sections import EngineConfig
 
 VERSION = "2"
 # Draws a text and its log-probability, where it has one.

@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.config import did_you_mean
-from curate.engines import pretrained, torch_companions
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, end_ids, refusing_pictures
 from curate.engines.detokenize import Detokenizer
-from curate.engines.models import check_model, fingerprint
-from curate.engines.pictures import Pictures
-from curate.errors import UserError
-from curate.sections import EngineConfig
+from curate.engines.images import Pictures
+from curate.errors import UserError, did_you_mean
+from curate.models import pretrained, torch_companions
+from curate.models.location import check_model, fingerprint
+from curate.recipe.sections import EngineConfig
 
 _ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
 

@@ -12,16 +12,16 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from curate.config import did_you_mean
-from curate.engines import pretrained, torch_companions, vllm_process
+from curate.engines import vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, end_ids
 from curate.engines.detokenize import Detokenizer
-from curate.engines.models import check_model, fingerprint
-from curate.engines.pictures import Pictures
-from curate.errors import UserError
-from curate.sections import EngineConfig
-from curate.signals import held_off
+from curate.engines.images import Pictures
+from curate.errors import UserError, did_you_mean
+from curate.models import pretrained, torch_companions
+from curate.models.location import check_model, fingerprint
+from curate.recipe.sections import EngineConfig
+from curate.runtime.signals import held_off
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 
-from curate.engines import torch_companions
+from curate.models import torch_companions
 
 OWNER = "CURATE_VLLM_OWNER"
 _LOOK_SECONDS = 1.0

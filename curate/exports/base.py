@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from curate.errors import RowError
 from curate.images import kind_of
-from curate.schema import Row
+from curate.tables.schema import Row
 
 # Usual endings of what Pillow calls a format; of the others the format's own name.
 _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from curate import plain_yaml
 from curate.exports import licences
 from curate.exports.base import Layout
 from curate.exports.facts import Facts
 from curate.exports.report import Report
-from curate.schema import GIVEN
-from curate.store import MAIN
+from curate.runtime import plain_yaml
+from curate.tables.schema import GIVEN
+from curate.tables.store import MAIN
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"),
           (10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from curate.exports.base import Item
-from curate.schema import Row
+from curate.tables.schema import Row
 
 _text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 # The struct that `datasets` takes for a picture.

@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
-from curate import catalog, lineage, plain_yaml
 from curate.exports.used import Used
-from curate.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
-from curate.store import Workspace
+from curate.runtime import plain_yaml
+from curate.tables import catalog, lineage
+from curate.tables.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
+from curate.tables.store import Workspace
 
 HIDDEN = "(left out)"
 _SECRET = re.compile(

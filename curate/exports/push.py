@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from curate import hubs
 from curate.errors import UserError
+from curate.runtime import hubs
 
 # What exports write: in the repository these go when the new export has them no more.
 OURS = ("data/*", "annotations/*", "images/*", "*.json")

@@ -8,13 +8,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate.active import dropped
-from curate.config import did_you_mean
-from curate.errors import RowError, UserError
+from curate.errors import RowError, UserError, did_you_mean
 from curate.exports.base import Item, Picture
-from curate.pictures import Pictures
-from curate.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.store import Files, Workspace, among
+from curate.stages.active import dropped
+from curate.stages.stored_images import Pictures
+from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
+from curate.tables.store import Files, Workspace, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 500

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from curate.lineage import Ledger
+from curate.tables.lineage import Ledger
 
 SCHEMA = "curate-prm/export/1"
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from curate.errors import RowError, UserError
-from curate.exports import card, facts, formats, licences, target
+from curate.exports import card, facts, licences, target
 from curate.exports.base import Format, Layout, Options
+from curate.exports.formats import table
 from curate.exports.records import Records
 from curate.exports.report import Report, Use, Wrote
 from curate.exports.used import Used
-from curate.lineage import Ledger, versions
-from curate.stage import Reporter
-from curate.store import Workspace, write_atomic
+from curate.runtime.reporter import Reporter
+from curate.tables.lineage import Ledger, versions
+from curate.tables.store import Workspace, write_atomic
 
 STAGE = "export"
 
@@ -55,7 +56,7 @@ class _Tally:
 
 def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, replace: bool = False) -> Report:
     """Write the export whole, or nothing; UserError when there is nothing to write, or something in its place."""
-    maker = formats.find(wanted.format)
+    maker = table.find(wanted.format)
     strange = sorted(
         name for name, value in vars(wanted.options).items() if value is not None and name not in maker.takes
     )

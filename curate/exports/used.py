@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from curate.exports.base import Item
-from curate.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS
-from curate.store import MAIN
+from curate.tables.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS
+from curate.tables.store import MAIN
 
 
 @dataclass

@@ -10,8 +10,8 @@ from curate.errors import RowError
 from curate.init.findings import Guess
 from curate.init.names import ranked
 from curate.init.table import Column
-from curate.sources.forms import FORMS
-from curate.sources.solutions import cure_of
+from curate.sources.fields.solutions import cure_of
+from curate.text.forms import FORMS
 
 _MOSTLY = 0.9
 # Golds of more words in the mean are texts that no rule compares.

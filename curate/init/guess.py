@@ -8,23 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from curate.answers.base import folded
-from curate.answers.yes_no import infers_yes_no
-from curate.init import answers, pictures, stepped
+from curate.graders.base import folded
+from curate.graders.yes_no import infers_yes_no
+from curate.init import answers, images, stepped
 from curate.init.findings import Guess
-from curate.init.names import (
-    ANSWER,
-    CHOICES,
-    CONTEXT,
-    DOMAIN,
-    ID,
-    QUESTION,
-    UNIT,
-    WORKED,
-    ranked,
-)
+from curate.init.names import ANSWER, CHOICES, CONTEXT, DOMAIN, ID, QUESTION, UNIT, WORKED, ranked
 from curate.init.table import Column, Record, columns_of, picture_kind
-from curate.source_sections import FilesSource
+from curate.recipe.source_sections import FilesSource
 from curate.sources.base import SourceRow
 from curate.sources.columns import rows
 
@@ -35,12 +25,12 @@ _OPTION_NAME = re.compile(r"(?P<stem>.*?)[ _-]?(?P<mark>[A-Za-z]|\d{1,2})")
 _LETTER = re.compile(r"\(?[A-Za-z]\)?")
 
 
-def guess(records: Sequence[Record], places: Sequence[pictures.Place] = ()) -> list[Guess]:
+def guess(records: Sequence[Record], places: Sequence[images.Place] = ()) -> list[Guess]:
     """Guesses for the keys of a source, in the order of a recipe; a null `columns.question` or `columns.answer` that
     is not sure says that none was found.
     """
     columns = columns_of(records)
-    shown = pictures.guess(columns, places)
+    shown = images.guess(columns, places)
     taken = _names_in(shown)
     chain = stepped.guess(columns)
     taken |= _names_in(chain)

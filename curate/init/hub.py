@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from curate import hubs
 from curate.errors import RowError, UserError
 from curate.init.findings import Guess
 from curate.init.places import role_of
 from curate.init.tables import Table, why_role
-from curate.source_sections import HubSource
+from curate.recipe.source_sections import HubSource
+from curate.runtime import hubs
 from curate.sources.files import KINDS
 from curate.sources.hub import Hub, failures, library
 

@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from curate.errors import UserError
-from curate.init.pictures import Place
+from curate.init.images import Place
 from curate.init.table import picture_kind
-from curate.source_sections import Role
+from curate.recipe.source_sections import Role
 from curate.sources.files import KINDS
-from curate.sources.inputs import Input
+from curate.sources.readers.inputs import Input
 
 # A folder with more files than this is looked at in part; said where it happens.
 MOST_FILES = 300_000

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate import plain_yaml
 from curate.init.findings import Guess
+from curate.runtime import plain_yaml
 
 _WIDTH = 110
 _ALTERNATIVES = 6

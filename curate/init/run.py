@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from curate.config import apply_settings
 from curate.errors import UserError
 from curate.init import findings, recipe
 from curate.init.findings import Guess
@@ -16,8 +15,9 @@ from curate.init.places import role_of, slug
 from curate.init.recipe import Draft
 from curate.init.tables import Found, Table
 from curate.init.trial import Trial, tried
-from curate.source_sections import RESERVED
-from curate.store import write_atomic
+from curate.recipe.parsing import apply_settings
+from curate.recipe.source_sections import RESERVED
+from curate.tables.store import write_atomic
 
 # So many rows of each table are tried.
 TRY = 100

@@ -12,7 +12,7 @@ from typing import Any
 from curate.errors import RowError, UserError
 from curate.init import places
 from curate.init.findings import Guess
-from curate.init.pictures import Place
+from curate.init.images import Place
 from curate.init.places import role_of
 from curate.sources.files import read
 

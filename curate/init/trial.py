@@ -9,14 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from curate import rows
-from curate.config import validate
 from curate.errors import RowError, UserError
-from curate.sections import IngestConfig
+from curate.recipe.parsing import validate
+from curate.recipe.sections import IngestConfig
+from curate.recipe.source_sections import FilesSource, HubSource
 from curate.seeds import digest
-from curate.source_sections import FilesSource, HubSource
 from curate.sources import open_source
 from curate.sources.base import BadRow
+from curate.stages.ingest import rows
 
 # Rows that are not meant to come in; nothing is wrong with the settings.
 _UNWANTED = frozenset({"not-wanted"})

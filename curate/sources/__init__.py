@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curate import installed
-from curate.config import did_you_mean
-from curate.errors import UserError
-from curate.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.errors import UserError, did_you_mean
+from curate.recipe.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
+from curate.runtime import installed
 from curate.sources.base import Source
 
 ENTRY_POINTS = "curate.sources"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from curate.errors import RowError
+
+Record = Mapping[str, Any]
+"""One record of a file or a hub split, field name to value."""
+Numbered = tuple[int | str, Record | RowError]
+"""A record's number or name in its file, with the record or what is wrong with it."""
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.config import did_you_mean
-from curate.errors import RowError, UserError
-from curate.image_marks import renumbered, unlabelled
+from curate.errors import RowError, UserError, did_you_mean
+from curate.recipe.source_sections import ColumnMap, MappedSource
 from curate.seeds import rng
-from curate.source_sections import ColumnMap, MappedSource
-from curate.sources import lists, solutions
-from curate.sources.base import BadRow, GivenChain, SourceRow
-from curate.sources.chains import chains
-from curate.sources.forms import FORMS, lettered, letters
-from curate.sources.indices import Indices
-from curate.sources.pictures import of_cell
+from curate.sources.base import BadRow, GivenChain, Numbered, Record, SourceRow
+from curate.sources.fields import lists, solutions
+from curate.sources.fields.images import of_cell
+from curate.sources.fields.indices import Indices
+from curate.sources.fields.rollouts import chains
 from curate.sources.roots import Root
 from curate.sources.values import look, number_of, text_of, writable
+from curate.text.forms import FORMS, lettered, letters
+from curate.text.image_marks import renumbered, unlabelled
 
-Record = Mapping[str, Any]
-Numbered = tuple[int | str, Record | RowError]
 _FIELD = re.compile(r"\{([^{}]+)\}")
 
 

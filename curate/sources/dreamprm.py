@@ -1,9 +1,9 @@
 """Source: DreamPRM's train and meta files, one JSON array each, into problems, chains and step labels.
 
-The form is that of `curate.exports.dreamprm`, which names where it is from. A row of a train file is one prefix of a
-chain; rows that continue one another become one chain, in whatever order they stand. A prefix that is not there leaves
-a step without a label where the longer text can be cut there, else a longer step. What `curate export dreamprm` adds to
-a row (its key `curate`) is taken before what the row's texts say.
+The form is that of `curate.exports.formats.dreamprm`, which names where it is from. A row of a train file is one prefix
+of a chain; rows that continue one another become one chain, in whatever order they stand. A prefix that is not there
+leaves a step without a label where the longer text can be cut there, else a longer step. What `curate export dreamprm`
+adds to a row (its key `curate`) is taken before what the row's texts say.
 
 The meta file that DreamPRM published (b1ac486, data/meta.json) has a response in 129 of 249 right rows and in none of
 251 wrong ones, so whether there is a response gives the label away: such a file is pointed out.
@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from curate import steps
 from curate.errors import RowError, UserError
-from curate.source_sections import AnswerType, DreamPrmSource
+from curate.recipe.source_sections import AnswerType, DreamPrmSource
 from curate.sources.base import BadRow, GivenChain, SourceRow
-from curate.sources.forms import lettered
 from curate.sources.roots import Root, open_root
 from curate.sources.values import text_of, writable
+from curate.text import steps
+from curate.text.forms import lettered
 
 Record = Mapping[str, Any]
 # A question with options may have empty lines of its own; without options, the first one ends it.

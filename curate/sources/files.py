@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from curate.errors import RowError, UserError
-from curate.source_sections import FilesSource
-from curate.sources import columns, tables
-from curate.sources.arrow_files import arrow, parquet
-from curate.sources.base import BadRow, SourceRow
-from curate.sources.columns import Numbered
-from curate.sources.inputs import Input
-from curate.sources.json_files import lines, whole
+from curate.recipe.source_sections import FilesSource
+from curate.sources import columns
+from curate.sources.base import BadRow, Numbered, SourceRow
+from curate.sources.readers import delimited
+from curate.sources.readers.arrow_files import arrow, parquet
+from curate.sources.readers.inputs import Input
+from curate.sources.readers.json_files import lines, whole
 from curate.sources.roots import open_root
 
 # So many records are read before the columns are checked.
@@ -101,8 +101,8 @@ def _names(records: Iterable[Numbered], known: dict[str, None]) -> dict[str, Non
 
 _LINES, _JSON = (".jsonl", ".ndjson"), ".json"
 TABLES: dict[str, Callable[[Input], tuple[list[str], Iterator[Numbered]]]] = {
-    ".csv": partial(tables.rows, usual=","),
-    ".tsv": partial(tables.rows, usual="\t"),
+    ".csv": partial(delimited.rows, usual=","),
+    ".tsv": partial(delimited.rows, usual="\t"),
     ".parquet": parquet,
     ".arrow": arrow,
 }

@@ -14,15 +14,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from curate import hubs
 from curate.errors import RowError, UserError
-from curate.source_sections import HubSource
+from curate.recipe.source_sections import HubSource
+from curate.runtime import hubs
 from curate.sources import columns
-from curate.sources.arrow_files import named
-from curate.sources.base import BadRow, SourceRow
-from curate.sources.columns import Numbered
+from curate.sources.base import BadRow, Numbered, SourceRow
 from curate.sources.files import read_input
-from curate.sources.inputs import Input
+from curate.sources.readers.arrow_files import named
+from curate.sources.readers.inputs import Input
 from curate.sources.roots import Root, open_root
 
 # What tells pandas how a table is written, where that is not what it takes by itself.

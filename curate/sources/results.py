@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RowError, UserError
-from curate.sources import files, sheets
-from curate.sources.columns import Numbered
+from curate.sources import files
+from curate.sources.base import Numbered
+from curate.sources.readers import workbooks
 
 KEY = "key"
 # The column of an entry that is no object.
@@ -29,7 +30,7 @@ def read(path: Path, below: str | None = None, wanted: Collection[str] = ()) -> 
     kind = path.suffix.lower()
     records: list[Numbered]
     if kind == ".xlsx":
-        records = list(sheets.read(path))
+        records = list(workbooks.read(path))
         return _names(records), iter(records)
     if kind == ".json" and (whole := _object(path)) is not None:
         alone = below is None and any(column.partition(".")[0] in whole for column in wanted)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from curate.errors import UserError
+from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
-from curate.stage import Reporter
-from curate.store import Workspace
+from curate.tables.store import Workspace
 from prm.bench import calibration, resample, run
 from prm.bench.calibration import Step
 from prm.bench.config import CalibrationConfig
@@ -16,7 +16,7 @@ from prm.bench.resample import Figure
 from prm.bench.result import Bin, Counts, Group, Result
 from prm.bench.score import Model, scores
 from prm.bench.targets import Aims, aims
-from prm.examples import Example, read_examples, read_images
+from prm.data.examples import Example, read_examples, read_images
 
 NAME = "calibration"
 _READING = (
@@ -152,7 +152,7 @@ def _fingerprint(examples: Sequence[Example], wanted: Aims) -> str:
 
 
 def _line(step: Step) -> str:
-    from prm.bench.base import line
+    from prm.bench.suites.base import line
 
     return line(vars(step) | {"draws": step.draws})
 

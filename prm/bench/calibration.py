@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import seeds
-from prm.bench.base import Values
 from prm.bench.resample import LEVEL, Figure
+from prm.bench.suites.base import Values
 
 # Sums of a bin of steps: their number, scores, targets, squares and products, the estimated noise of the targets, and
 # how many targets have one draw.

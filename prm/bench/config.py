@@ -6,8 +6,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from curate.config import Config, apply_settings, validate
-from curate.source_sections import Role
+from curate.recipe.parsing import Config, apply_settings, validate
+from curate.recipe.source_sections import Role
 
 HOLDER = "the settings of `prm eval`"
 

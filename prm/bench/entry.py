@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import UserError
-from curate.stage import Reporter
-from curate.store import Workspace
+from curate.runtime.reporter import Reporter
+from curate.tables.store import Workspace
 from prm.bench import calibrate, read, run, score, write
-from prm.bench.catalog import BENCHMARKS
 from prm.bench.config import CalibrationConfig, JudgeConfig, settings
 from prm.bench.result import Result
+from prm.bench.suites.catalog import BENCHMARKS
 
 
 @dataclass(frozen=True)

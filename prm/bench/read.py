@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RowError, UserError
-from curate.lineage import Ledger
-from curate.schema import Row
+from curate.recipe.source_sections import FilesSource, HubSource
 from curate.seeds import content_hash, digest
-from curate.source_sections import FilesSource, HubSource
 from curate.sources import columns, files
-from curate.sources.columns import Numbered
+from curate.sources.base import Numbered
 from curate.sources.roots import Root, open_root
-from prm.bench.base import Benchmark, Chain
+from curate.tables.lineage import Ledger
+from curate.tables.schema import Row
+from prm.bench.suites.base import Benchmark, Chain
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import seeds
-from prm.bench.base import Values
+from prm.bench.suites.base import Values
 
 LEVEL = 0.95
 # Of resamples in which a figure has a value; with fewer it has no interval.

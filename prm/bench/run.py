@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from curate.errors import UserError
-from curate.lineage import versions
+from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
-from curate.stage import Reporter
+from curate.tables.lineage import versions
 from prm.bench import resample
-from prm.bench.base import Benchmark, Judge, Scored
 from prm.bench.config import BenchConfig, JudgeConfig
 from prm.bench.read import Loaded
 from prm.bench.result import Counts, Group, Result, Threshold
 from prm.bench.score import Model, score_chains
-from prm.model import HEAD_FILE
-from prm.saved import read_card
+from prm.bench.suites.base import Benchmark, Judge, Scored
+from prm.model.reward_model import HEAD_FILE
+from prm.model.saved import read_card
 
 # So many thresholds are tried, at quantiles of the scores.
 _CANDIDATES = 100

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.config import did_you_mean
-from curate.errors import RowError, UserError
+from curate.errors import RowError, UserError, did_you_mean
+from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
-from curate.stage import Reporter
-from curate.store import Workspace
-from prm import score
-from prm.bench.base import Chain, Scored
-from prm.examples import Example
-from prm.saved import model_folder, read_card
+from curate.tables.store import Workspace
+from prm.bench.suites.base import Chain, Scored
+from prm.data.examples import Example
+from prm.evaluate import score
+from prm.model.saved import model_folder, read_card
 
 # Chains that are encoded together.
 _BLOCK = 256

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pyarrow.compute as pc
 
 from curate.errors import UserError
-from curate.schema import GIVEN, PROBLEMS, STEP_LABELS
 from curate.sources.synthetic import judge_truth
-from curate.store import Workspace, among
+from curate.tables.schema import GIVEN, PROBLEMS, STEP_LABELS
+from curate.tables.store import Workspace, among
 from prm.bench.config import Target
-from prm.examples import Example
+from prm.data.examples import Example
 
 # Modes of labels whose k of m are independent completions of the prefix; others stop early or follow another rule.
 _COUNTED = ("exact", "pooled", GIVEN)

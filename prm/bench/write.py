@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curate.store import Workspace, write_atomic
+from curate.tables.store import Workspace, write_atomic
 from prm.bench.result import Result
 
 
@@ -16,13 +16,13 @@ def write(
     """Write results.json, results.md, the files of the benchmark's own scorer, unread.jsonl where a row could not be
     read, and calibration.html; the folder. Files of an earlier evaluation go.
     """
-    from prm.render import evaluation, reliability
+    from prm.bench import evaluation_page, reliability
 
     folder = workspace.root / "reports" / "eval" / result.benchmark / result.run
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.json": json.dumps(result.to_json(), ensure_ascii=False, indent=1, allow_nan=False),
-        "results.md": evaluation.markdown(result),
+        "results.md": evaluation_page.markdown(result),
         **layouts,
     }
     if unread:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from curate.errors import UserError, guarded
-from prm import launch
 from prm.cli import evaluate, hand_on, report
 from prm.cli.options import PLACE as _PLACE
 from prm.cli.options import Json, Place, Replace, Settings
+from prm.distributed import launch
 
 app = typer.Typer(
     name="prm",
@@ -33,15 +33,16 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 def _stage(
     name: str, recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool = False
 ) -> None:
-    from curate import chain, progress
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.runtime import progress
+    from curate.tables.store import Workspace
 
     if name != "train" and launch.several():
         raise UserError(f"`prm {name}` runs as one process; start it without torchrun.")
-    loaded = chain.load(recipe, settings or ())
+    loaded = pipeline.load(recipe, settings or ())
     chosen = frozenset([name]) if replace else frozenset[str]()
     place = Workspace.open(workspace, create=False)
-    ledgers = chain.run(loaded, place, progress.reporter(as_json), [name], chosen)
+    ledgers = pipeline.run(loaded, place, progress.reporter(as_json), [name], chosen)
     typer.echo(json.dumps({name: vars(ledgers[name])}) if as_json else f"{name}: {ledgers[name].line()}")
 
 
@@ -49,14 +50,14 @@ def _train_together(
     recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool
 ) -> None:
     """`prm train` in one of several processes: the first does what it would do alone, the others only train along."""
-    from curate import chain
-    from curate.store import Workspace
+    from curate import pipeline
+    from curate.tables.store import Workspace
     from prm import stages
-    from prm.distributed import joined
+    from prm.distributed.torch_group import joined
 
     with joined() as team, contextlib.ExitStack() as held:
         with team.gate():
-            loaded, place = chain.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+            loaded, place = pipeline.load(recipe, settings or ()), Workspace.open(workspace, create=False)
             if team.leads:
                 held.enter_context(place.writing())
         if team.leads:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from curate.errors import UserError
-from prm import launch
+from prm.distributed import launch
 
 
 class Name(StrEnum):
@@ -68,8 +68,8 @@ def command(
     Every figure comes with an interval. Results, and files for the benchmark's own scorer, go to
     WORKSPACE/reports/eval/BENCHMARK/RUN.
     """
-    from curate.progress import reporter
-    from curate.store import Workspace
+    from curate.runtime.progress import reporter
+    from curate.tables.store import Workspace
 
     if launch.several():
         raise UserError("`prm eval` runs as one process; start it without torchrun.")
@@ -90,8 +90,8 @@ def command(
             json.dumps({"results": [result.to_json() for result, _ in results]}, ensure_ascii=False, allow_nan=False)
         )
         return
-    from prm.render import evaluation
+    from prm.bench import evaluation_page
 
-    tell.show(evaluation.terminal([result for result, _ in results]))
+    tell.show(evaluation_page.terminal([result for result, _ in results]))
     for _, folder in results:
         tell.show(f"files: {folder}")

@@ -30,8 +30,8 @@ def export(
 
     Adapters are merged; a model card and how to read scores (prm.json) come with it.
     """
-    from curate.store import Workspace
-    from prm import export as exports
+    from curate.tables.store import Workspace
+    from prm.serving import export as exports
 
     made = exports.run(Workspace.open(workspace, create=False), run, folder, dtype, licence, over)
     if as_json:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from curate.errors import UserError
-from prm import launch
+from prm.distributed import launch
 
 if TYPE_CHECKING:
-    from curate.chain import Recipe
-    from curate.store import Workspace
+    from curate.pipeline import Recipe
+    from curate.tables.store import Workspace
 
 _PORT = 8765
 
@@ -70,9 +70,9 @@ def report(
 
 def _found(target: Path | None, workspace: Path, given: bool, settings: list[str]) -> tuple[Recipe, Workspace]:
     """The recipe and the workspace that are meant."""
-    from curate import chain
-    from curate.store import Workspace
-    from prm import remembered
+    from curate import pipeline
+    from curate.tables.store import Workspace
+    from prm.report import remembered
 
     folder = target if target is not None and target.is_dir() else None
     if folder is not None and given:
@@ -83,23 +83,25 @@ def _found(target: Path | None, workspace: Path, given: bool, settings: list[str
     place = Workspace.open(folder or workspace, create=False)
     if folder is not None or target is None:
         return remembered.recipe(place, settings), place
-    loaded = chain.load(target, settings)
+    loaded = pipeline.load(target, settings)
     loaded.section("report")
     return loaded, place
 
 
 def _write(loaded: Recipe, place: Workspace, as_json: bool) -> None:
-    from curate import chain, progress
+    from curate import pipeline
+    from curate.runtime import progress
 
-    ledgers = chain.run(loaded, place, progress.reporter(as_json), ["report"])
+    ledgers = pipeline.run(loaded, place, progress.reporter(as_json), ["report"])
     ledger = ledgers["report"]
     typer.echo(json.dumps({"report": vars(ledger)}) if as_json else f"report: {ledger.line()}")
 
 
 def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) -> None:
-    from curate import progress
-    from curate.store import Workspace
-    from prm import compare, report
+    from curate.runtime import progress
+    from curate.tables.store import Workspace
+    from prm.render import write
+    from prm.report import build, compare
 
     if other.resolve() == place.root.resolve():
         raise UserError(f"{other} cannot be held against itself; give another workspace to --against.")
@@ -107,9 +109,9 @@ def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) ->
     config, choice = loaded.section("report").model_copy(update={"chains": 0}), loaded.sections.get("select")
     held = Workspace.open(other, create=False)
     with place.writing():
-        built = [report.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
+        built = [build.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
         made = compare.compare(*built)
-        paths = compare.write(made, place.root / "reports", config.theme)
+        paths = write.write_difference(made, place.root / "reports", config.theme)
     if as_json:
         typer.echo(json.dumps(made.to_json(), ensure_ascii=False, allow_nan=False))
         return
@@ -121,12 +123,13 @@ def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) ->
 
 
 def _serve(loaded: Recipe, place: Workspace, port: int) -> None:
-    from prm import browse, page_server, report
-    from prm.render import page
+    from prm.render import browse, page
+    from prm.report import build
+    from prm.serving import page_server
 
     config = loaded.section("report")
     chains, site = browse.served(place, config), page_server.bind(port)
-    built = report.build(place, config, loaded.sections.get("select"))  # type: ignore[arg-type]
+    built = build.build(place, config, loaded.sections.get("select"))  # type: ignore[arg-type]
     shown = page.render(built, config.theme, chains.setup())
     typer.echo(f"http://{page_server.HOST}:{site.server_address[1]}/ shows {len(chains):,} chains; Ctrl+C ends it.")
     page_server.serve(site, shown, chains)

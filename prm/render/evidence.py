@@ -6,9 +6,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from prm.compare import HEAVIER, LIGHTER, SAME, UNKNOWN, Comparison
 from prm.render import charts
-from prm.report import Report
+from prm.report.compare import HEAVIER, LIGHTER, SAME, UNKNOWN, Comparison
+from prm.report.model import Report
 
 _KINDS = (
     ("train", "rollouts", "rollouts, train", "#3a83c5", ""),

@@ -6,11 +6,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from prm.chance import Band
+from prm.evaluate.select import BY_RUN, METHODS, Score, Selection
 from prm.metrics import Interval, PairOrder
-from prm.report import DomainRow, Report
-from prm.select import BY_RUN, METHODS, Score, Selection
-from prm.stats import Over
+from prm.report.model import DomainRow, Report
+from prm.report.null_band import Band
+from prm.report.stats import Over
 
 MISSING = "–"
 METHOD_NAMES = {

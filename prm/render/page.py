@@ -1,7 +1,7 @@
 """One HTML page that needs no network: styles, script, charts and images are all inside it.
 
 Every text is escaped by the template; the page's own policy (Content-Security-Policy) forbids it to load anything but
-the chains of its browser (`prm.browse`), where it has one.
+the chains of its browser (`prm.render.browse`), where it has one.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from prm.evaluate.select import METHODS
 from prm.render import charts, difference, evidence, figures, scripts
-from prm.report import Report
-from prm.select import METHODS
-from prm.verdict import VERDICTS
+from prm.report.model import Report
+from prm.report.verdict import VERDICTS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from prm.compare import Comparison
+    from prm.report.compare import Comparison
 
 # Longer texts in a chain are cut, and say by how much.
 _LONGEST = 4000

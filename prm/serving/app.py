@@ -17,7 +17,7 @@ from starlette.routing import Route
 from curate.errors import RowError
 from prm.serving.rows import Limits, Refused, Row, read
 from prm.serving.scorer import Batcher, Busy, Scored
-from prm.visitors import refusal
+from prm.serving.visitors import refusal
 
 # In which a client must have sent its body, and in which some more of it must come.
 _BODY_SECONDS = 60.0

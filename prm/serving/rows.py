@@ -15,8 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from curate.config import did_you_mean
-from curate.errors import RowError
+from curate.errors import RowError, did_you_mean
 from curate.images import inspect
 from curate.seeds import content_hash
 

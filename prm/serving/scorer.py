@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate import lineage
 from curate.errors import RowError
-from prm.aggregate import aggregation, rollout_logit
-from prm.candidates import probability
-from prm.encode import Kept
-from prm.examples import Example
-from prm.forwards import step_logits, step_scores
-from prm.saved import read_card
-from prm.score import load_prm
+from curate.tables import lineage
+from prm.data.encode import Kept
+from prm.data.examples import Example
+from prm.evaluate.best_of_n import probability
+from prm.evaluate.score import load_prm
+from prm.model.aggregate import aggregation, rollout_logit
+from prm.model.inference import step_logits, step_scores
+from prm.model.saved import read_card
 from prm.serving.rows import Row
 
 # Of what pictures become, for the time of one batch.

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.errors import UserError
-from curate.store import Workspace
-from prm.digests import CARD
-from prm.saved import model_folder
-from prm.score import trained_runs
+from curate.tables.store import Workspace
+from prm.evaluate.score import trained_runs
+from prm.model.digests import CARD
+from prm.model.saved import model_folder
 from prm.serving.rows import Limits
 from prm.serving.scorer import Batcher, Scorer
-from prm.stop import stopping
-from prm.visitors import LOOPBACK
+from prm.serving.visitors import LOOPBACK
+from prm.training.stop import stopping
 
 if TYPE_CHECKING:
     import uvicorn

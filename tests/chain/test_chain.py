@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from curate.schema import COMPLETIONS, EXAMPLES, ROLLOUTS, STEP_LABELS, UPDATES
 from curate.seeds import content_hash
 from curate.sources.synthetic import judge_truth
-from curate.store import Workspace
+from curate.tables.schema import COMPLETIONS, EXAMPLES, ROLLOUTS, STEP_LABELS, UPDATES
+from curate.tables.store import Workspace
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -67,7 +67,7 @@ def test_rollouts_and_labels_are_what_the_recipe_asks_for(ran):
 
 def test_the_policy_writes_chains_that_the_exact_checker_reads(ran):
     workspace = Workspace.open(ran[0], create=False)
-    from curate.schema import PROBLEMS
+    from curate.tables.schema import PROBLEMS
 
     truth = {row["problem_id"]: row["truth"] for row in workspace.read(PROBLEMS).to_pylist()}
     chains = [row for row in workspace.read(ROLLOUTS).to_pylist() if row["finish"] == "stop"]

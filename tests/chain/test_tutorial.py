@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from curate.cli.app import app as curate
-from curate.schema import ROLLOUTS
-from curate.source_sections import SyntheticSource
+from curate.recipe.source_sections import SyntheticSource
 from curate.sources.synthetic import Synthetic
-from curate.store import Workspace
+from curate.tables.schema import ROLLOUTS
+from curate.tables.store import Workspace
 from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from curate.errors import RowError
 from curate.images import decode, inspect, kind_of
-from curate.seen import fitted, to_send
+from curate.pixels import fitted, to_send
 
 LIMITS = {"max_pixels": 10_000, "max_bytes": 1_000_000}
 

@@ -13,14 +13,14 @@ import time
 import pytest
 from PIL import Image, features
 
-from curate.answers import GRADERS, extract, grade, infer_type
 from curate.errors import RowError
+from curate.graders import GRADERS, extract, grade, infer_type
 from curate.images import inspect
-from curate.source_sections import ChainMap, ColumnMap, HubSource
+from curate.recipe.source_sections import ChainMap, ColumnMap, HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
-from curate.sources.chains import chains
-from curate.sources.forms import FORMS
+from curate.sources.fields.rollouts import chains
+from curate.text.forms import FORMS
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "8")) / 4
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

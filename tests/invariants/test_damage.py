@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from curate import lineage, manifests
 from curate.cli.app import app
-from curate.durable import sealed, unsealed
 from curate.errors import BudgetError, RowError, UserError
-from curate.rowcheck import check
-from curate.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
-from curate.stage import Outcome, Unit, settle
-from curate.store import VERSION, Workspace, Writer
+from curate.runtime.durable import sealed, unsealed
+from curate.stages.base import Outcome, Unit, settle
+from curate.tables import lineage, manifests
+from curate.tables.row_check import check
+from curate.tables.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
+from curate.tables.store import VERSION, Workspace, Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "campaign"))
 from cures import follow

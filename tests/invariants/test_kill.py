@@ -7,8 +7,8 @@ import time
 
 import yaml
 
-from curate.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, STEP_LABELS
-from curate.store import Workspace
+from curate.tables.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, STEP_LABELS
+from curate.tables.store import Workspace
 
 RECIPE = {
     "name": "kill",

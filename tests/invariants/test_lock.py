@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from curate import lock
 from curate.cli.app import app as curate_app
 from curate.errors import UserError
-from curate.store import Workspace
+from curate.tables import lock
+from curate.tables.store import Workspace
 from prm.cli.app import app as prm_app
 
 RECIPE = {
@@ -112,7 +112,7 @@ def test_whoever_reads_does_not_wait_and_does_not_lock(bed, line):
 
 
 def tables(*columns):
-    from curate.schema import PROBLEMS
+    from curate.tables.schema import PROBLEMS
 
     return PROBLEMS, list(columns)
 
@@ -194,7 +194,7 @@ def test_two_terminals(tmp_path):
 
 
 def rollouts():
-    from curate.schema import ROLLOUTS
+    from curate.tables.schema import ROLLOUTS
 
     return (ROLLOUTS,)
 
@@ -202,7 +202,7 @@ def rollouts():
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
 from pathlib import Path
-from curate.store import Workspace
+from curate.tables.store import Workspace
 
 def write(share, pipe):
     share.take()

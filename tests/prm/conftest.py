@@ -12,7 +12,7 @@ from page_bed import CHROMIUM
 from prm_testbed import example_rows, fill
 from transformers import Qwen2VLForConditionalGeneration
 
-from curate.store import Workspace
+from curate.tables.store import Workspace
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,9 @@ from typing import Any
 
 from PIL import Image
 
-from curate.config import did_you_mean
-from curate.errors import UserError
+from curate.errors import UserError, did_you_mean
+from curate.recipe.source_sections import SyntheticSource
 from curate.seeds import rng
-from curate.source_sections import SyntheticSource
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.synthetic import chain
 from curate.sources.synthetic.tasks import TASKS, Facts, Task

@@ -1,6 +1,6 @@
 """How the embedded demo models are made."""
 
-from curate.engines.torch_companions import mend
+from curate.models.torch_companions import mend
 
 # Before anything here imports transformers.
 mend()

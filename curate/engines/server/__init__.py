@@ -1,0 +1,1 @@
+"""The engine `server`: OpenAI-compatible endpoints, their requests, answers, streams and refusals."""

@@ -1,0 +1,124 @@
+"""One problem or rollout, gathered from all tables, for `curate show`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+
+from curate.errors import UserError
+from curate.seeds import digest
+from curate.stages.judge import judgement
+from curate.tables.schema import IMAGES, JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.store import Workspace, among, write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
+    """(problem id, rollout id or None) that `identity` begins."""
+    if not re.fullmatch(r"[0-9a-f]{4,32}(-([0-9]{0,3}|[0-9a-f]{4,12}))?", identity):
+        raise UserError(f'"{identity}" is no id; ids are hexadecimal, from four characters on, see `curate sql`.')
+    head, dash, _ = identity.partition("-")
+    found = workspace.read(PROBLEMS, ["problem_id"], where=pc.starts_with(pc.field("problem_id"), head))
+    ids = sorted(found["problem_id"].to_pylist())
+    if len(ids) != 1:
+        many = f"{len(ids)} problems begin with" if ids else "No problem begins with"
+        raise UserError(
+            f'{many} "{head}"; give more of the id, as `curate sql "SELECT problem_id FROM problems"` shows.'
+        )
+    if not dash:
+        return ids[0], None
+    rollouts = workspace.read(ROLLOUTS, ["rollout_id"], where=pc.field("problem_id") == ids[0])
+    tail = identity.partition("-")[2]
+    # A sample index, or the beginning of the name of a chain that its source brought.
+    wanted = tail if len(tail) > 3 else tail.zfill(3)
+    hits = [
+        key
+        for key in rollouts["rollout_id"].to_pylist()
+        if (last := key.rpartition("-")[2]) == wanted or (len(wanted) > 3 and last.startswith(wanted))
+    ]
+    if not hits:
+        raise UserError(f"Problem {ids[0]} has no rollout {tail}; it has {rollouts.num_rows}.")
+    return ids[0], hits[0]
+
+
+def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
+    """The pictures as files under `cache/images`, byte for byte."""
+    folder = workspace.root / "cache" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for row in workspace.read(IMAGES, where=among("image_hash", hashes)).to_pylist():
+        path = folder / f"{row['image_hash']}.{row['format'].lower()}"
+        if not path.exists():
+            write_atomic(path, row["bytes"], alone=False)
+        paths.append(path)
+    return paths
+
+
+def find(workspace: Workspace, identity: str) -> dict[str, Any]:
+    """`problem`, `image_files`, and `rollouts`, each with its `labels` by step and its `judgements`."""
+    problem_id, rollout_id = _matches(workspace, identity)
+    problem: Row = workspace.read(PROBLEMS, where=pc.field("problem_id") == problem_id).to_pylist()[0]
+    rollouts: list[Row] = workspace.read(ROLLOUTS, where=pc.field("problem_id") == problem_id).to_pylist()
+    labels = workspace.read(STEP_LABELS, where=pc.field("problem_id") == problem_id).to_pylist()
+    judged = workspace.read(JUDGEMENTS, where=pc.field("problem_id") == problem_id).to_pylist()
+    chosen = [row for row in rollouts if rollout_id in (None, row["rollout_id"])]
+    for row in chosen:
+        row["labels"] = sorted(
+            (label for label in labels if label["rollout_id"] == row["rollout_id"]), key=lambda x: x["step_index"]
+        )
+        steps = digest(row["steps"])
+        row["judgements"] = sorted(
+            (vote for vote in judged if (vote["rollout_id"], vote["steps_digest"]) == (row["rollout_id"], steps)),
+            key=lambda x: x["sample_index"],
+        )
+    files = [str(path) for path in _image_files(workspace, problem["image_hashes"])]
+    return {"problem": problem, "image_files": files, "rollouts": sorted(chosen, key=lambda x: x["sample_index"])}
+
+
+def _gold(problem: Row) -> str:
+    if problem["answer"] is None:
+        return "No gold answer: its source brings labelled chains.\n"
+    return f"Gold answer: {' or '.join([problem['answer'], *problem['accepted']])} ({problem['answer_type']})\n"
+
+
+def render(found: dict[str, Any]) -> Group:
+    """The same for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    problem = found["problem"]
+    head = Text.assemble(
+        (f"Problem {problem['problem_id']}", "bold"),
+        f"  {problem['domain']} ({problem['role']}), {problem['source']} row {problem['source_row']}\n",
+        f"{problem['question']}\n",
+        *(f"  ({chr(65 + i)}) {choice}\n" for i, choice in enumerate(problem["choices"])),
+        _gold(problem),
+        *(f"Image: {path}\n" for path in found["image_files"]),
+    )
+    parts: list[Any] = [head]
+    for rollout in found["rollouts"]:
+        outcome = {True: ("right", "green"), False: ("wrong", "red"), None: ("undecided", "yellow")}[rollout["outcome"]]
+        title = f"Rollout {rollout['rollout_id']}: {rollout['answer']} is {outcome[0]} ({rollout['outcome_rule']})"
+        table = Table(title=title, title_style=outcome[1], title_justify="left", expand=True)
+        table.add_column("step", justify="right")
+        table.add_column("text", ratio=1)
+        table.add_column("label", justify="right")
+        table.add_column("k/m", justify="right")
+        if rollout["judgements"]:
+            table.add_column("judge", justify="right")
+        said = judgement.majority([vote["first_error"] for vote in rollout["judgements"]], len(rollout["steps"]))
+        labels = {label["step_index"]: label for label in rollout["labels"]}
+        for index, step in enumerate(rollout["steps"]):
+            label = labels.get(index)
+            value = "" if label is None or label["value"] is None else f"{label['value']:.2f}"
+            counts = "" if label is None or label["m"] is None else f"{label['k']}/{label['m']}"
+            opinion = [{True: "right", False: "wrong", None: ""}[said[index]]] if rollout["judgements"] else []
+            table.add_row(str(index), Text(step.strip()), value, counts, *opinion)
+        parts.append(table)
+    return Group(*parts)

@@ -1,0 +1,318 @@
+"""The whole chain from one recipe: read it, resolve it, save it, run its stages in order.
+
+A recipe has a `name`, a `seed`, and a section for each stage that it runs. Sections of other packages come through the
+entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, select and report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curate.engines.supervisor import Engines
+from curate.errors import UserError, did_you_mean, redacted
+from curate.models.location import locate
+from curate.recipe.parsing import Config, apply_settings, read_small, read_yaml, validate
+from curate.recipe.sections import (
+    SECTIONS,
+    DecontaminateConfig,
+    DedupConfig,
+    IngestConfig,
+    JudgeConfig,
+    LabelConfig,
+    RolloutConfig,
+    ShardConfig,
+)
+from curate.runtime import installed, plain_yaml
+from curate.runtime.reporter import Reporter
+from curate.seeds import digest
+from curate.tables.lineage import Ledger, versions
+from curate.tables.store import Workspace, write_atomic
+from curate.text import prompts
+
+GROUP = "curate.stages"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage gets besides its own section."""
+
+    workspace: Workspace
+    recipe: Recipe
+    reporter: Reporter
+    engines: Engines
+    replace: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the chain: its section's type and what runs it; `order` places it. What does not `generate` has the
+    machine to itself: a running engine is stopped before it.
+    """
+
+    name: str
+    order: int
+    config: type[Config]
+    run: Callable[[Context, Any], Ledger]
+    generates: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe; relative paths in it are relative to `base`, prompts to `folder`, the one of its file."""
+
+    name: str
+    seed: int
+    base: Path
+    sections: Mapping[str, Config]
+    folder: Path
+
+    def section(self, name: str) -> Any:
+        """A section; UserError when the recipe has none."""
+        if name not in self.sections:
+            raise UserError(f'The recipe "{self.name}" has no section "{name}"; add one.')
+        return self.sections[name]
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything, defaults and nulls included, as plain values."""
+        sections = {name: section.model_dump(mode="json") for name, section in self.sections.items()}
+        return {"name": self.name, "seed": self.seed} | sections
+
+
+def _ingest(context: Context, config: IngestConfig) -> Ledger:
+    from curate.stages.ingest import ingest
+
+    return ingest.run(config, context.workspace, context.recipe.base, context.reporter, context.replace)
+
+
+def _dedup(context: Context, config: DedupConfig) -> Ledger:
+    from curate.stages import overlap
+
+    return overlap.dedup(config, context.workspace)
+
+
+def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
+    from curate.stages import overlap
+
+    return overlap.decontaminate(config, context.workspace)
+
+
+def located(recipe: Recipe, workspace: Workspace) -> RolloutConfig:
+    """The recipe's rollout section with the model's folder found and the prompt's file read, relative to the recipe."""
+    config: RolloutConfig = recipe.section("rollout")
+    engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    if engine.kind == "replay" and Path(engine.model) == workspace.root.resolve():
+        raise UserError(f"The workspace {workspace.root} cannot replay itself; give another --workspace.")
+    return config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)})
+
+
+def prompt_of(config: RolloutConfig | JudgeConfig, folder: Path) -> prompts.Template:
+    """The section's prompt, read where it is a file; UserError when that is not there or not sound."""
+    judges = isinstance(config, JudgeConfig)
+    name, key = config.prompt, f"{'judge' if judges else 'rollout'}.prompt"
+    if not isinstance(name, str) or not name.endswith(prompts.SUFFIX):
+        return prompts.template(name, prompts.JUDGE_TEMPLATES if judges else prompts.TEMPLATES)
+    try:
+        data = read_small(folder / name, prompts.MOST_BYTES + 1)
+        text = data.decode("utf-8")
+    except FileNotFoundError:
+        raise UserError(f"There is no prompt file {name} beside the recipe; check {key}.") from None
+    except (OSError, ValueError) as error:
+        # ValueError: no UTF-8, or a name with a zero byte.
+        raise UserError(f"The prompt file {name} cannot be read ({error}); check {key}.") from None
+    if len(data) > prompts.MOST_BYTES:
+        raise UserError(f"The prompt file {name} is larger than {prompts.MOST_BYTES:,} bytes; check {key}.")
+    return prompts.from_file(Path(name).name, text, judges)
+
+
+def _rollout(context: Context, config: RolloutConfig) -> Ledger:
+    from curate.stages import rollout
+
+    return rollout.run(
+        located(context.recipe, context.workspace),
+        context.workspace,
+        context.recipe.seed,
+        context.reporter,
+        context.engines,
+        rollout.STAGE in context.replace,
+    )
+
+
+def _label(context: Context, config: LabelConfig) -> Ledger:
+    from curate.stages.label import label
+
+    policy = located(context.recipe, context.workspace)
+    return label.run(
+        config,
+        policy,
+        context.workspace,
+        context.recipe.seed,
+        context.reporter,
+        context.engines,
+        label.STAGE in context.replace,
+    )
+
+
+def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
+    """The recipe's labels from the completions that are stored; see `curate.stages.label.label.relabel`."""
+    from curate.stages.label import label
+    from curate.tables import catalog
+
+    with workspace.writing():
+        ledger = label.relabel(recipe.section("label"), located(recipe, workspace), workspace, reporter)
+        catalog.write(workspace)
+    return ledger
+
+
+def _judge(context: Context, config: JudgeConfig) -> Ledger:
+    from curate.stages.judge import judge
+
+    recipe = context.recipe
+    engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
+    return judge.run(
+        config.model_copy(update={"engine": engine, "prompt": prompt_of(config, recipe.folder)}),
+        context.workspace,
+        recipe.seed,
+        context.reporter,
+        context.engines,
+        judge.STAGE in context.replace,
+    )
+
+
+def _shard(context: Context, config: ShardConfig) -> Ledger:
+    from curate.stages import shard
+
+    rollout = context.recipe.sections.get("rollout")
+    cut = (rollout.max_steps, rollout.min_step_characters) if isinstance(rollout, RolloutConfig) else ()
+    return shard.run(config, context.workspace, context.reporter, *cut)
+
+
+_OWN = {
+    "ingest": Stage("ingest", 10, IngestConfig, _ingest),
+    "dedup": Stage("dedup", 12, DedupConfig, _dedup),
+    "decontaminate": Stage("decontaminate", 14, DecontaminateConfig, _decontaminate),
+    "rollout": Stage("rollout", 20, RolloutConfig, _rollout, generates=True),
+    "label": Stage("label", 30, LabelConfig, _label, generates=True),
+    "judge": Stage("judge", 35, JudgeConfig, _judge, generates=True),
+    "shard": Stage("shard", 40, ShardConfig, _shard),
+}
+
+
+def stages() -> dict[str, Callable[[], Stage]]:
+    """Every known stage by name; those of other packages are imported when called."""
+    found: dict[str, Callable[[], Stage]] = {name: lambda stage=stage: stage for name, stage in _OWN.items()}  # type: ignore[misc]
+    for entry in installed.entry_points(GROUP):
+        found.setdefault(entry.name, entry.load)
+    return found
+
+
+def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> Recipe:
+    """Read and resolve a recipe; `settings` are `key.path=value` overrides. UserError for anything wrong in it.
+
+    Relative paths are relative to `base`, the recipe's own folder when null.
+    """
+    tree = apply_settings(read_yaml(path), settings)
+    known = stages()
+    name, seed = tree.pop("name", path.stem), tree.pop("seed", 0)
+    if not isinstance(name, str) or not isinstance(seed, int) or isinstance(seed, bool):
+        raise UserError(f'In {path}, "name" must be a text and "seed" a whole number.')
+    sections: dict[str, Config] = {}
+    for key, section in tree.items():
+        if key not in known:
+            raise UserError(f'Unknown key "{key}" in the recipe{did_you_mean(str(key), ["name", "seed", *known])}')
+        kind = SECTIONS[key] if key in SECTIONS else known[key]().config
+        sections[key] = validate(kind, section if section is not None else {}, key)
+    if base is not None and not base.is_dir():
+        raise UserError(f"There is no folder {base}; check --data.")
+    recipe = Recipe(name, seed, (base or path.parent).resolve(), sections, path.parent.resolve())
+    for asking in sections.keys() & {"rollout", "judge"}:
+        # Now, and not after an hour of other stages.
+        prompt_of(recipe.section(asking), recipe.folder)
+    return recipe
+
+
+def with_sources(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with these fields of every source set, where not null. UserError when a source has no such field."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not given or "ingest" not in recipe.sections:
+        return recipe
+    section: IngestConfig = recipe.section("ingest")
+    sources = []
+    for source in section.sources:
+        unknown = sorted(given.keys() - type(source).model_fields.keys())
+        if unknown:
+            option = {"ids": "sample-id"}.get(unknown[0], unknown[0])
+            raise UserError(f'Source "{source.name}" is of kind {source.kind}, which has no --{option}; leave it out.')
+        sources.append(validate(type(source), source.model_dump() | given, f"ingest.sources.{source.name}"))
+    sections = {**recipe.sections, "ingest": section.model_copy(update={"sources": tuple(sources)})}
+    return dataclasses.replace(recipe, sections=sections)
+
+
+def save_run(recipe: Recipe, workspace: Workspace) -> Path:
+    """`runs/<time>-<digest>/` with the resolved recipe and the versions; the stages add their counts."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = workspace.root / "runs" / f"{stamp}-{digest(recipe.resolved(), length=8)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = redacted(plain_yaml.dump(recipe.resolved()))
+    write_atomic(folder / "recipe.yaml", written.encode())
+    facts = {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    write_atomic(folder / "versions.json", redacted(json.dumps(facts, indent=1)).encode())
+    return folder
+
+
+def run(
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    only: Sequence[str] = (),
+    replace: frozenset[str] = frozenset(),
+    on_done: Callable[[str, Ledger], None] = lambda name, ledger: None,
+) -> dict[str, Ledger]:
+    """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name.
+
+    UserError when another command writes to the workspace.
+    """
+    from curate.tables import catalog
+
+    known = stages()
+    missing = [name for name in only if name not in recipe.sections]
+    if missing:
+        recipe.section(missing[0])
+    chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
+    with workspace.writing():
+        ledgers = _run_each(chosen, recipe, workspace, reporter, replace, on_done)
+        catalog.write(workspace)
+    return ledgers
+
+
+def _run_each(
+    chosen: Sequence[Stage],
+    recipe: Recipe,
+    workspace: Workspace,
+    reporter: Reporter,
+    replace: frozenset[str],
+    on_done: Callable[[str, Ledger], None],
+) -> dict[str, Ledger]:
+    folder = save_run(recipe, workspace)
+    ledgers: dict[str, Ledger] = {}
+    with Engines(folder) as engines:
+        for stage in chosen:
+            if not stage.generates:
+                engines.close()
+            ledger = stage.run(Context(workspace, recipe, reporter, engines, replace), recipe.sections[stage.name])
+            ledgers[stage.name] = ledger
+            counts = {name: vars(book) for name, book in ledgers.items()}
+            write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
+            on_done(stage.name, ledger)
+    return ledgers

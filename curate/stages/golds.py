@@ -1,0 +1,78 @@
+"""Gold answers in a form to compare; and those that change after chains were graded by them, which is noticed before
+anything is built on the old outcomes.
+
+A problem is its domain, question, choices and pictures, so its identity stays when a source is ingested again with
+another gold answer. Every graded row keeps a digest of what graded it.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+from curate.errors import UserError
+from curate.graders.base import folded
+from curate.graders.choice import read_choice
+from curate.runtime.frames import pl
+from curate.seeds import digest
+from curate.tables.schema import PROBLEMS, Table
+from curate.tables.store import Workspace
+
+# All that `curate.graders.grade` goes by, besides the answer itself; choices are part of the problem's identity.
+_GRADED_BY = ("answer", "answer_type", "accepted", "tolerance")
+
+
+def gold_of(problem: Mapping[str, Any]) -> str | None:
+    """Digest of what answers to this problem are graded by; None without a gold answer."""
+    if problem["answer"] is None:
+        return None
+    return digest(*(problem[column] for column in _GRADED_BY), length=12)
+
+
+def right_of(problem: Mapping[str, Any]) -> str | None:
+    """The right answer in a form to compare: of a choice its text, of a number its value; None without a gold answer.
+
+    Letters say nothing: the same options may come in another order.
+    """
+    if problem["answer"] is None:
+        return None
+    letters = read_choice(problem["answer"], problem["choices"])[0] if problem["choices"] else set[str]()
+    if len(letters) == 1:
+        return folded(problem["choices"][string.ascii_uppercase.index(letters.pop())])
+    plain = folded(problem["answer"])
+    try:
+        return repr(float(plain.replace(",", "")))
+    except ValueError:
+        return plain
+
+
+def check(workspace: Workspace, *tables: Table) -> None:
+    """UserError when rows of these tables were graded by other gold answers than their problems have now.
+
+    Rows whose outcome was stated by their source (`gold` is null), or whose problem is gone, are not judged.
+    """
+    changed: dict[str, str] = {}
+    for shard in range(workspace.shards):
+        frames = [
+            pl.DataFrame(batch).unique()
+            for table in tables
+            for batch in workspace.batches(table, ["problem_id", "gold"], shard)
+        ]
+        if not frames:
+            continue
+        graded = pl.concat(frames).drop_nulls().unique()
+        for batch in workspace.batches(PROBLEMS, ["problem_id", "domain", *_GRADED_BY], shard):
+            rows = batch.to_pylist()
+            now = {row["problem_id"]: gold_of(row) for row in rows}
+            domains = {row["problem_id"]: row["domain"] for row in rows}
+            for name, gold in graded.iter_rows():
+                if name in now and now[name] != gold:
+                    changed[name] = domains[name]
+    if changed:
+        first = min(changed)
+        raise UserError(
+            f"The gold answers of {len(changed)} problems are not those that their chains were graded by (the first: "
+            f"{first}, domain {changed[first]}), so stored outcomes and labels do not hold. Grade the same chains "
+            "anew, without generating, in a new --workspace with `rollout.engine: {kind: replay, model: WORKSPACE}`."
+        )

@@ -1,0 +1,1 @@
+"""Stage judge: a language model's second opinion of step labels, and consensus filtering."""

@@ -1,0 +1,349 @@
+"""Stage: rollouts in, completions and step labels out, by Monte Carlo completion of prefixes.
+
+One unit is one prefix (rollout, step). A rule (`curate.stages.label.rules`) says how many completions it is owed, at
+once or in rounds. The labels are then computed from the stored completions alone, so any other rule that needs no more
+of them can be applied later without generating (`relabel`). The last step of a chain gets no completions: the chain is
+over, its value is its outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from curate.engines.base import Request, Sample
+from curate.engines.supervisor import Engines, Keeper
+from curate.errors import UserError
+from curate.graders import Words
+from curate.recipe.sections import LabelConfig, RolloutConfig
+from curate.runtime.reporter import Reporter
+from curate.seeds import seed
+from curate.stages import generation, golds
+from curate.stages.base import Outcome, Unit, resume, run_units
+from curate.stages.label import labels, rules
+from curate.stages.label.allocation import Siblings, cost, pull, rate
+from curate.stages.label.families import Families, Family
+from curate.stages.label.labels import Ruled, Tally
+from curate.stages.label.rules import Rule
+from curate.stages.stored_images import Pictures
+from curate.tables import lineage
+from curate.tables.lineage import Ledger
+from curate.tables.schema import COMPLETIONS, GIVEN, ROLLOUTS, Row
+from curate.tables.store import Partition, Workspace
+from curate.text import prompts, thinking
+
+STAGE = "label"
+REPLACE = "curate label --replace"
+# Role and domain.
+Group = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is labelled, and by which rule; `entries` are the rules that drew completions here.
+
+    `new` says that the rule is to draw as well, and is among them; `settled` that it was before.
+    """
+
+    families: Families
+    entry: Mapping[str, Any]
+    entries: Sequence[Mapping[str, Any]]
+    new: bool
+    settled: bool
+
+    def rules_of(self, siblings: Mapping[str, Siblings]) -> tuple[Rule, list[Rule]]:
+        """(the rule, those that drew) for rollouts of these siblings."""
+        history = [rules.made(each, siblings) for each in self.entries]
+        return rules.made(self.entry, siblings, rules.floor(history)), history
+
+    def ruled(self, family: Family) -> Ruled:
+        """The family under these rules."""
+        pooled = any(each["mode"] == "pooled" for each in [self.entry, *self.entries])
+        rule, history = self.rules_of(family.siblings if pooled else {})
+        return Ruled(family, rule, history, [rule] if self.new else history)
+
+    def owed(self, shard: int, whole: bool = False) -> Iterator[Unit]:
+        """The prefixes of a shard that are owed completions; `whole` brings what it takes to ask for them."""
+        for family in self.families.of(shard, whole=whole):
+            rule = self.ruled(family).rule
+            for row, step in family.prefixes():
+                outcomes = family.drawn(row, step).outcomes
+                if rule.owed(row, step, outcomes):
+                    yield Unit(shard, (family.problem, row, step, list(outcomes), rule))
+
+
+def _check_policy(policies: Mapping[str, int], rule: Rule, policy: str) -> None:
+    """Completions are drawn from the recipe's policy; a rule that pools needs rollouts of the same one."""
+    given = sum(count for name, count in policies.items() if name.startswith(GIVEN))
+    strangers = sum(count for name, count in policies.items() if name != policy) - given
+    if strangers:
+        raise UserError(
+            f"{strangers} rollouts come from another model, sampling or prompt than the recipe's rollout section, so "
+            "completions would not be on-policy; set it back, or roll out again in another --workspace."
+        )
+    if given and rule.pools:
+        raise UserError(
+            f"{given} rollouts were imported: their own outcomes say nothing about the recipe's policy, so they cannot "
+            "be pooled with its completions; set label.mode to exact or hard."
+        )
+
+
+def _factor(config: LabelConfig, families: Families) -> float:
+    """The scale of `pooled`'s sizes for the wanted mean or budget, from all prefixes there are.
+
+    While it is sought there are 8 bytes a prefix in memory, with a budget 16.
+    """
+    if config.budget_tokens is not None and families.without_tokens:
+        raise UserError("label.budget_tokens needs rollouts with token ids; use label.mean_completions instead.")
+    pulls, costs = array("d"), array("d")
+    for family in families.all(drawn=False):
+        for row, step in family.prefixes():
+            siblings = family.siblings[row["rollout_id"]]
+            pulls.append(pull(siblings, step))
+            if config.budget_tokens is not None:
+                costs.append(cost(siblings, step))
+    if config.budget_tokens is None:
+        return rate(pulls, None, config.mean * len(pulls), config.most)
+    return rate(pulls, costs, config.budget_tokens, config.most)
+
+
+def plan_of(
+    config: LabelConfig, workspace: Workspace, policy: str, new: bool, families: Families | None = None
+) -> _Plan:
+    """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
+    golds.check(workspace, ROLLOUTS, COMPLETIONS)
+    families = families or Families(config, workspace)
+    if not families.there:
+        raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
+    record = lineage.read(workspace.partition(COMPLETIONS)) or {}
+    entries: list[Mapping[str, Any]] = list(record.get("inputs", {}).get("rules", []))
+    asked: dict[str, Any] = {"mode": config.mode, "most": config.most, "mean": None, "budget": config.budget_tokens}
+    if config.mode == "pooled" and config.budget_tokens is None:
+        asked["mean"] = config.mean
+    # The scale stays what it was, so that problems added later change no size of the others.
+    entry = next((each for each in entries if {**each, "factor": None} == {**asked, "factor": None}), None)
+    settled = entry is not None
+    if entry is None:
+        before = [each["factor"] for each in entries if each["mode"] == "pooled"]
+        fresh = _factor(config, families) if new and config.mode == "pooled" else max(before, default=0.0)
+        entry = asked | {"factor": fresh if config.mode == "pooled" else None}
+        if new:
+            entries.append(entry)
+    plan = _Plan(families, entry, entries, new, settled)
+    _check_policy(families.policies, plan.rules_of({})[0], policy)
+    return plan
+
+
+def _rows(
+    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str, words: Words
+) -> list[Row]:
+    prefix = "".join(rollout["steps"][: step + 1])
+    parts = [thinking.apart(sample.text) for sample in samples]
+    return [
+        {
+            "rollout_id": rollout["rollout_id"],
+            "problem_id": rollout["problem_id"],
+            "step_index": step,
+            "sample_index": index,
+            "reasoning": thinking.merged(sample.reasoning, part.reasoning),
+            "text": part.text,
+            "token_ids": list(sample.token_ids),
+            **generation.graded(sample, prefix + part.text, problem, words),
+            "finish": sample.finish,
+            "prompt_tokens": sample.prompt_tokens,
+            "tokens": sample.count(),
+            "seed": sample.seed_of(base + index),
+            "policy": policy,
+        }
+        for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
+    ]
+
+
+async def _work(
+    unit: Unit, *, engine: Keeper, policy: RolloutConfig, named: str, pictures: Pictures, run_seed: int
+) -> list[Row]:
+    problem, rollout, step, outcomes, rule = unit.payload
+    rows = list[Row]()
+    cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
+    # Sample j draws from base + j, so however completions are shared out over requests, they are the same.
+    base = seed(run_seed, STAGE, rollout["rollout_id"], step, 0)
+    while more := rule.owed(rollout, step, outcomes):
+        first = len(outcomes)
+        request = Request(
+            request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
+            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
+            images=pictures.of(problem),
+            prefix_ids=rollout["token_ids"][:cut],
+            prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
+            n=more,
+            seed=base + first,
+            # The budget is the whole chain's, so that "right within the budget" is the same event for both.
+            sampling=generation.sampling(policy, max(policy.sampling.max_tokens - cut, 1)),
+        )
+        samples = await engine.generate(request)
+        # In a thread, for the sake of the other requests: see `rollout`.
+        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named, policy.words)
+        rows += new
+        outcomes = outcomes + [row["outcome"] for row in new]
+    return rows
+
+
+def _record(policy: RolloutConfig, run_seed: int) -> dict[str, Any]:
+    """What decides the completions beside the rule."""
+    return generation.settings(policy) | {"seed": run_seed}
+
+
+def run(
+    config: LabelConfig,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    run_seed: int,
+    reporter: Reporter,
+    engines: Engines,
+    replace: bool = False,
+) -> Ledger:
+    """Complete what is owed, then label; the ledger counts prefixes. BudgetError when too many fail."""
+    partition = workspace.partition(COMPLETIONS)
+    if replace:
+        partition.clear()
+    record = _record(policy, run_seed)
+    lineage.guard(partition, record, REPLACE)
+    resume(partition)
+    plan = plan_of(config, workspace, generation.policy_digest(policy), new=True)
+    owed = sum(1 for shard in range(workspace.shards) for _ in plan.owed(shard))
+    inputs = {"rollouts": plan.families.rollouts, "rules": list(plan.entries)}
+    outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
+    if owed:
+        lineage.write(partition, STAGE, record, inputs)
+        reporter.start(STAGE, owed, "prefixes")
+        units = (unit for shard in range(workspace.shards) for unit in plan.owed(shard, whole=True))
+        work = partial(
+            complete,
+            policy=policy,
+            workspace=workspace,
+            units=units,
+            into=partition,
+            run_seed=run_seed,
+            reporter=reporter,
+        )
+        outcome, extra = engines.run(policy.engine, reporter.note, work)
+        reporter.finish()
+    ledger = _account(workspace, plan.families.prefixes, owed, outcome)
+    lineage.write(partition, STAGE, record, inputs, ledger, extra)
+    _write_labels(plan, workspace, reporter)
+    outcome.check(plan.families.prefixes, config.error_budget, "prefixes")
+    return ledger
+
+
+def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, reporter: Reporter) -> Ledger:
+    """Labels by another rule from the stored completions; generates nothing. The ledger counts rollouts.
+
+    UserError when the rule could have asked for completions that were never drawn: the labels that it can give would
+    then be a selection by outcome.
+    """
+    if not workspace.partition(COMPLETIONS).files():
+        raise UserError("There are no completions to label from; run `curate label` first.")
+    plan = plan_of(config, workspace, generation.policy_digest(policy), new=False)
+    rule, history = plan.rules_of({})
+    if not rules.covers(history, rule):
+        there = ", ".join(f"{each['mode']} ({each['most']})" for each in plan.entries) or "no rule"
+        raise UserError(
+            f"Labels of mode {config.mode} with {config.most} completions need more than were drawn, by {there}; lower "
+            "label.completions, or run `curate label`."
+        )
+    return _write_labels(plan, workspace, reporter)
+
+
+@dataclass
+class Owed:
+    """What the rollouts that are there have and are owed, by role and domain."""
+
+    prefixes: Counter[Group] = field(default_factory=Counter)
+    open: Counter[Group] = field(default_factory=Counter)
+    """Prefixes that are owed completions."""
+    asked: Counter[Group] = field(default_factory=Counter)
+    """Completions that a run asks for first; all there are going to be, unless the rule goes by what it sees."""
+    drawn: Counter[Group] = field(default_factory=Counter)
+    begun: Counter[Group] = field(default_factory=Counter)
+    """Those of them that are of open prefixes."""
+    tokens: Counter[Group] = field(default_factory=Counter)
+    """Of the drawn ones, as far as they were counted."""
+    counted: Counter[Group] = field(default_factory=Counter)
+    """Of how many of the drawn ones the tokens are known."""
+    settled: bool = False
+    """Whether the rule drew before: sizes of `pooled` stay what they are."""
+
+
+def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_seed: int) -> Owed:
+    """What a run would ask for; changes nothing, and is empty without rollouts. UserError as `run` would raise.
+
+    What a run that was killed left in its journal counts as owed.
+    """
+    lineage.guard(workspace.partition(COMPLETIONS), _record(policy, run_seed), REPLACE)
+    if not (families := Families(config, workspace)).there:
+        return Owed()
+    plan = plan_of(config, workspace, generation.policy_digest(policy), new=True, families=families)
+    found = Owed(settled=plan.settled)
+    for family in plan.families.all():
+        rule = plan.ruled(family).rule
+        for row, step in family.prefixes():
+            group, drawn = (row["role"], row["domain"]), family.drawn(row, step)
+            missing = rule.owed(row, step, drawn.outcomes)
+            found.prefixes[group] += 1
+            found.open[group] += missing > 0
+            found.asked[group] += missing
+            found.drawn[group] += len(drawn.outcomes)
+            found.begun[group] += len(drawn.outcomes) if missing else 0
+            found.tokens[group] += sum(each or 0 for each in drawn.tokens)
+            found.counted[group] += len(drawn.tokens) - drawn.tokens.count(None)
+    return found
+
+
+async def complete(
+    engine: Keeper,
+    *,
+    policy: RolloutConfig,
+    workspace: Workspace,
+    units: Iterable[Unit],
+    into: Partition,
+    run_seed: int,
+    reporter: Reporter,
+) -> tuple[Outcome, dict[str, str]]:
+    """Draw the completions of these units into a partition; also the versions of the engine that drew them."""
+    named, pictures = generation.policy_digest(policy), Pictures(workspace)
+    work = partial(_work, engine=engine, policy=policy, named=named, pictures=pictures, run_seed=run_seed)
+    outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
+    return outcome, engine.versions()
+
+
+def _account(workspace: Workspace, prefixes: int, owed: int, outcome: Outcome) -> Ledger:
+    failed: Counter[str] = Counter()
+    rows = []
+    for unit, error in outcome.failed:
+        problem, rollout, step, *_ = unit.payload
+        failed[error.reason] += 1
+        rows.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}/{step}"))
+    lineage.write_rejects(workspace, STAGE, rows)
+    out = prefixes - len(outcome.failed)
+    ledger = Ledger("prefixes", taken=prefixes, out=out, failed=dict(failed), skipped=prefixes - owed)
+    ledger.check(STAGE)
+    return ledger
+
+
+def _write_labels(plan: _Plan, workspace: Workspace, reporter: Reporter) -> Ledger:
+    def ruled(shard: int) -> Iterator[Ruled]:
+        return map(plan.ruled, plan.families.of(shard))
+
+    tally = Tally(each for shard in range(workspace.shards) for each in ruled(shard))
+    gap = tally.disagreement() if plan.rules_of({})[0].pools else None
+    if gap is not None and abs(gap) > labels.SUSPICIOUS:
+        reporter.note(
+            f"Completions and rollouts disagree by {gap:+.1f} standard errors: prompt, token budget or tokenisation "
+            "differ between them, and pooled labels are biased; use label.mode exact."
+        )
+    return labels.write(workspace, plan.entry, tally, ruled)

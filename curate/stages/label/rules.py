@@ -1,0 +1,194 @@
+"""The rules of labelling: which completions a prefix is owed, and what its chain's labels are. Pure.
+
+A rule decides from the outcomes drawn so far, in order of sample index. `certain` is how many of them are drawn
+whatever they say; only those may be averaged by another rule later, because a rule that stops by what it sees leaves a
+biased selection behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from curate.stages import monte_carlo
+from curate.stages.label import allocation
+from curate.stages.label.allocation import Siblings
+from curate.stages.monte_carlo import Label
+from curate.tables.schema import Row
+
+Outcomes = Sequence[bool | None]
+
+
+class Rule(Protocol):
+    """See the module's text. `step` is never the last one."""
+
+    pools: bool
+    """Whether it uses the rollout's own outcome, so that rollouts of another policy would bias it."""
+
+    @property
+    def most(self) -> int:
+        """The most that it draws for a step (`Legacy` counts the rollout itself)."""
+        ...
+
+    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+        """How many more to draw next; 0 when the step is done."""
+        ...
+
+    def certain(self, rollout: Row, step: int) -> int:
+        """How many are drawn whatever they say."""
+        ...
+
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+        """Labels of all steps but the last."""
+        ...
+
+    def used(self, outcomes: Outcomes) -> Outcomes:
+        """Those that the label counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Exactly `most` a step, k/m."""
+
+    most: int
+    pools = False
+
+    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+        """What is missing."""
+        return max(self.most - len(outcomes), 0)
+
+    def certain(self, rollout: Row, step: int) -> int:
+        """All."""
+        return self.most
+
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+        """Undefined where completions are missing."""
+        return [
+            monte_carlo.exact(*monte_carlo.count(each)) if len(each) >= self.most else monte_carlo.UNDEFINED
+            for each in map(self.used, outcomes)
+        ]
+
+    def used(self, outcomes: Outcomes) -> Outcomes:
+        """The first so many."""
+        return outcomes[: self.most]
+
+
+@dataclass(frozen=True)
+class Hard:
+    """Any of `most`; stops at the first success."""
+
+    most: int
+    pools = False
+
+    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+        """One, one, two, four, eight, ..."""
+        return monte_carlo.hard_owed(outcomes, self.most)
+
+    def certain(self, rollout: Row, step: int) -> int:
+        """The first."""
+        return 1
+
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+        """Undefined while it is not decided."""
+        return [monte_carlo.hard(each, self.most) for each in outcomes]
+
+    def used(self, outcomes: Outcomes) -> Outcomes:
+        """All up to `most`."""
+        return outcomes[: self.most]
+
+
+@dataclass(frozen=True)
+class Legacy:
+    """DreamPRM's public rule: at most `most` samples, the rollout itself among them."""
+
+    most: int
+    pools = True
+
+    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+        """Until four agree, or `most`."""
+        return monte_carlo.legacy_owed(outcomes, rollout["outcome"], self.most)
+
+    def certain(self, rollout: Row, step: int) -> int:
+        """Three beside the rollout."""
+        return min(monte_carlo.LEGACY_LEAST, self.most) - 1
+
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+        """Undefined before the rule stops."""
+        return [monte_carlo.legacy(each, rollout["outcome"], self.most) for each in outcomes]
+
+    def used(self, outcomes: Outcomes) -> Outcomes:
+        """All up to `most` - 1."""
+        return outcomes[: self.most - 1]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Sizes by `allocation` with this factor, labels pooled over the chain; `siblings` by rollout.
+
+    `floor` is how many completions every step has at least, from another rule before this one.
+    """
+
+    factor: float
+    most: int
+    siblings: Mapping[str, Siblings]
+    floor: int = 0
+    pools = True
+
+    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+        """What is missing of the step's size."""
+        return max(self.certain(rollout, step) - len(outcomes), 0)
+
+    def certain(self, rollout: Row, step: int) -> int:
+        """The step's size: known at the prefix."""
+        expected = self.factor * allocation.pull(self._siblings(rollout), step)
+        return allocation.size(expected, self.most, rollout["rollout_id"], step)
+
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+        """With the weights of the problem's nominal chain."""
+        siblings = self._siblings(rollout)
+        taus = [allocation.tau(siblings, step, self.factor, self.most, self.floor) for step in range(len(outcomes))]
+        counts = [monte_carlo.count(each) for each in outcomes]
+        return monte_carlo.pooled(counts, rollout["outcome"], taus, siblings.spread)
+
+    def used(self, outcomes: Outcomes) -> Outcomes:
+        """All."""
+        return outcomes
+
+    def _siblings(self, rollout: Row) -> Siblings:
+        return self.siblings.get(rollout["rollout_id"], Siblings())
+
+
+def made(entry: Mapping[str, Any], siblings: Mapping[str, Siblings], floor: int = 0) -> Rule:
+    """The rule that `entry` (its lineage: mode, most, factor) stands for."""
+    if entry["mode"] == "pooled":
+        return Pooled(entry["factor"], entry["most"], siblings, floor)
+    simple: dict[str, type[Exact] | type[Hard] | type[Legacy]] = {"exact": Exact, "hard": Hard, "legacy": Legacy}
+    return simple[entry["mode"]](entry["most"])
+
+
+def floor(history: Sequence[Rule]) -> int:
+    """How many completions every step has for certain, whatever its place in the chain."""
+    everywhere = [rule for rule in history if not isinstance(rule, Pooled)]
+    return max((rule.certain({}, 0) for rule in everywhere), default=0)
+
+
+def usable(rollout: Row, step: int, outcomes: Outcomes, rule: Rule, history: Sequence[Rule]) -> Outcomes:
+    """What `rule` may use of all outcomes there are, when the rules of `history` drew them.
+
+    A rule that stops by what it sees (`Hard`, `Legacy`) replays itself on them all, in order. The others take as many
+    as some rule drew whatever they said.
+    """
+    if isinstance(rule, Hard | Legacy):
+        return outcomes
+    return outcomes[: max((each.certain(rollout, step) for each in history), default=0)]
+
+
+def covers(history: Sequence[Rule], rule: Rule) -> bool:
+    """Whether what the rules of `history` drew is all that `rule` can ask for."""
+    if isinstance(rule, Pooled):
+        return bool(history)
+    same = max((each.most for each in history if type(each) is type(rule)), default=0)
+    needed = rule.most - 1 if isinstance(rule, Legacy) else rule.most
+    return same >= rule.most or floor(history) >= needed

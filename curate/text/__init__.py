@@ -1,0 +1,1 @@
+"""Prompts, steps, thoughts and marks: what the texts of problems and rollouts are made of. Pure."""

@@ -1,0 +1,118 @@
+"""What the bi-level loop minimises, for a PRM on encoded examples: losses per rollout, in micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from prm.bilevel.ghost import Ghost, Layout
+from prm.data.encode import Encoded, Encoder, Prompt
+from prm.data.meta import Item
+from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
+from prm.model.aggregate import Aggregation
+from prm.model.reward_model import Prm
+
+Tensor = Any
+
+
+@dataclass
+class Usage:
+    """What was computed so far: forwards, real and padded tokens, labelled steps."""
+
+    forwards: int = 0
+    tokens: int = 0
+    padded: int = 0
+    steps: int = 0
+
+
+@dataclass
+class PrmObjective:
+    """Losses of rollouts by their names. `outcomes` are those of the meta set, shuffled or not."""
+
+    prm: Prm
+    encoder: Encoder
+    rows: Mapping[str, Encoded]
+    outcomes: Mapping[str, bool]
+    loss: str
+    aggregation: Aggregation
+    micro_rows: int
+    usage: Usage = field(default_factory=Usage)
+    # Of the last forward of training rows: their logits and losses, detached.
+    _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def tokens(self, name: str) -> int:
+        """Length of a row."""
+        return len(self.rows[name].ids)
+
+    def _chunks(self, items: Sequence[Item]) -> Iterator[tuple[list[Item], list[Encoded]]]:
+        """Items and the rows of their rollouts one after the other, at most `micro_rows` rollouts a forward.
+
+        An item is never split. Where there are several forwards, items of like lengths go together.
+        """
+        size = max(1, self.micro_rows // max(len(item) for item in items))
+        if len(items) > size:
+            items = sorted(items, key=lambda item: max(len(self.rows[name].ids) for name in item))
+        for start in range(0, len(items), size):
+            part = list(items[start : start + size])
+            batch = [self.rows[name] for item in part for name in item]
+            self.usage.forwards += 1
+            self.usage.tokens += sum(len(row.ids) for row in batch)
+            self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
+            yield part, batch
+
+    def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
+        """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
+        for items, batch in self._chunks([(name,) for name in names]):
+            self.usage.steps += sum(value is not None for row in batch for value in row.example.values)
+            # Through the module's call, where sharded parameters are gathered.
+            found = self.prm(batch, self.encoder.prompt)
+            logits = torch.cat(found)
+            targets = Targets.of([(row.reads, row.example.values, row.example.weights) for row in batch])
+            losses, part = rollout_losses(self.loss, logits, targets.to(logits)), [name for (name,) in items]
+            kept = zip(part, found, losses.detach(), strict=True)
+            self._last = {name: (of_steps.detach(), loss) for name, of_steps, loss in kept}
+            yield part, losses
+
+    def features(self, names: Sequence[str]) -> Tensor:
+        """Of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; [n, 2], no graph."""
+        rows = []
+        for name in names:
+            logits, loss = self._last[name]
+            row = self.rows[name]
+            labelled = sum(
+                v is not None and at is not None for v, at in zip(row.example.values, row.reads, strict=True)
+            )
+            rows.append(torch.stack([loss / max(1, labelled), torch.sigmoid(logits).mean()]))
+        return torch.stack(rows)
+
+    def ghost(self, parameters: Sequence[Tensor], towards: Sequence[Tensor]) -> Ghost:
+        """What reads <towards, g_i> off forwards of the PRM."""
+        return Ghost(self.prm, dict(zip(parameters, towards, strict=True)), self._layout)
+
+    def _layout(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Layout:
+        """The head sees read positions, an unfrozen vision tower patches and then merged patches; all else rows."""
+        reads = [place for place, row in enumerate(batch) for read in row.reads if read is not None]
+        packed: dict[str, list[Tensor]] = {"score": [torch.tensor(reads)]}
+        if not self.prm.vision_frozen:
+            grids = [prompt_of(row.example).shapes.get("image_grid_thw") for row in batch]
+            patches = torch.tensor([0 if grid is None else int(grid.prod(-1).sum()) for grid in grids])
+            merge = getattr(getattr(self.prm.base.config, "vision_config", None), "spatial_merge_size", 1)
+            rows = torch.arange(len(batch))
+            index = [rows.repeat_interleave(patches), rows.repeat_interleave(patches // merge**2)]
+            packed |= {f"base.{name}": index for name, _ in self.prm.backbone.seeing()}
+        return Layout(len(batch), packed)
+
+    def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
+        """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""
+        for part, batch in self._chunks(items):
+            logits = iter(self.prm(batch, self.encoder.prompt))
+            yield torch.stack([self._meta_loss(item, [next(logits) for _ in item]) for item in part])
+
+    def _meta_loss(self, item: Item, logits: Sequence[Tensor]) -> Tensor:
+        scores = [self.aggregation(of_steps) for of_steps in logits]
+        if len(item) == 1:
+            return outcome_loss(scores[0], self.outcomes[item[0]])
+        return pair_loss(*scores)

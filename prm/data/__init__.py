@@ -1,0 +1,1 @@
+"""Examples on their way to the trainer: read, encoded, held out, sampled, drawn into batches."""

@@ -1,0 +1,68 @@
+"""Step scores to one rollout score, by name. Everything starts from logits, so that a saturated score loses nothing.
+
+`A` below is a logit: the rollout's score is sigmoid(A). For sums and means of log-odds it is what the name says
+(DreamPRM's paper sums, its code takes the mean); for the others it is the logit of the aggregated probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from curate.errors import UserError, did_you_mean
+
+# torch is opaque to mypy here
+Tensor = Any
+Aggregation = Callable[[Tensor], Tensor]
+
+
+def log_odds_of(log_probability: Tensor) -> Tensor:
+    """log(p / (1 - p)) from log p, for p in (0, 1); p below 1 by less than a rounding counts as that rounding."""
+    tiny = torch.finfo(log_probability.dtype).eps
+    log_probability = log_probability.clamp(max=-tiny)
+    return log_probability - torch.log(-torch.expm1(log_probability))
+
+
+def _mean(logits: Tensor) -> Tensor:
+    return torch.logsumexp(logsigmoid(logits), 0) - torch.logsumexp(logsigmoid(-logits), 0)
+
+
+# Each takes the step logits of one rollout, [steps] with at least one, and gives the logit A of its score.
+AGGREGATIONS: dict[str, Aggregation] = {
+    "mean-log-odds": lambda logits: logits.mean(),
+    "sum-log-odds": lambda logits: logits.sum(),
+    "mean": _mean,
+    "min": lambda logits: logits.min(),
+    "max": lambda logits: logits.max(),
+    "last": lambda logits: logits[-1],
+    "product": lambda logits: log_odds_of(logsigmoid(logits).sum()),
+}
+# The same for people, from step scores s.
+FORMULAS = {
+    "mean-log-odds": "sigmoid(mean(log(s / (1 - s))))",
+    "sum-log-odds": "sigmoid(sum(log(s / (1 - s))))",
+    "mean": "mean(s)",
+    "min": "min(s)",
+    "max": "max(s)",
+    "last": "s of the last step",
+    "product": "product(s)",
+}
+
+
+def aggregation(name: str) -> Aggregation:
+    """The aggregation of this name; UserError with the nearest one when there is none."""
+    try:
+        return AGGREGATIONS[name]
+    except KeyError:
+        raise UserError(f'There is no aggregation "{name}"{did_you_mean(name, list(AGGREGATIONS))}') from None
+
+
+def rollout_logit(scores: Sequence[float | None], aggregate: Aggregation) -> float | None:
+    """The logit of a rollout's score from its stored step scores; null where one is missing, or all are."""
+    if not scores or None in scores:
+        return None
+    values = torch.tensor(scores, dtype=torch.float64)
+    return float(aggregate(torch.logit(values, eps=torch.finfo(torch.float64).eps)))

@@ -1,0 +1,1 @@
+"""The dataset-quality report as values: facts, verdicts, bands of chance, costs, comparisons."""

@@ -1,0 +1,1 @@
+"""The stage `train`: its runs, their inputs, checkpoints, callbacks and records."""

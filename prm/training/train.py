@@ -1,0 +1,115 @@
+"""Stage: examples in, trained PRMs and weights per update out.
+
+There are `seeds` real runs (`seed-0`, ...) and `null_runs` controls (`null-0`, ...) on the same batches with the meta
+outcomes shuffled: where weights end when the meta set says nothing. Runs are done one after the other, or side by side
+(`prm.training.parallel`); a finished run is never done again, and one that was stopped goes on from its last
+checkpoint.
+
+In a team of processes (`prm.distributed.process_group`) all do each run together, and the one that leads does all
+writing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+
+from curate.errors import UserError
+from curate.tables import lineage
+from curate.tables.lineage import Ledger
+from curate.tables.schema import ROLLOUT_WEIGHTS, UPDATES
+from curate.tables.store import Workspace
+from prm.config import PER_ROLLOUT, TrainConfig
+from prm.data import subset
+from prm.distributed.process_group import ALONE, Team
+from prm.model.aggregate import aggregation
+from prm.model.saved import has_card, model_folder
+from prm.training import board, callbacks, parallel, validation
+from prm.training.inputs import Data, pair_notes, prepare
+from prm.training.records import last_weights
+from prm.training.run import OnStep, Plan, RunResult, do, settings_of
+from prm.training.stop import stopping
+
+REPLACE = "prm train --replace"
+
+
+@dataclass
+class TrainResult:
+    """What came of the stage: the ledger counts examples of the train and meta sets."""
+
+    ledger: Ledger
+    runs: list[RunResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def _nobody(run: str, step: int, total: int, info: dict[str, float]) -> None:
+    """Tells nobody."""
+
+
+def plans(config: TrainConfig, run_seed: int) -> list[Plan]:
+    """The runs of a configuration. Only modes that learn weights have null controls."""
+    real = [Plan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
+    controls = config.null_runs if config.learns else 0
+    return real + [Plan(f"null-{i}", run_seed + i, True) for i in range(controls)]
+
+
+def run(
+    config: TrainConfig,
+    workspace: Workspace,
+    run_seed: int,
+    on_step: OnStep = _nobody,
+    replace: bool = False,
+    team: Team = ALONE,
+) -> TrainResult:
+    """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
+
+    UserError when the sets cannot be trained on, or a run was made with other settings and `replace` is off;
+    Interrupted after a Ctrl+C (of any process), with the state saved.
+    """
+    team = team.arranged(config.sharding)
+    if team.size > 1 and config.mode in PER_ROLLOUT:
+        raise UserError(f"train.mode {config.mode} runs as one process; start it without torchrun.")
+    if team.size > 1 and config.parallel is not None:
+        raise UserError("train.parallel does nothing under torchrun, whose processes share each run; leave it out.")
+    with team.gate():
+        aggregation(config.aggregation)
+        if config.tensorboard:
+            board.writer_class()
+        data, ledger = prepare(config, workspace, run_seed, rejects=team.leads)
+        chosen = subset.notes(config.mode, data.train, ledger.rejected)
+        chosen += validation.notes(config, data.held, data.train)
+        result = TrainResult(ledger, notes=[*pair_notes(config, data, run_seed), *chosen])
+    found = {plan: _there(plan, config, workspace, data, on_step, replace, team) for plan in plans(config, run_seed)}
+    owed = [plan for plan, there in found.items() if there is None]
+    together = 1 if team.size > 1 else parallel.processes(config, len(owed))
+    with stopping() as stop:
+        if together > 1:
+            found |= parallel.run_all(owed, config, workspace, run_seed, on_step, stop, together)
+        else:
+            found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, team) for plan in owed}
+    result.runs = [one for one in found.values() if one is not None]
+    result.notes += [note for one in result.runs for note in one.notes]
+    ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
+    return result
+
+
+def _there(
+    plan: Plan, config: TrainConfig, workspace: Workspace, data: Data, on_step: OnStep, replace: bool, team: Team
+) -> RunResult | None:
+    """What came of a run that is finished; null for one that is owed. With `replace` what it left is deleted."""
+    partition, there = workspace.partition(UPDATES, plan.name), False
+    with team.gate():
+        if team.leads:
+            if replace:
+                partition.clear()
+                workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
+                callbacks.clear(workspace, plan.name)
+                shutil.rmtree(model_folder(workspace, plan.name), ignore_errors=True)
+            record = lineage.guard(partition, settings_of(plan, config, data), REPLACE)
+            # What was deleted since is owed again.
+            whole = bool(partition.files()) and (plan.null_control or has_card(model_folder(workspace, plan.name)))
+            there = record is not None and record["complete"] and whole
+    if not team.any(there):
+        return None
+    on_step(plan.name, config.steps, config.steps, {})
+    return RunResult(plan.name, plan.null_control, True, last_weights(partition))
