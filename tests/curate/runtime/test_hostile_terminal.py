@@ -160,7 +160,8 @@ def test_a_command_that_has_not_begun_ends_with_one_line(tmp_path):
 WAITS = """
 import os, signal, subprocess, threading
 from curate.runtime.frames import pl
-from curate import catalog, ingest
+from curate.stages.ingest import ingest
+from curate.tables import catalog
 
 pl.DataFrame({"a": [1]}).lazy().collect()
 held = threading.Lock()

@@ -204,7 +204,7 @@ def test_ctrl_c_stops_a_query(workspace):
 INTERRUPTED = """
 import os, signal, sys, threading
 from pathlib import Path
-from curate import catalog
+from curate.tables import catalog
 from curate.tables.store import Workspace
 
 def slow(connection, workspace):
