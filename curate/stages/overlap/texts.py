@@ -44,11 +44,14 @@ def normal(text: str) -> str:
 
 
 def shingles(text: str) -> Shingles:
-    """Runs of `SHINGLE` characters of the normal text, as sorted hashes without repeats; the whole of a shorter one."""
+    """Runs of `SHINGLE` characters of the normal text, as sorted hashes without repeats; the whole of a shorter one.
+
+    A text with nothing in it, such as an image placeholder alone, has one of its own: such texts are the same.
+    """
     codes = np.frombuffer(normal(text).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     width = min(SHINGLE, len(codes))
     if not width:
-        return np.empty(0, np.uint64)
+        return np.zeros(1, np.uint64)
     hashes = np.zeros(len(codes) - width + 1, np.uint64)
     for offset in range(width):
         hashes = (hashes ^ codes[offset : offset + len(hashes)]) * _PRIME
@@ -57,8 +60,6 @@ def shingles(text: str) -> Shingles:
 
 def jaccard(one: Shingles, other: Shingles) -> float:
     """Share of the shingles of both that they have in common, in [0, 1]."""
-    if not len(one) and not len(other):
-        return 1.0
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 

@@ -43,6 +43,15 @@ def test_near_texts_miss_no_pair(every, threshold):
         index.add(place, text)
 
 
+@pytest.mark.parametrize("text", ["", "      ", "<image>", "<image 1> ?"])
+def test_texts_without_words_are_the_same_text(text):
+    index = texts.Near[str](0.9, [text, "<image>", "How many bars?"])
+    index.add("words", "How many bars?")
+    assert index.find(text) == []
+    index.add("none", "<image>")
+    assert index.find(text) == [("none", 1.0)]
+
+
 def test_texts_are_compared_folded_and_without_placeholders():
     assert texts.jaccard(texts.shingles("<image 1> How MANY  bars?"), texts.shingles("how many bars?<image>")) == 1
     assert texts.numbers("AB = 4.5, CD = 1,000") == ("4.5", "1,000")
