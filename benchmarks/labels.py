@@ -175,7 +175,7 @@ def pooled(chains: Sequence[Chain], mean: float) -> Result:
     places = [(chain.siblings, step) for chain in chains for step in range(len(chain.truth))]
     pulls = [allocation.pull(*place) for place in places]
     factor = allocation.rate(pulls, None, mean * len(pulls), BANK)
-    return apply(chains, lambda chain: rules.Pooled(factor, BANK, {chain.rollout["rollout_id"]: chain.siblings}))
+    return apply(chains, lambda chain: rules.PooledRule(factor, BANK, {chain.rollout["rollout_id"]: chain.siblings}))
 
 
 def tokens_at(error: float, curve: Sequence[Result], chosen: np.ndarray | slice = slice(None)) -> float:

@@ -89,14 +89,14 @@ def bare(folder: Path, problems: int) -> None:
     from curate.engines.base import Request
     from curate.seeds import seed
     from curate.stages import generation
-    from curate.stages.rollout import STAGE, Wanted
-    from curate.stages.stored_images import Pictures
+    from curate.stages.rollout import STAGE, RolloutWork
+    from curate.stages.stored_images import StoredImages
     from curate.text import prompts
 
     def requests(problems: int) -> list:
         loaded, workspace = ingested(folder, problems)
         config = pipeline.located(loaded, workspace)
-        pictures = Pictures(workspace)
+        pictures = StoredImages(workspace)
         return [
             Request(
                 row["problem_id"],
@@ -107,7 +107,7 @@ def bare(folder: Path, problems: int) -> None:
                 seed(1, STAGE, row["problem_id"], 0),
                 generation.sampling(config, config.sampling.max_tokens),
             )
-            for row in Wanted(config, workspace).rows()
+            for row in RolloutWork(config, workspace).rows()
         ]
 
     loaded, workspace = ingested(folder, 12)

@@ -20,7 +20,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Bin:
+class CalibrationBin:
     """Predictions in [low, high): how many, their mean, and the share that came true."""
 
     low: float
@@ -171,7 +171,7 @@ def f1(hits: float, false_alarms: float, misses: float) -> float | None:
     return 2 * hits / whole if whole else None
 
 
-def calibration(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[Bin]:
+def calibration(probabilities: Sequence[float], outcomes: Sequence[float], bins: int = 10) -> list[CalibrationBin]:
     """Reliability in equally wide bins over [0, 1] (1 belongs to the last); empty bins are left out.
 
     `outcomes` are true and false, or shares in [0, 1].
@@ -182,7 +182,7 @@ def calibration(probabilities: Sequence[float], outcomes: Sequence[float], bins:
             raise ValueError(f"{probability} is no probability")
         parts.setdefault(min(int(probability * bins), bins - 1), []).append((probability, outcome))
     return [
-        Bin(
+        CalibrationBin(
             index / bins,
             (index + 1) / bins,
             len(part),
@@ -193,7 +193,7 @@ def calibration(probabilities: Sequence[float], outcomes: Sequence[float], bins:
     ]
 
 
-def calibration_error(bins: Sequence[Bin]) -> float | None:
+def calibration_error(bins: Sequence[CalibrationBin]) -> float | None:
     """Expected calibration error: mean gap of predicted and observed, weighted by count; None without bins."""
     total = sum(part.count for part in bins)
     return math.fsum(abs(part.predicted - part.observed) * part.count for part in bins) / total if total else None

@@ -47,7 +47,7 @@ def export(
     """
     from curate.exports import push as pushing
     from curate.exports.base import Options
-    from curate.exports.run import Wanted, run
+    from curate.exports.run import ExportRequest, run
     from curate.runtime import progress
     from curate.tables.schema import ROLES
     from curate.tables.store import Workspace
@@ -57,7 +57,7 @@ def export(
     if push is not None:
         api = pushing.hub()
         pushing.check_name(push)
-    wanted = Wanted(format_, Options(threshold, _read(system)), role or (), domain or ())
+    wanted = ExportRequest(format_, Options(threshold, _read(system)), role or (), domain or ())
     report = run(wanted, folder, Workspace.open(workspace, create=False), progress.reporter(as_json), replace)
     if not as_json:
         typer.echo(f"export: {report.rollouts.line()}")

@@ -13,7 +13,7 @@ from curate.cli import options
 from curate.errors import UserError
 
 if TYPE_CHECKING:
-    from curate.init.run import Result
+    from curate.init.run import InitResult
 
 
 def init(
@@ -55,7 +55,7 @@ def init(
                 raise UserError(f"--{option} has no effect on files; leave it out.")
         found = local(where, out.parent)
     else:
-        found = Found(hub.tables(hub.Wanted(data, config, split or (), revision)))
+        found = Found(hub.tables(hub.HubDataset(data, config, split or (), revision)))
     result = run.drafted(name, out, found, run.given(settings or ()))
     run.write(name, data, result, force)
     typer.echo(json.dumps(result.to_json(), ensure_ascii=False) if as_json else shown(result))
@@ -63,7 +63,7 @@ def init(
         raise UserError(run.unready(result))
 
 
-def shown(result: Result) -> str:
+def shown(result: InitResult) -> str:
     """What was found, to be read on a terminal."""
     from curate.init.recipe import alternatives, plain
 

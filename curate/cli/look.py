@@ -15,7 +15,7 @@ from curate.errors import printable
 
 if TYPE_CHECKING:
     from curate.runtime.frames import pl
-    from curate.tables.catalog import Answer
+    from curate.tables.catalog import QueryResult
 
 # So many rows a terminal shows of a query where nothing else is said.
 _ROWS = 1000
@@ -95,7 +95,7 @@ def sql(
             _shown(answer, _ROWS if limit is None else most)
 
 
-def _shown(answer: Answer, limit: int | None) -> None:
+def _shown(answer: QueryResult, limit: int | None) -> None:
     """The rows as a table; how many more there are goes to standard error."""
     from curate.inspect import query_results
 

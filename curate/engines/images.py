@@ -43,7 +43,7 @@ class _Recent(Generic[T]):
         return made
 
 
-class Pictures(_Recent[PIL.Image.Image]):
+class DecodedImages(_Recent[PIL.Image.Image]):
     """Decoded pictures as `seen.decode` shows them, for a model in this process."""
 
     def __init__(self, max_pixels: int | None = None, limit: int = _DECODED_BYTES) -> None:
@@ -51,7 +51,7 @@ class Pictures(_Recent[PIL.Image.Image]):
 
 
 class Sent(_Recent[str]):
-    """Pictures as data URIs that a server decodes to the pixels of `Pictures`."""
+    """Pictures as data URIs that a server decodes to the pixels of `DecodedImages`."""
 
     def __init__(self, max_pixels: int | None = None, limit: int = _ENCODED_BYTES) -> None:
         super().__init__(lambda data: _data_uri(*to_send(data, max_pixels)), len, limit)

@@ -40,7 +40,7 @@ def _heap_left_alone() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class Keeper:
+class Supervisor:
     """An engine that survives its own death `MAX_RESTARTS` times; a request is then asked again with its own seed."""
 
     def __init__(self, make: Callable[[], Engine], note: Callable[[str], None]) -> None:
@@ -57,7 +57,7 @@ class Keeper:
         self._hung: dict[asyncio.Task[list[Sample]], str] = {}
         self._lock = asyncio.Lock()
 
-    async def __aenter__(self) -> Keeper:
+    async def __aenter__(self) -> Supervisor:
         self._engine = await self._make().__aenter__()
         return self
 
@@ -152,7 +152,7 @@ class Engines:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._running: tuple[EngineConfig, asyncio.Runner, Keeper] | None = None
+        self._running: tuple[EngineConfig, asyncio.Runner, Supervisor] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +164,7 @@ class Engines:
         self,
         config: EngineConfig,
         note: Callable[[str], None],
-        work: Callable[[Keeper], Coroutine[Any, Any, Result]],
+        work: Callable[[Supervisor], Coroutine[Any, Any, Result]],
     ) -> Result:
         """`work` on an engine of this configuration, started when it is not the one at hand; notes go to `note`.
 
@@ -182,8 +182,10 @@ class Engines:
             self._abandon(runner, keeper)
             raise
 
-    def _start(self, config: EngineConfig, note: Callable[[str], None]) -> tuple[EngineConfig, asyncio.Runner, Keeper]:
-        runner, keeper = asyncio.Runner(), Keeper(partial(build, config, note), note)
+    def _start(
+        self, config: EngineConfig, note: Callable[[str], None]
+    ) -> tuple[EngineConfig, asyncio.Runner, Supervisor]:
+        runner, keeper = asyncio.Runner(), Supervisor(partial(build, config, note), note)
         try:
             runner.run(keeper.__aenter__())
         except BaseException as error:
@@ -191,7 +193,7 @@ class Engines:
             raise
         return config, runner, keeper
 
-    def _abandon(self, runner: asyncio.Runner, keeper: Keeper) -> None:
+    def _abandon(self, runner: asyncio.Runner, keeper: Supervisor) -> None:
         """Stop an engine that hangs as far as it can be stopped. The loop stays open: closing it waits for threads."""
         self._running = None
 

@@ -15,7 +15,7 @@ from typing import Any
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, end_ids, refusing_pictures
 from curate.engines.detokenize import Detokenizer
-from curate.engines.images import Pictures
+from curate.engines.images import DecodedImages
 from curate.errors import UserError, did_you_mean
 from curate.models import pretrained, torch_companions
 from curate.models.location import check_model, fingerprint
@@ -62,7 +62,7 @@ def _first_line(error: Exception) -> str:
 
 
 @dataclass
-class _Row:
+class _OwedSample:
     """One sample that is owed: a request's prepared inputs, its index, and where the sample goes."""
 
     request: Request
@@ -86,7 +86,7 @@ class TransformersEngine:
         check_model(config.model)
         self._config, self._note = config, on_note
         self._versions: dict[str, str] = {}
-        self._waiting: asyncio.Queue[_Row] = asyncio.Queue()
+        self._waiting: asyncio.Queue[_OwedSample] = asyncio.Queue()
         self._model: Any = None
         self._worker: asyncio.Task[None] | None = None
 
@@ -141,7 +141,7 @@ class TransformersEngine:
         self._model = model.to(device).eval()
         self._processor, self._pictures, self._detokenize = (
             processor,
-            Pictures(config.max_pixels),
+            DecodedImages(config.max_pixels),
             Detokenizer(tokenizer),
         )
         self._batch_rows = int(args.get("batch_rows") or (64 if device != "cpu" else 16))
@@ -161,7 +161,7 @@ class TransformersEngine:
             raise EngineDead("the transformers engine is not running")
         inputs = self._inputs(request)
         loop = asyncio.get_running_loop()
-        rows = [_Row(request, inputs, index, loop.create_future()) for index in range(request.n)]
+        rows = [_OwedSample(request, inputs, index, loop.create_future()) for index in range(request.n)]
         for row in rows:
             self._waiting.put_nowait(row)
         try:
@@ -201,7 +201,7 @@ class TransformersEngine:
             if batch:
                 await self._serve(batch)
 
-    async def _serve(self, batch: Sequence[_Row]) -> None:
+    async def _serve(self, batch: Sequence[_OwedSample]) -> None:
         """Answer every row; a batch that does not fit in the device's memory is halved."""
         import torch
 
@@ -221,7 +221,7 @@ class TransformersEngine:
             if not row.answer.done():
                 row.answer.set_result(sample)
 
-    def _sample(self, batch: Sequence[_Row]) -> list[Sample]:
+    def _sample(self, batch: Sequence[_OwedSample]) -> list[Sample]:
         import torch
 
         from curate.engines.draws import Draws
@@ -247,14 +247,14 @@ class TransformersEngine:
             )
         return [self._finished(row, ids, logprob) for row, (ids, logprob) in zip(batch, draws.results(), strict=True)]
 
-    def _finished(self, row: _Row, drawn: list[int], mean_logprob: float | None) -> Sample:
+    def _finished(self, row: _OwedSample, drawn: list[int], mean_logprob: float | None) -> Sample:
         ended = bool(drawn) and drawn[-1] in self._end_ids
         ids = drawn[:-1] if ended else drawn
         text, ends = self._detokenize(ids)
         return Sample(text, ids, ends, "stop" if ended else "length", mean_logprob, _length(row))
 
 
-async def _answer(row: _Row, worker: asyncio.Task[None]) -> Sample:
+async def _answer(row: _OwedSample, worker: asyncio.Task[None]) -> Sample:
     """The row's sample; EngineDead when the worker ends without it."""
     waited: list[asyncio.Future[Any]] = [row.answer, worker]
     await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -264,7 +264,7 @@ async def _answer(row: _Row, worker: asyncio.Task[None]) -> Sample:
     return row.answer.result()
 
 
-def _length(row: _Row) -> int:
+def _length(row: _OwedSample) -> int:
     return int(row.inputs["input_ids"].shape[1])
 
 

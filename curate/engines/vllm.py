@@ -16,7 +16,7 @@ from curate.engines import vllm_process
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.chat import Chat, end_ids
 from curate.engines.detokenize import Detokenizer
-from curate.engines.images import Pictures
+from curate.engines.images import DecodedImages
 from curate.errors import UserError, did_you_mean
 from curate.models import pretrained, torch_companions
 from curate.models.location import check_model, fingerprint
@@ -117,7 +117,7 @@ class VllmEngine:
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
         self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
-        self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), Pictures(config.max_pixels)
+        self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), DecodedImages(config.max_pixels)
         self._max_len = int(self._engine.model_config.max_model_len)
         self._versions = {
             "vllm": vllm.__version__,

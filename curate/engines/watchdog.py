@@ -30,7 +30,7 @@ _FRAMES = 30
 
 
 class Supervised(Protocol):
-    """What can be watched: an engine with what is asked of it, see `curate.engines.supervisor.Keeper`."""
+    """What can be watched: an engine with what is asked of it, see `curate.engines.supervisor.Supervisor`."""
 
     restarts: int
     answered: int

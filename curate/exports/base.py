@@ -16,7 +16,7 @@ _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 
 
 @dataclass(frozen=True)
-class Picture:
+class ExportImage:
     """A picture by its content hash, with its original bytes."""
 
     image_hash: str
@@ -43,7 +43,7 @@ class Item:
     rollout: Row
     problem: Row
     labels: Sequence[Row | None]
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[ExportImage] = ()
 
     @property
     def steps(self) -> Sequence[str]:
@@ -68,7 +68,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CardLayout:
     """What a card says about an export: its fields with their meaning, how to load it, and what to know besides.
 
     `data_files` are patterns by split and `features` the YAML of `dataset_info`, both for `load_dataset(folder)`; empty
@@ -92,7 +92,7 @@ class Format(Protocol):
         """
         ...
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Write what is left; nothing is added after it."""
         ...
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from curate.exports import licences
-from curate.exports.base import Layout
-from curate.exports.facts import Facts
-from curate.exports.report import Report
+from curate.exports.base import CardLayout
+from curate.exports.facts import Provenance
+from curate.exports.report import ExportReport
 from curate.runtime import plain_yaml
 from curate.tables.schema import GIVEN
 from curate.tables.store import MAIN
@@ -24,7 +24,7 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _PLACES = ("dataset", "path", "task", "adapter")
 
 
-def text(name: str, report: Report, layout: Layout, facts: Facts) -> str:
+def text(name: str, report: ExportReport, layout: CardLayout, facts: Provenance) -> str:
     """The whole file."""
     parts = [
         f"---\n{plain_yaml.dump(head(report, layout), allow_unicode=True)}---\n",
@@ -45,7 +45,7 @@ def text(name: str, report: Report, layout: Layout, facts: Facts) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def head(report: Report, layout: Layout) -> dict[str, Any]:
+def head(report: ExportReport, layout: CardLayout) -> dict[str, Any]:
     """The metadata for the hub."""
     names = {use.licence for use in report.sources}
     found: dict[str, Any] = {"license": licences.on_the_hub(names)}
@@ -84,7 +84,7 @@ def fenced(block: str, language: str) -> str:
     return f"{fence}{language}\n{block.rstrip()}\n{fence}\n"
 
 
-def _sources(report: Report, facts: Facts) -> str:
+def _sources(report: ExportReport, facts: Provenance) -> str:
     rows = []
     for use in report.sources:
         config = facts.sources.get(use.source, {})
@@ -99,7 +99,7 @@ def _sources(report: Report, facts: Facts) -> str:
     return "\n".join(parts)
 
 
-def _models(report: Report, facts: Facts) -> str:
+def _models(report: ExportReport, facts: Provenance) -> str:
     """Who wrote the chains, and the completions that the labels are made of."""
     rows = [_writer("chains", one.partition, one.rows, one.model, facts.rollouts.get(one.partition))
             for one in report.chains]  # fmt: skip
@@ -128,7 +128,7 @@ def _flat(tree: Any) -> str | None:
     return ", ".join(f"{key} {value}" for key, value in tree.items() if value is not None)
 
 
-def _labels(report: Report, facts: Facts) -> str:
+def _labels(report: ExportReport, facts: Provenance) -> str:
     if not report.labels:
         return "## Labels\n\nThere are no step labels.\n"
     settings = {record["config"].get("mode"): _flat(record["config"]) for record in facts.labels}
@@ -137,7 +137,7 @@ def _labels(report: Report, facts: Facts) -> str:
     return "## Labels\n\n" + table(("mode", "steps", "settings"), rows)
 
 
-def _clean(facts: Facts) -> str:
+def _clean(facts: Provenance) -> str:
     """Near duplicates, and training problems that the meta or test set shows."""
     done = {record["stage"]: record for record in facts.drops}
     lines = []
@@ -155,7 +155,7 @@ def _clean(facts: Facts) -> str:
     )
 
 
-def _accounts(report: Report, facts: Facts) -> str:
+def _accounts(report: ExportReport, facts: Provenance) -> str:
     names = ("stage", "table_name", "partition", "taken", "out", "duplicate", "rejected", "failed", "reasons")
     rows = [[entry[name] for name in names] for entry in facts.ledger]
     shares = ", ".join(f"{count:,} {role}" for role, count in report.splits.items())
@@ -166,7 +166,7 @@ def _accounts(report: Report, facts: Facts) -> str:
     )
 
 
-def _again(report: Report, facts: Facts) -> str:
+def _again(report: ExportReport, facts: Provenance) -> str:
     """How to make it again."""
     chosen = "".join(
         f" --{name} {each}"

@@ -33,7 +33,7 @@ _COMMANDS = ("run", "ingest", "dedup", "decontaminate", "rollout", "label", "rel
 
 
 @dataclass(frozen=True)
-class Facts:
+class Provenance:
     """Lineage records and accounts of what is in an export, the recipe that it came from, and the commands."""
 
     sources: Mapping[str, Mapping[str, Any]]
@@ -52,7 +52,7 @@ class Facts:
     commands: Sequence[str]
 
 
-def gather(workspace: Workspace, used: Used) -> Facts:
+def gather(workspace: Workspace, used: Used) -> Provenance:
     """What there is of `used` in a workspace as it is."""
 
     def records(table: Table) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def gather(workspace: Workspace, used: Used) -> Facts:
             made.setdefault(package, set()).add(str(version))
     rows = workspace.read(DROPS, ["domain", "role", "by"]).to_pylist()
     recipe, commands = _runs(workspace, used)
-    return Facts(
+    return Provenance(
         sources={
             # Of several ids the one that was read.
             record["partition"]: record["config"] | {k: v for k, v in record["inputs"].items() if k == "dataset"}

@@ -15,7 +15,7 @@ from curate.runtime import hubs
 OURS = ("data/*", "annotations/*", "images/*", "*.json")
 
 
-class Hub(Protocol):
+class HubApi(Protocol):
     """The part of `huggingface_hub.HfApi` that is used; `endpoint` is the hub's address, as `HF_ENDPOINT` has it."""
 
     endpoint: str
@@ -27,13 +27,13 @@ class Hub(Protocol):
     ) -> Any: ...
 
 
-def hub() -> Hub:
+def hub() -> HubApi:
     """The hub as the environment says; UserError when its library is not there."""
     try:
         from huggingface_hub import HfApi
     except ModuleNotFoundError:
         raise UserError("--push needs huggingface_hub; install it with: pip install 'curate-prm[hub]'.") from None
-    made: Hub = HfApi()
+    made: HubApi = HfApi()
     return made
 
 
@@ -49,7 +49,7 @@ def check_name(repo: str) -> None:
         raise UserError("--push takes a repository as owner/name.")
 
 
-def push(folder: Path, repo: str, public: bool, api: Hub) -> str:
+def push(folder: Path, repo: str, public: bool, api: HubApi) -> str:
     """Upload a whole export; the address at the hub that took it. UserError for whatever the hub does not allow.
 
     A repository that is there keeps its visibility: where it is not the wanted one, nothing is uploaded.

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate.errors import RowError, UserError, did_you_mean
-from curate.exports.base import Item, Picture
+from curate.exports.base import ExportImage, Item
 from curate.stages.active import dropped
-from curate.stages.stored_images import Pictures
+from curate.stages.stored_images import StoredImages
 from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import Files, Workspace, among
+from curate.tables.store import CommittedFiles, Workspace, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 500
@@ -26,7 +26,7 @@ class Records:
     def __init__(self, workspace: Workspace, roles: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
         """UserError when there is no such rollout."""
         self._workspace, self._roles, self._domains = workspace, roles, domains
-        self._pictures, self._out = Pictures(workspace), dropped(workspace)
+        self._pictures, self._out = StoredImages(workspace), dropped(workspace)
         if not workspace.files(ROLLOUTS):
             raise UserError("The workspace has no rollouts; run `curate rollout` first.")
         self.count = 0
@@ -60,7 +60,7 @@ class Records:
             for first, last in self._ranges(files[ROLLOUTS.name]):
                 yield from self._read(files, first, last)
 
-    def _ranges(self, rollouts: Files) -> Iterator[tuple[str, str]]:
+    def _ranges(self, rollouts: CommittedFiles) -> Iterator[tuple[str, str]]:
         """First and last problem of what is read together."""
         counts = Counter(rollouts.read(["problem_id"], self._where())["problem_id"].to_pylist())
         group, held = list[str](), 0
@@ -73,7 +73,7 @@ class Records:
         if group:
             yield group[0], group[-1]
 
-    def _read(self, files: dict[str, Files], first: str, last: str) -> Iterator[tuple[Row, Item | RowError]]:
+    def _read(self, files: dict[str, CommittedFiles], first: str, last: str) -> Iterator[tuple[Row, Item | RowError]]:
         within = (pc.field("problem_id") >= first) & (pc.field("problem_id") <= last)
         wanted = self._where()
 
@@ -96,6 +96,6 @@ class Records:
                     RowError(self._out[problem["problem_id"]], "its problem was dropped, see the table drops"),
                 )
             else:
-                pictures = [Picture(each.image_hash, each.data) for each in self._pictures.of(problem)]
+                pictures = [ExportImage(each.image_hash, each.data) for each in self._pictures.of(problem)]
                 found = labels[rollout["rollout_id"]]
                 yield rollout, Item(rollout, problem, [found.get(step) for step in steps], pictures)

@@ -37,7 +37,7 @@ class Wrote:
 
 
 @dataclass(frozen=True)
-class Report:
+class ExportReport:
     """`rollouts` and `steps` are the accounts; `splits` counts rows by role, `labels` labelled steps by mode."""
 
     format: str

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from curate.errors import RowError, UserError
 from curate.exports import card, facts, licences, target
-from curate.exports.base import Format, Layout, Options
+from curate.exports.base import CardLayout, Format, Options
 from curate.exports.formats import table
 from curate.exports.records import Records
-from curate.exports.report import Report, Use, Wrote
+from curate.exports.report import ExportReport, Use, Wrote
 from curate.exports.used import Used
 from curate.runtime.reporter import Reporter
 from curate.tables.lineage import Ledger, versions
@@ -23,7 +23,7 @@ STAGE = "export"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportRequest:
     """What is exported and how; nothing named is all."""
 
     format: str
@@ -38,7 +38,7 @@ class Wanted:
 
 
 @dataclass
-class _Tally:
+class _ExportCounts:
     """Counts of an export under way."""
 
     rollouts: Ledger = field(default_factory=lambda: Ledger("rollouts"))
@@ -54,7 +54,9 @@ class _Tally:
             raise UserError(f"Nothing can be exported so: {self.rollouts.line()}; see `curate export --help`.")
 
 
-def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, replace: bool = False) -> Report:
+def run(
+    wanted: ExportRequest, folder: Path, workspace: Workspace, reporter: Reporter, replace: bool = False
+) -> ExportReport:
     """Write the export whole, or nothing; UserError when there is nothing to write, or something in its place."""
     maker = table.find(wanted.format)
     strange = sorted(
@@ -71,7 +73,7 @@ def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, 
             reporter.finish()
         tally.check()
         known = facts.gather(workspace, tally.used)
-        report = Report(
+        report = ExportReport(
             format=wanted.format,
             options=wanted.given(),
             rollouts=tally.rollouts,
@@ -88,8 +90,8 @@ def run(wanted: Wanted, folder: Path, workspace: Workspace, reporter: Reporter, 
     return report
 
 
-def _write(made: Format, records: Records, reporter: Reporter) -> tuple[_Tally, Layout]:
-    tally = _Tally()
+def _write(made: Format, records: Records, reporter: Reporter) -> tuple[_ExportCounts, CardLayout]:
+    tally = _ExportCounts()
     for rollout, item in records.all():
         steps = len(rollout["steps"])
         tally.rollouts.taken += 1
@@ -116,7 +118,7 @@ def _count(ledger: Ledger, reason: str, count: int) -> None:
         ledger.rejected[reason] = ledger.rejected.get(reason, 0) + count
 
 
-def _uses(used: Used, known: facts.Facts) -> list[Use]:
+def _uses(used: Used, known: facts.Provenance) -> list[Use]:
     found = []
     for (source, licence, revision), rows in sorted(used.sources.items(), key=lambda each: str(each[0])):
         made_here = known.sources.get(source, {}).get("kind") == "synthetic"
@@ -124,7 +126,7 @@ def _uses(used: Used, known: facts.Facts) -> list[Use]:
     return found
 
 
-def _chains(used: Used, known: facts.Facts) -> list[Wrote]:
+def _chains(used: Used, known: facts.Provenance) -> list[Wrote]:
     found = []
     for (part, model), rows in sorted(used.chains.items(), key=str):
         config = known.rollouts.get(part, {}).get("config", {})

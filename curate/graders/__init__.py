@@ -18,7 +18,7 @@ from curate.graders.base import Gold, Grade
 from curate.graders.choice import grade_choice
 from curate.graders.expression import grade_expression
 from curate.graders.extraction.languages import KNOWN, Words, words
-from curate.graders.extraction.rules import VERSION, Extracted, Wanted, extract, runs_on
+from curate.graders.extraction.rules import VERSION, AnswerWanted, Extracted, extract, runs_on
 from curate.graders.free_text import grade_text
 from curate.graders.number import grade_number, read_number
 from curate.graders.relaxed import grade_relaxed
@@ -30,11 +30,11 @@ __all__ = [
     "KNOWN",
     "NO_ANSWER",
     "VERSION",
+    "AnswerWanted",
     "Assessment",
     "Extracted",
     "Gold",
     "Grade",
-    "Wanted",
     "Words",
     "assess",
     "extract",
@@ -72,13 +72,13 @@ class Assessment:
     rule: str
 
 
-def wanted_of(problem: Mapping[str, Any], words: Words = KNOWN) -> Wanted:
+def wanted_of(problem: Mapping[str, Any], words: Words = KNOWN) -> AnswerWanted:
     """What to look for in responses to a problem (a row of `problems`)."""
     gold, kind = problem["answer"], problem["answer_type"]
     if kind in ("relaxed", "anls"):
         kind = "number" if gold is not None and read_number(gold) is not None else "text"
     several = kind == "set" or (kind == "expression" and gold is not None and len(parts(gold)) > 1)
-    return Wanted(kind, tuple(problem["choices"]), several, words)
+    return AnswerWanted(kind, tuple(problem["choices"]), several, words)
 
 
 def assess(text: str, problem: Mapping[str, Any], words: Words = KNOWN) -> Assessment:

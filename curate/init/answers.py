@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from curate.errors import RowError
 from curate.init.findings import Guess
 from curate.init.names import ranked
-from curate.init.table import Column
+from curate.init.table import SampledColumn
 from curate.sources.fields.solutions import cure_of
 from curate.text.forms import FORMS
 
@@ -72,7 +72,7 @@ def _fits(name: str, question: str, answer: str) -> bool:
     return bool(parsed.choices) or len(parsed.question) < len(question.strip()) - len("<image>") - 2
 
 
-def typed(columns: Sequence[Column]) -> list[Guess]:
+def typed(columns: Sequence[SampledColumn]) -> list[Guess]:
     """`columns.answer_type` and what its values mean, and `columns.decimals`."""
     found = []
     for column in ranked(columns, TYPE, lambda each: each.is_text and each.distinct <= 12)[:1]:

@@ -13,7 +13,7 @@ from curate.graders.yes_no import infers_yes_no
 from curate.init import answers, images, stepped
 from curate.init.findings import Guess
 from curate.init.names import ANSWER, CHOICES, CONTEXT, DOMAIN, ID, QUESTION, UNIT, WORKED, ranked
-from curate.init.table import Column, Record, columns_of, picture_kind
+from curate.init.table import Record, SampledColumn, columns_of, picture_kind
 from curate.recipe.source_sections import FilesSource
 from curate.sources.base import SourceRow
 from curate.sources.columns import rows
@@ -47,7 +47,9 @@ def _names_in(guesses: Sequence[Guess]) -> set[str]:
     return found
 
 
-def _problem(records: Sequence[Record], columns: Sequence[Column], chain: Sequence[Guess], shown: bool) -> list[Guess]:
+def _problem(
+    records: Sequence[Record], columns: Sequence[SampledColumn], chain: Sequence[Guess], shown: bool
+) -> list[Guess]:
     """Conversation, or question, answer and choices; `shown` is whether the rows have pictures."""
     talks = [column for column in columns if column.share(lambda v: bool(stepped.turns(v))) >= _MOSTLY]
     questions = ranked(columns, QUESTION, _asks)
@@ -82,19 +84,19 @@ def _written(records: Sequence[Record], columns: dict[str, object], of: str) -> 
 # --- question
 
 
-def _asks(column: Column) -> bool:
+def _asks(column: SampledColumn) -> bool:
     least = 2 if column.plain in QUESTION else _LEAST_QUESTION
     if not column.is_text or column.length < least or column.filled < 0.5:
         return False
     return not _kinds(column) and column.share(lambda v: picture_kind(v) is not None) < 0.1
 
 
-def _kinds(column: Column) -> bool:
+def _kinds(column: SampledColumn) -> bool:
     """Whether a few short values come again and again: kinds of questions, and no questions."""
     return len(column.texts) >= 20 and column.distinct <= 0.1 * len(column.texts) and column.length < 40
 
 
-def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[Guess]:
+def _question(columns: Sequence[SampledColumn], taken: set[str], shown: bool) -> list[Guess]:
     free = [column for column in columns if column.name not in taken]
     known = ranked(free, QUESTION, _asks)
     if known:
@@ -119,7 +121,7 @@ def _question(columns: Sequence[Column], taken: set[str], shown: bool) -> list[G
     return [_in_context(best, beside, found)]
 
 
-def _holds(whole: Column, part: Column) -> bool:
+def _holds(whole: SampledColumn, part: SampledColumn) -> bool:
     """Whether a column's texts hold the other's: a problem, and what it asks at its end."""
     pairs = [
         (a, b) for a, b in zip(whole.values, part.values, strict=True) if isinstance(a, str) and isinstance(b, str)
@@ -128,7 +130,7 @@ def _holds(whole: Column, part: Column) -> bool:
     return whole is not part and held >= 0.5 * len(part.present) > 0
 
 
-def _in_context(question: Column, columns: Sequence[Column], found: Guess) -> Guess:
+def _in_context(question: SampledColumn, columns: Sequence[SampledColumn], found: Guess) -> Guess:
     """With what has to be read before the question, as a template; a column of its own of that kind is not sure."""
     before = ranked(columns, CONTEXT, lambda each: each.plain in CONTEXT and each.is_text and not _kinds(each))
     behind = ranked(columns, UNIT, lambda each: each.plain in UNIT and each.is_text)
@@ -166,7 +168,7 @@ def _marks(choices: Sequence[str]) -> bool:
     )
 
 
-def _choices(records: Sequence[Record], columns: Sequence[Column]) -> tuple[list[Guess], set[str]]:
+def _choices(records: Sequence[Record], columns: Sequence[SampledColumn]) -> tuple[list[Guess], set[str]]:
     """The keys for the choices, and the columns that they take up."""
     ways = [way for way in _ways(records, columns) if way.good]
     if not ways:
@@ -188,7 +190,7 @@ def _inside(one: str | list[str], other: str | list[str]) -> bool:
     return first.startswith(second + ".") or second.startswith(first + ".")
 
 
-def _ways(records: Sequence[Record], columns: Sequence[Column]) -> list[_Way]:
+def _ways(records: Sequence[Record], columns: Sequence[SampledColumn]) -> list[_Way]:
     found = []
     named = ranked(columns, CHOICES, lambda each: each.filled >= 0.05)
     within = [each for column in named for each in columns if each.name.startswith(column.name + ".")]
@@ -216,7 +218,7 @@ def _read(records: Sequence[Record], choices: str | list[str], form: str) -> lis
     return found
 
 
-def _series(columns: Sequence[Column]) -> list[list[str]]:
+def _series(columns: Sequence[SampledColumn]) -> list[list[str]]:
     """A, B, C, D; option_1, option_2, ...: columns of texts whose names differ in a letter or number that counts up."""
     groups: dict[str, dict[int, str]] = {}
     for column in columns:
@@ -244,7 +246,7 @@ def _series(columns: Sequence[Column]) -> list[list[str]]:
 # --- answer
 
 
-def _answers(column: Column) -> bool:
+def _answers(column: SampledColumn) -> bool:
     if not column.present or column.share(lambda v: picture_kind(v) is not None) > 0.1:
         return False
     listed = column.share(lambda v: isinstance(v, list) and all(not isinstance(each, list | dict) for each in v))
@@ -252,7 +254,7 @@ def _answers(column: Column) -> bool:
 
 
 def _answer(
-    records: Sequence[Record], columns: Sequence[Column], choices: Sequence[Guess], has_chain: bool
+    records: Sequence[Record], columns: Sequence[SampledColumn], choices: Sequence[Guess], has_chain: bool
 ) -> list[Guess]:
     known = ranked(columns, ANSWER, _answers)
     settings = {guess.key: guess.value for guess in choices}
@@ -274,7 +276,7 @@ def _answer(
     return [_gold(best, [each.name for each in known[1:]]), *_listed(best)]
 
 
-def _fit(column: Column, read: Sequence[Sequence[str]]) -> str | None:
+def _fit(column: SampledColumn, read: Sequence[Sequence[str]]) -> str | None:
     """How a column names one of the choices: as `text` (also a letter), as `index`; null where it does not."""
     pairs = [(str(value).strip(), value, found) for value, found in zip(column.values, read, strict=True)
              if found and isinstance(value, str | int | float) and value == value]  # fmt: skip
@@ -296,7 +298,7 @@ def _number(value: object) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 9 else None
 
 
-def _index(column: Column, read: Sequence[Sequence[str]]) -> list[Guess]:
+def _index(column: SampledColumn, read: Sequence[Sequence[str]]) -> list[Guess]:
     """That the answers are numbers of choices, and whether these count from 0 or from 1."""
     places = [(place, len(found)) for value, found in zip(column.values, read, strict=True)
               if found and (place := _number(value)) is not None]  # fmt: skip
@@ -308,7 +310,7 @@ def _index(column: Column, read: Sequence[Sequence[str]]) -> list[Guess]:
     return [form, Guess("answer_from", 0, "none is 0, and none the number of choices", False, [1])]
 
 
-def _gold(column: Column, others: Sequence[str]) -> Guess:
+def _gold(column: SampledColumn, others: Sequence[str]) -> Guess:
     words = sum(len(text.split()) for text in column.texts) / max(1, len(column.texts))
     why = f"by its name; {words:.0f} words in the mean"
     values = Counter(column.texts)
@@ -325,7 +327,7 @@ def _gold(column: Column, others: Sequence[str]) -> Guess:
     return Guess("columns.answer", column.name, why, column.plain in ANSWER[:9] and column.plain not in WORKED, others)
 
 
-def _listed(column: Column) -> list[Guess]:
+def _listed(column: SampledColumn) -> list[Guess]:
     """Several right answers in one cell."""
     if column.share(lambda v: isinstance(v, list) and len(v) > 1) > 0.05:
         return [Guess("answer_form", "accepted", "lists of answers, taken to be all right", False, ["text"])]
@@ -335,8 +337,8 @@ def _listed(column: Column) -> list[Guess]:
 # --- names and domains
 
 
-def _name(columns: Sequence[Column]) -> list[Guess]:
-    def names(column: Column) -> bool:
+def _name(columns: Sequence[SampledColumn]) -> list[Guess]:
+    def names(column: SampledColumn) -> bool:
         return column.is_text and len(column.texts) == len(column.values) and column.distinct == len(column.texts)
 
     found = ranked(columns, ID, lambda column: column.plain in ID and names(column))
@@ -345,7 +347,7 @@ def _name(columns: Sequence[Column]) -> list[Guess]:
     return [Guess("columns.id", found[0].name, "another value in every row", True, [each.name for each in found[1:]])]
 
 
-def _domain(columns: Sequence[Column]) -> list[Guess]:
+def _domain(columns: Sequence[SampledColumn]) -> list[Guess]:
     """A column with few values; a guess that is never sure, because a weight is learned for every domain."""
     found = ranked(columns, DOMAIN, lambda each: each.plain in DOMAIN and each.is_text and _few(each))
     if not found:
@@ -357,5 +359,5 @@ def _domain(columns: Sequence[Column]) -> list[Guess]:
     return [Guess("columns.domain", best.name, why, False, [None, *(each.name for each in found[1:])])]
 
 
-def _few(column: Column) -> bool:
+def _few(column: SampledColumn) -> bool:
     return column.filled == 1 and 2 <= column.distinct <= min(30, len(column.texts) / 5) and column.length < 40

@@ -11,18 +11,18 @@ from typing import Any
 from curate.errors import RowError, UserError
 from curate.init.findings import Guess
 from curate.init.places import role_of
-from curate.init.tables import Table, why_role
+from curate.init.tables import CandidateTable, why_role
 from curate.recipe.source_sections import HubSource
 from curate.runtime import hubs
 from curate.sources.files import KINDS
-from curate.sources.hub import Hub, failures, library
+from curate.sources.hub import HubReader, failures, library
 
 # Fewer than of a file, because every row of them may hold a picture that comes over the network.
 LOOK = 60
 
 
 @dataclass(frozen=True)
-class Wanted:
+class HubDataset:
     """A dataset's id, and what was asked for besides; nothing named is what the dataset has."""
 
     dataset: str
@@ -31,7 +31,7 @@ class Wanted:
     revision: str | None = None
 
 
-def tables(wanted: Wanted) -> list[Table]:
+def tables(wanted: HubDataset) -> list[CandidateTable]:
     """A table for each split; UserError when the dataset cannot be read, or when one of several has to be chosen."""
     datasets, name = library(), wanted.dataset
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).suffix.lower() in KINDS:
@@ -54,7 +54,7 @@ def tables(wanted: Wanted) -> list[Table]:
     return [_table(known | {"split": split, "revision": commit}) for split in wanted.splits or splits]
 
 
-def _facts(wanted: Wanted) -> tuple[str, str | None]:
+def _facts(wanted: HubDataset) -> tuple[str, str | None]:
     """The commit that a revision stands for now, and the licence that the dataset's card states."""
     from huggingface_hub import HfApi
 
@@ -63,7 +63,7 @@ def _facts(wanted: Wanted) -> tuple[str, str | None]:
     return str(info.sha), licence if isinstance(licence, str) else None
 
 
-def _chosen(wanted: Wanted, configs: Sequence[str], default: str | None) -> str:
+def _chosen(wanted: HubDataset, configs: Sequence[str], default: str | None) -> str:
     if wanted.config is not None and wanted.config not in configs:
         raise UserError(f"{wanted.dataset} has no config {wanted.config}; its configs are {', '.join(configs)}.")
     chosen = wanted.config or default or (configs[0] if len(configs) == 1 else None)
@@ -72,13 +72,13 @@ def _chosen(wanted: Wanted, configs: Sequence[str], default: str | None) -> str:
     return chosen
 
 
-def _table(settings: dict[str, Any]) -> Table:
+def _table(settings: dict[str, Any]) -> CandidateTable:
     split, commit = settings["split"], settings["revision"]
     role, _ = role_of(split)
     known = [
         Guess("revision", commit, "the commit that was looked at, so that the same data is read again"),
         Guess("role", role or "train", *why_role(role)),
     ]
-    source = Hub(HubSource.model_validate({**settings, "name": "look"}), Path())
+    source = HubReader(HubSource.model_validate({**settings, "name": "look"}), Path())
     records = [record for _, record in islice(source.unchecked(), LOOK) if not isinstance(record, RowError)]
-    return Table(split, {**settings, "name": split, "domain": ""}, records, known)
+    return CandidateTable(split, {**settings, "name": split, "domain": ""}, records, known)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from curate.init.findings import Guess
 from curate.init.names import ID, IMAGE, ranked
-from curate.init.table import Column, picture_kind
+from curate.init.table import SampledColumn, picture_kind
 
 # At least this share of a column's values must lead to files.
 _ENOUGH = 0.5
@@ -48,7 +48,7 @@ class Place:
         return self.root if self.archive or folder in ("", ".") else str(PurePosixPath(self.root) / folder)
 
 
-def guess(columns: Sequence[Column], places: Sequence[Place]) -> list[Guess]:
+def guess(columns: Sequence[SampledColumn], places: Sequence[Place]) -> list[Guess]:
     """`columns.image`, and `root` where the paths need one; nothing where no column has or names a picture."""
     holding = [column for column in columns if column.share(lambda v: picture_kind(v) is not None) >= _ENOUGH]
     series = _series(holding)
@@ -66,13 +66,13 @@ def guess(columns: Sequence[Column], places: Sequence[Place]) -> list[Guess]:
     return [found, *(_rooted(column, places) if kind == "path" else [])]
 
 
-def _of(column: Column) -> str:
+def _of(column: SampledColumn) -> str:
     return f"{len(column.present)} of {len(column.values)} rows"
 
 
-def _series(columns: Sequence[Column]) -> list[Column]:
+def _series(columns: Sequence[SampledColumn]) -> list[SampledColumn]:
     """image_1, image_2, ...: the longest run of columns whose names differ in their last number only."""
-    groups: dict[str, list[Column]] = {}
+    groups: dict[str, list[SampledColumn]] = {}
     for column in columns:
         stem = column.name.rstrip("0123456789")
         if stem != column.name:
@@ -85,7 +85,7 @@ def _series(columns: Sequence[Column]) -> list[Column]:
     )
 
 
-def _best(holding: Sequence[Column]) -> tuple[Column, str] | None:
+def _best(holding: Sequence[SampledColumn]) -> tuple[SampledColumn, str] | None:
     """Pictures in the rows before paths, common names before others, whole columns before fields of theirs."""
     kinds = [
         (column, Counter(filter(None, map(picture_kind, column.present))).most_common(1)[0][0]) for column in holding
@@ -98,7 +98,7 @@ def _best(holding: Sequence[Column]) -> tuple[Column, str] | None:
     return None
 
 
-def _rooted(column: Column, places: Sequence[Place]) -> list[Guess]:
+def _rooted(column: SampledColumn, places: Sequence[Place]) -> list[Guess]:
     """`root`, so that the column's paths lead to files; a null one where no files of these names are there."""
     paths = [str(path) for value in column.present for path in (value if isinstance(value, list) else [value])]
     roots: Counter[str] = Counter()
@@ -123,9 +123,9 @@ def _before(path: str, place: Place) -> set[str]:
     return {folder for folder in found if folder == "" or tops == {folder}}
 
 
-def _named(columns: Sequence[Column], places: Sequence[Place]) -> list[Guess]:
+def _named(columns: Sequence[SampledColumn], places: Sequence[Place]) -> list[Guess]:
     """Files or folders named by a column, `tables/{id}.png`; one of an odd name must lead to a file in all rows."""
-    best: tuple[int, Column, str, Place] | None = None
+    best: tuple[int, SampledColumn, str, Place] | None = None
     usual = {column.name for column in ranked(columns, (*ID, *IMAGE), lambda column: True)}
     for column in columns:
         if not column.is_text or column.distinct < 2:

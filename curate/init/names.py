@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from curate.init.table import Column
+from curate.init.table import SampledColumn
 
 QUESTION = (
     "question", "problem", "query", "questiontext", "problemtext", "prompt", "instruction", "stem", "questionstem",
@@ -43,7 +43,9 @@ CONTEXT = ("context", "passage", "hint", "body", "table", "premise", "paragraph"
 UNIT = ("unit",)
 
 
-def ranked(columns: Sequence[Column], names: Sequence[str], test: Callable[[Column], bool]) -> list[Column]:
+def ranked(
+    columns: Sequence[SampledColumn], names: Sequence[str], test: Callable[[SampledColumn], bool]
+) -> list[SampledColumn]:
     """The columns that pass a test and have one of the names, or one that ends or begins with it; the best first."""
     found = [
         (rank, place, column) for place, column in enumerate(columns) if (rank := _rank(column, names)) is not None
@@ -51,7 +53,7 @@ def ranked(columns: Sequence[Column], names: Sequence[str], test: Callable[[Colu
     return [column for _, _, column in sorted(found, key=lambda each: each[:2]) if test(column)]
 
 
-def _rank(column: Column, names: Sequence[str]) -> float | None:
+def _rank(column: SampledColumn, names: Sequence[str]) -> float | None:
     """0 for the commonest name; a field of a struct comes behind the same name of its own."""
     deeper = 0.5 * min(column.name.count("."), 1)
     if column.plain in names:

@@ -17,7 +17,7 @@ _ORDER = ("kind", "name", "path", "dataset", "config", "split", "revision", "rol
 
 
 @dataclass(frozen=True)
-class Draft:
+class SourceDraft:
     """A source of the recipe: its settings, the guesses behind them, and remarks that stand above it."""
 
     settings: Mapping[str, Any]
@@ -25,7 +25,7 @@ class Draft:
     remarks: Sequence[str] = ()
 
 
-def text(name: str, data: str, drafts: Sequence[Draft]) -> str:
+def text(name: str, data: str, drafts: Sequence[SourceDraft]) -> str:
     """The whole file. A guess that stands in an earlier source alike is not explained again."""
     lines = [
         *_comment(
@@ -45,7 +45,7 @@ def text(name: str, data: str, drafts: Sequence[Draft]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _source(draft: Draft, told: set[tuple[str, str]]) -> Iterator[str]:
+def _source(draft: SourceDraft, told: set[tuple[str, str]]) -> Iterator[str]:
     known = {guess.key: guess for guess in draft.guesses}
     settings = draft.settings
     keys = [key for key in _ORDER if key in settings] + [key for key in settings if key not in _ORDER]

@@ -12,9 +12,9 @@ from curate.init import findings, recipe
 from curate.init.findings import Guess
 from curate.init.guess import guess as guessed
 from curate.init.places import role_of, slug
-from curate.init.recipe import Draft
-from curate.init.tables import Found, Table
-from curate.init.trial import Trial, tried
+from curate.init.recipe import SourceDraft
+from curate.init.tables import CandidateTable, Found
+from curate.init.trial import SourceTrial, tried
 from curate.recipe.parsing import apply_settings
 from curate.recipe.source_sections import RESERVED
 from curate.tables.store import write_atomic
@@ -28,16 +28,16 @@ _ENOUGH = 0.9
 _ORDER = {"test": 0, "meta": 1, "train": 2}
 
 
-Tried = tuple[Table, Draft, Trial]
+Tried = tuple[CandidateTable, SourceDraft, SourceTrial]
 
 
 @dataclass
-class Result:
+class InitResult:
     """What was written where, source by source, and what was left out and why."""
 
     recipe: Path
-    drafts: list[Draft] = field(default_factory=list)
-    trials: list[Trial] = field(default_factory=list)
+    drafts: list[SourceDraft] = field(default_factory=list)
+    trials: list[SourceTrial] = field(default_factory=list)
     titles: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -73,12 +73,12 @@ class Result:
         }
 
 
-def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) -> Result:
+def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) -> InitResult:
     """A source for each table that has what a source needs, tried; the others are left out with the reason.
 
     `given` stands in the place of guesses.
     """
-    result, found = Result(out, left_out=list(tables.left_out), notes=list(tables.notes)), []
+    result, found = InitResult(out, left_out=list(tables.left_out), notes=list(tables.notes)), []
     for table in tables.tables:
         draft, trial = _draft(table, out.parent, given)
         missing = _missing(draft)
@@ -101,7 +101,7 @@ def drafted(name: str, out: Path, tables: Found, given: Sequence[Guess] = ()) ->
     return result
 
 
-def _apart(found: Sequence[Tried], result: Result) -> list[Tried]:
+def _apart(found: Sequence[Tried], result: InitResult) -> list[Tried]:
     """Without tables whose problems are for the most part those of one before: ingest would reject them."""
     kept: list[Tried] = []
     for each in found:
@@ -114,7 +114,7 @@ def _apart(found: Sequence[Tried], result: Result) -> list[Tried]:
     return kept
 
 
-def _missing(draft: Draft) -> str | None:
+def _missing(draft: SourceDraft) -> str | None:
     """What a source cannot do without and was not found."""
     for guess in draft.guesses:
         if guess.key in ("columns.question", "columns.answer") and guess.value is None and not guess.sure:
@@ -123,26 +123,26 @@ def _missing(draft: Draft) -> str | None:
     return None
 
 
-def _nothing(trial: Trial) -> str:
+def _nothing(trial: SourceTrial) -> str:
     if trial.failure is not None:
         return f"no row would come in: {trial.failure}"
     reason = ", ".join(f"{count} {reason}" for reason, count in trial.rejected.most_common(3))
     return f"none of {trial.taken} rows would come in ({reason})"
 
 
-def _why_not(draft: Draft, trial: Trial, place: str = "") -> str:
+def _why_not(draft: SourceDraft, trial: SourceTrial, place: str = "") -> str:
     """Why no row would come in, with the key that is to be set."""
     missing = [each for each in draft.guesses if each.value is None and not each.sure and not each.others]
     return _nothing(trial) + "".join(f"; set {place}{each.key}: {each.why}" for each in missing[:1])
 
 
-def _draft(table: Table, base: Path, given: Sequence[Guess]) -> tuple[Draft, Trial]:
+def _draft(table: CandidateTable, base: Path, given: Sequence[Guess]) -> tuple[SourceDraft, SourceTrial]:
     stated = {guess.key for guess in given}
     looked = [*table.known, *guessed(table.records, table.shown)]
     guesses = [*(guess for guess in looked if guess.key not in stated), *given]
     draft = _with(table, guesses)
     if _missing(draft):
-        return draft, Trial()
+        return draft, SourceTrial()
     trial = tried(draft.settings, base, TRY)
     for other in _variants(guesses) if trial.share < _ENOUGH else ():
         another = _with(table, other)
@@ -152,13 +152,13 @@ def _draft(table: Table, base: Path, given: Sequence[Guess]) -> tuple[Draft, Tri
     return draft, trial
 
 
-def _with(table: Table, guesses: Sequence[Guess]) -> Draft:
+def _with(table: CandidateTable, guesses: Sequence[Guess]) -> SourceDraft:
     settings = {**table.settings, **findings.tree(each for each in guesses if _stands(each))}
     if "answer_type" not in settings.get("columns", {}):
         # Its meanings go with the column.
         settings.pop("answer_types", None)
         guesses = [guess for guess in guesses if guess.key != "answer_types"]
-    return Draft(settings, guesses)
+    return SourceDraft(settings, guesses)
 
 
 def _stands(guess: Guess) -> bool:
@@ -177,7 +177,7 @@ def _variants(guesses: Sequence[Guess]) -> Iterator[list[Guess]]:
             yield [*guesses[:place], replace(guess, value=other, why=why, others=left), *guesses[place + 1 :]]
 
 
-def _names(name: str, drafts: Sequence[Draft], titles: Sequence[str]) -> list[str]:
+def _names(name: str, drafts: Sequence[SourceDraft], titles: Sequence[str]) -> list[str]:
     """A name for each source that no other has and the workspace does not use itself."""
     if len(drafts) == 1 and name not in RESERVED:
         return [name]
@@ -194,7 +194,7 @@ def _names(name: str, drafts: Sequence[Draft], titles: Sequence[str]) -> list[st
     return found
 
 
-def _settled(draft: Draft, title: str, name: str, own: str, folders: int) -> dict[str, Any]:
+def _settled(draft: SourceDraft, title: str, name: str, own: str, folders: int) -> dict[str, Any]:
     """With the source's final name; sources of one data set, in all their splits, are one domain unless a column says
     more: the part of the name before the split, or else the folder where there are several.
     """
@@ -207,7 +207,7 @@ def _settled(draft: Draft, title: str, name: str, own: str, folders: int) -> dic
     return found
 
 
-def write(name: str, data: str, result: Result, force: bool) -> None:
+def write(name: str, data: str, result: InitResult, force: bool) -> None:
     """Write the recipe; UserError when there is one already, or nothing to write."""
     if not result.drafts:
         listed = "; ".join(f"{title}: {why}" for title, why in result.left_out[:3])
@@ -229,7 +229,7 @@ def name_of(where: Path) -> str:
     return f"{slug(where.parent.name)}-{name}" if name in RESERVED or role_of(name)[1] == "" else name
 
 
-def unready(result: Result) -> str:
+def unready(result: InitResult) -> str:
     """One sentence on what has to be set before anything comes in."""
     place, trial = next((place, trial) for place, trial in enumerate(result.trials) if not trial.out)
     why = _why_not(result.drafts[place], trial, f"ingest.sources.{place}.")

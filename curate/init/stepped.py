@@ -7,7 +7,7 @@ from typing import Any
 
 from curate.init.findings import Guess
 from curate.init.names import OUTCOME, POLICY, STEPS, ranked
-from curate.init.table import Column, blank
+from curate.init.table import SampledColumn, blank
 from curate.sources.values import number_of
 
 # Math-Shepherd's step tag, in Cyrillic.
@@ -15,7 +15,7 @@ _TAG = "ки"
 _MOSTLY = 0.9
 
 
-def guess(columns: Sequence[Column]) -> list[Guess]:
+def guess(columns: Sequence[SampledColumn]) -> list[Guess]:
     """The keys of `chain`, `columns.question: null` and the like included; nothing without labelled steps."""
     for form in (_rated, _tagged, _conversation, _columns):
         found = form(columns)
@@ -33,7 +33,7 @@ def turns(value: Any) -> list[Mapping[str, Any]]:
     return list(value) if known else []
 
 
-def _rated(columns: Sequence[Column]) -> list[Guess]:
+def _rated(columns: Sequence[SampledColumn]) -> list[Guess]:
     def rated(value: Any) -> bool:
         steps = [step for step in value if isinstance(step, Mapping)] if isinstance(value, list) else []
         options = [option for step in steps for option in step.get("completions") or []]
@@ -46,7 +46,7 @@ def _rated(columns: Sequence[Column]) -> list[Guess]:
     return []
 
 
-def _tagged(columns: Sequence[Column]) -> list[Guess]:
+def _tagged(columns: Sequence[SampledColumn]) -> list[Guess]:
     texts = [column for column in columns if column.is_text]
     for plain in texts:
         if plain.share(lambda v: str(v).count(_TAG) >= 1) < _MOSTLY:
@@ -67,7 +67,7 @@ def _tagged(columns: Sequence[Column]) -> list[Guess]:
     return []
 
 
-def _conversation(columns: Sequence[Column]) -> list[Guess]:
+def _conversation(columns: Sequence[SampledColumn]) -> list[Guess]:
     def judged(value: Any) -> bool:
         said = [turn.get("value") for turn in turns(value) if turn.get("from") == "gpt"]
         return bool(said) and all(isinstance(text, str) and text.strip() in ("+", "-") for text in said)
@@ -83,7 +83,7 @@ def _conversation(columns: Sequence[Column]) -> list[Guess]:
     return []
 
 
-def _columns(columns: Sequence[Column]) -> list[Guess]:
+def _columns(columns: Sequence[SampledColumn]) -> list[Guess]:
     for steps in ranked(columns, STEPS, _are_steps):
         labels = _labels(steps, columns)
         if labels:
@@ -94,7 +94,7 @@ def _columns(columns: Sequence[Column]) -> list[Guess]:
     return []
 
 
-def _are_steps(column: Column) -> bool:
+def _are_steps(column: SampledColumn) -> bool:
     """Lists of texts, as a rule of two and more."""
 
     def texts(value: Any) -> bool:
@@ -104,7 +104,7 @@ def _are_steps(column: Column) -> bool:
     return column.share(texts) >= _MOSTLY and sum(counts) >= 2 * len(counts)
 
 
-def _labels(steps: Column, columns: Sequence[Column]) -> list[Guess]:
+def _labels(steps: SampledColumn, columns: Sequence[SampledColumn]) -> list[Guess]:
     """Labels, or counts of right and of all completions, one a step; or the first wrong step."""
     beside = [column for column in columns if column.name != steps.name]
     each = [column for column in beside if _pairs(steps, column, _one_each)]
@@ -126,7 +126,7 @@ def _labels(steps: Column, columns: Sequence[Column]) -> list[Guess]:
     return found or _first_errors(steps, beside)
 
 
-def _counted(counts: Sequence[Column]) -> list[Guess]:
+def _counted(counts: Sequence[SampledColumn]) -> list[Guess]:
     """Two columns of whole numbers, the one never above the other."""
     for right in counts:
         for graded in counts:
@@ -150,7 +150,7 @@ _FIRST = ("label", "firsterror", "firsterrorstep", "firstwrongstep", "errorstep"
 _ALL = ("errorsteps", "wrongsteps", "errors", "mistakes", "errorindices", "incorrectsteps", "hallucinationsteps")
 
 
-def _first_errors(steps: Column, columns: Sequence[Column]) -> list[Guess]:
+def _first_errors(steps: SampledColumn, columns: Sequence[SampledColumn]) -> list[Guess]:
     """A place among the steps in every row, null where no step is wrong; or a list of all such places."""
     for form, names in (("first-error", _FIRST), ("wrong-steps", _ALL)):
         for column in ranked(columns, names, lambda each: bool(each.present)):
@@ -177,7 +177,7 @@ def _indexed(name: str, form: str, places: Sequence[tuple[int, int]]) -> list[Gu
     return [*found, Guess("chain.labels_from", 0, "none is 0, and none the number of steps", False, [1])]
 
 
-def _about(columns: Sequence[Column], found: Sequence[Guess]) -> list[Guess]:
+def _about(columns: Sequence[SampledColumn], found: Sequence[Guess]) -> list[Guess]:
     """Whether the final answer is right, and who wrote the chain."""
     taken = {guess.value for guess in found}
     free = [column for column in columns if column.name not in taken]
@@ -192,7 +192,7 @@ def _about(columns: Sequence[Column], found: Sequence[Guess]) -> list[Guess]:
     return more
 
 
-def _pairs(steps: Column, column: Column, fits: Callable[[Any, Any], bool]) -> bool:
+def _pairs(steps: SampledColumn, column: SampledColumn, fits: Callable[[Any, Any], bool]) -> bool:
     """Whether a column fits the steps in nearly all rows that have both."""
     pairs = [
         (s, v) for s, v in zip(steps.values, column.values, strict=True) if isinstance(s, list) and s and v is not None
@@ -222,5 +222,5 @@ def _place(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _preferring(columns: Sequence[Column], names: Sequence[str]) -> Column:
+def _preferring(columns: Sequence[SampledColumn], names: Sequence[str]) -> SampledColumn:
     return next(iter(ranked(columns, names, lambda column: True)), columns[0])

@@ -32,7 +32,7 @@ def blank(value: Any) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class SampledColumn:
     """The values of one column, one for each record; null where a record lacks it."""
 
     name: str
@@ -88,7 +88,7 @@ def scalar(value: Any) -> str | None:
         return None
 
 
-def columns_of(records: Sequence[Record]) -> list[Column]:
+def columns_of(records: Sequence[Record]) -> list[SampledColumn]:
     """All columns of a sample in the order of their first appearance; fields of structs as `a.b`."""
     names: dict[str, None] = {}
     for record in records:
@@ -96,7 +96,7 @@ def columns_of(records: Sequence[Record]) -> list[Column]:
             for each in _names(str(name), value, _DEPTH):
                 if len(names) < _MOST:
                     names.setdefault(each)
-    return [Column(name, [look(record, name) for record in records]) for name in names]
+    return [SampledColumn(name, [look(record, name) for record in records]) for name in names]
 
 
 def _names(name: str, value: Any, depth: int) -> Iterator[str]:

@@ -26,7 +26,7 @@ _POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
-class Table:
+class CandidateTable:
     """A table: its settings as a source as far as they are known without its records, and a sample of these."""
 
     title: str
@@ -41,7 +41,7 @@ class Table:
 class Found:
     """Tables, files that cannot be one with the reason, and notes for the user."""
 
-    tables: Sequence[Table]
+    tables: Sequence[CandidateTable]
     left_out: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
 
@@ -56,7 +56,7 @@ def local(where: Path, base: Path) -> Found:
         notes.append(f"Only the first {places.MOST_FILES:,} files of {where} were looked at.")
     if len(contents.tables) > places.MOST_TABLES:
         notes.append(f"Only {places.MOST_TABLES} of {len(contents.tables)} tables were looked at; give a folder below.")
-    tables, left_out = list[Table](), list[tuple[str, str]]()
+    tables, left_out = list[CandidateTable](), list[tuple[str, str]]()
     single, files = _singles(contents.tables)
     for pattern, count, cure in single:
         left_out.append((pattern, f"{count} files of one record each; join them first: {cure}"))
@@ -82,7 +82,7 @@ def local(where: Path, base: Path) -> Found:
         role, rest = role_of(path.stem, folders)
         known = [Guess("role", role or "train", *why_role(role))]
         settings = {"kind": "files", "name": path.stem, "path": _from(path, base), "domain": rest}
-        tables.append(Table(title, settings, records, known, contents.places))
+        tables.append(CandidateTable(title, settings, records, known, contents.places))
     return Found(tables, left_out, notes)
 
 

@@ -23,7 +23,7 @@ _UNWANTED = frozenset({"not-wanted"})
 
 
 @dataclass
-class Trial:
+class SourceTrial:
     """Rows that would come in, by type of answer, and reasons of the others with an example each."""
 
     taken: int = 0
@@ -48,9 +48,9 @@ class Trial:
         return self.out / self.taken if self.taken else 0.0
 
 
-def tried(settings: Mapping[str, Any], base: Path, most: int) -> Trial:
+def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
     """The first `most` rows of a source with these settings; relative paths are relative to `base`."""
-    found = Trial()
+    found = SourceTrial()
     try:
         # The name may still be one that a workspace has itself.
         named = {**settings, "name": "look"}

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from curate.engines.supervisor import Engines, Keeper
+from curate.engines.supervisor import Engines, Supervisor
 from curate.recipe.sections import JudgeConfig, LabelConfig, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.stages import rollout
@@ -27,7 +27,7 @@ from curate.stages.label import label as labelling
 from curate.stages.label import trial
 from curate.stages.label.label import Group
 from curate.tables.schema import COMPLETIONS, GIVEN, JUDGEMENTS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import MAIN, Files, Workspace, among
+from curate.tables.store import MAIN, CommittedFiles, Workspace, among
 
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
@@ -77,7 +77,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostPlan:
     """The whole of it; `most_tokens` is what the samples may take at most.
 
     Tokens per second come from a pilot: of rollouts, and of completions.
@@ -132,7 +132,7 @@ class Pilot:
     """
 
     tokens_per_second: float | None = None
-    label: trial.Trial | None = None
+    label: trial.LabelTrial | None = None
 
     @property
     def label_tokens_per_second(self) -> float | None:
@@ -155,7 +155,7 @@ def pilot(
     """
     small = config.model_copy(update={"limit": min(count, config.limit or count)})
 
-    async def nothing(_engine: Keeper) -> None:
+    async def nothing(_engine: Supervisor) -> None:
         await asyncio.sleep(0)
 
     with workspace.writing(), Engines() as engines:
@@ -179,11 +179,11 @@ def make(
     run_seed: int,
     tried: Pilot | None = None,
     judge: JudgeConfig | None = None,
-) -> Plan:
+) -> CostPlan:
     """The plan from what is in the workspace and what a pilot measured."""
     tried = tried or Pilot()
     rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
-    fresh, out = _fresh(rollout.Wanted(config, workspace), label), dropped(workspace)
+    fresh, out = _fresh(rollout.RolloutWork(config, workspace), label), dropped(workspace)
     rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
     known: dict[Group, list[Row]] = defaultdict(list)
     for row in [*rows, *_brought(workspace, label)]:
@@ -214,7 +214,7 @@ def make(
                 of.prefixes, of.completions, of.tokens, votes.get(group, 0),
             )
         )  # fmt: skip
-    made = Plan(
+    made = CostPlan(
         tuple(lines),
         sum(one.samples for one in fresh.values()) * config.sampling.max_tokens,
         tried.tokens_per_second,
@@ -223,7 +223,7 @@ def make(
         None,
         len(rows),
     )
-    return Plan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
+    return CostPlan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 
 
 def _brought(workspace: Workspace, label: LabelConfig | None) -> Iterator[Row]:
@@ -235,7 +235,7 @@ def _brought(workspace: Workspace, label: LabelConfig | None) -> Iterator[Row]:
     labelled = set(given.to_pylist())
     for partition in workspace.partitions(ROLLOUTS):
         if partition.folder.name != MAIN:
-            rows = Files(partition.files(), ROLLOUTS).read(_COLUMNS, roles).to_pylist()
+            rows = CommittedFiles(partition.files(), ROLLOUTS).read(_COLUMNS, roles).to_pylist()
             yield from (row for row in rows if row["rollout_id"] not in labelled)
 
 
@@ -248,7 +248,7 @@ class Fresh:
     labelled: int = 0
 
 
-def _fresh(wanted: rollout.Wanted, label: LabelConfig | None) -> dict[Group, Fresh]:
+def _fresh(wanted: rollout.RolloutWork, label: LabelConfig | None) -> dict[Group, Fresh]:
     """Of every domain that is wanted, also where nothing is missing."""
     found = {(row["role"], row["domain"]): Fresh() for row in wanted.rows()}
     for _, row, missing in wanted.owed():
@@ -293,7 +293,7 @@ def _labels(
     owed: labelling.Owed,
     chains: Mapping[Group, Chains | None],
     fresh: Mapping[Group, int],
-    tried: trial.Trial | None,
+    tried: trial.LabelTrial | None,
 ) -> dict[Group, Labels]:
     """Of the rollouts that are there as a run would count it; of `fresh` ones as of chains that are known."""
     prefixes: dict[Group, float] = {}
@@ -322,7 +322,7 @@ def _labels(
     return found
 
 
-def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: trial.Trial | None) -> float | None:
+def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: trial.LabelTrial | None) -> float | None:
     """Of a completion, in the mean: a pilot's, or those that are there; null where nothing was measured."""
     if tried is not None and tried.counted[group[1]]:
         return tried.tokens[group[1]] / tried.counted[group[1]]
@@ -334,7 +334,7 @@ def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: tria
     return like.left / like.prefixes if like.left else None if like.prefixes else 0.0
 
 
-def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: trial.Trial | None) -> float | None:
+def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: trial.LabelTrial | None) -> float | None:
     """Completions a prefix, in the mean, by a rule that may stop before it has all; None for the others."""
     if label.mode not in ("hard", "legacy"):
         return None
@@ -355,7 +355,7 @@ def _size(group: Group, label: LabelConfig, owed: labelling.Owed) -> float:
     return (owed.drawn[group] + owed.asked[group]) / owed.prefixes[group]
 
 
-def _disk(plan: Plan, workspace: Workspace) -> int | None:
+def _disk(plan: CostPlan, workspace: Workspace) -> int | None:
     """Bytes of the tables to come, by what a token takes in those there are."""
     each = _bytes_per_token(workspace, ROLLOUTS)
     label = _bytes_per_token(workspace, COMPLETIONS) or each
@@ -370,7 +370,7 @@ def _bytes_per_token(workspace: Workspace, table: Table) -> float | None:
     return sum(path.stat().st_size for path in partition.files()) / tokens if tokens else None
 
 
-def summary(plan: Plan) -> str:
+def summary(plan: CostPlan) -> str:
     """The sum in a few sentences, for people."""
     samples = sum(line.samples for line in plan.lines)
     if plan.tokens is None and plan.measured_on:

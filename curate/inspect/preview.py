@@ -65,7 +65,7 @@ def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
     build(config.engine)  # refuses what a run would refuse, and starts nothing
     owed = rollout.owed(config, workspace, recipe.seed)
     first: dict[str, Row] = {}
-    for problem in rollout.Wanted(config, workspace).rows():
+    for problem in rollout.RolloutWork(config, workspace).rows():
         if problem["problem_id"] < first.setdefault(problem["domain"], problem)["problem_id"]:
             first[problem["domain"]] = problem
     for domain, problem in sorted(first.items()):

@@ -23,7 +23,7 @@ SCHEMA = "curate-prm/profile/1"
 
 
 @dataclass(frozen=True)
-class Spread:
+class Range:
     """Lowest, middle and highest of some whole numbers."""
 
     low: int
@@ -31,7 +31,7 @@ class Spread:
     high: int
 
     @classmethod
-    def of(cls, values: pl.Series) -> Spread | None:
+    def of(cls, values: pl.Series) -> Range | None:
         """Null without values."""
         values = values.drop_nulls()
         if values.is_empty():
@@ -40,7 +40,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleProblem:
     """A problem to look at; `images` are content hashes."""
 
     problem_id: str
@@ -60,19 +60,19 @@ class DomainProfile:
     problems: int
     sources: tuple[str, ...]
     answer_types: dict[str, int]
-    choices: Spread | None
-    question_length: Spread | None
+    choices: Range | None
+    question_length: Range | None
     images: int
     without_image: int
-    image_width: Spread | None
-    image_height: Spread | None
+    image_width: Range | None
+    image_height: Range | None
     formats: dict[str, int]
     rejects: dict[str, int]
     duplicates: int
     dropped: dict[str, int]
     drop_share: float | None
     licences: tuple[str, ...]
-    samples: tuple[Sample, ...] = ()
+    samples: tuple[SampleProblem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,12 @@ def _domain(
         problems=len(part),
         sources=tuple(part["source"].unique().sort()),
         answer_types=_counts(part["answer_type"].fill_null("no gold")),
-        choices=Spread.of(counted.filter(counted > 0)),
-        question_length=Spread.of(part["question"].str.len_chars()),
+        choices=Range.of(counted.filter(counted > 0)),
+        question_length=Range.of(part["question"].str.len_chars()),
         images=len(hashes),
         without_image=int((part["image_hashes"].list.len() == 0).sum()),
-        image_width=Spread.of(shown["width"]),
-        image_height=Spread.of(shown["height"]),
+        image_width=Range.of(shown["width"]),
+        image_height=Range.of(shown["height"]),
         formats=_counts(shown["format"]),
         rejects=_counts(rejects.elements()),
         duplicates=duplicates,
@@ -169,12 +169,12 @@ def _domain(
     )
 
 
-def _samples(part: pl.DataFrame, count: int) -> tuple[Sample, ...]:
+def _samples(part: pl.DataFrame, count: int) -> tuple[SampleProblem, ...]:
     names = sorted(part["problem_id"])
     chosen = rng("profile", *names[:1]).sample(names, min(count, len(names)))
     rows = {row["problem_id"]: row for row in part.filter(pl.col("problem_id").is_in(chosen)).to_dicts()}
     return tuple(
-        Sample(
+        SampleProblem(
             problem_id=name,
             question=rows[name]["question"],
             choices=tuple(rows[name]["choices"]),

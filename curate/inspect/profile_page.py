@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from curate.images import decode
-from curate.inspect.profile import DomainProfile, Profile, Spread
+from curate.inspect.profile import DomainProfile, Profile, Range
 from curate.tables.schema import IMAGES
 from curate.tables.store import Workspace, among
 
@@ -19,7 +19,7 @@ MISSING = "–"
 _SIDE = 320
 
 
-def spread(value: Spread | None) -> str:
+def spread(value: Range | None) -> str:
     """Such as "3, 12 to 40": the middle, and the ends."""
     if value is None:
         return MISSING

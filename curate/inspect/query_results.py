@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import UserError
-from curate.tables.catalog import Answer
+from curate.tables.catalog import QueryResult
 from curate.tables.store import Workspace
 
 # So far rows that are not shown are counted.
 MOST_COUNTED = 1_000_000
 
 
-def left_out(answer: Answer, shown: int) -> str:
+def left_out(answer: QueryResult, shown: int) -> str:
     """How many rows there are besides the first `shown`, for a sentence."""
     found = answer.count(MOST_COUNTED + shown + 1) - shown
     return f"more than {MOST_COUNTED:,}" if found > MOST_COUNTED else f"{found:,}"
@@ -52,7 +52,7 @@ def _rows(batches: Iterator[pa.RecordBatch], limit: int | None) -> Iterator[dict
             yield row
 
 
-def write_json(answer: Answer, limit: int | None, file: IO[str]) -> int:
+def write_json(answer: QueryResult, limit: int | None, file: IO[str]) -> int:
     """All rows, or the first `limit`, as one JSON list; gives their number."""
     count = 0
     file.write("[")
@@ -62,12 +62,12 @@ def write_json(answer: Answer, limit: int | None, file: IO[str]) -> int:
     return count
 
 
-def _json(answer: Answer, limit: int | None, path: Path) -> int:
+def _json(answer: QueryResult, limit: int | None, path: Path) -> int:
     with path.open("w", encoding="utf-8") as file:
         return write_json(answer, limit, file)
 
 
-def _json_lines(answer: Answer, limit: int | None, path: Path) -> int:
+def _json_lines(answer: QueryResult, limit: int | None, path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for row in _rows(answer.batches()[1], limit):
@@ -76,7 +76,7 @@ def _json_lines(answer: Answer, limit: int | None, path: Path) -> int:
     return count
 
 
-def _csv(answer: Answer, limit: int | None, path: Path) -> int:
+def _csv(answer: QueryResult, limit: int | None, path: Path) -> int:
     """Lists and structs as JSON, missing as an empty cell."""
     count = 0
     schema, batches = answer.batches()
@@ -89,7 +89,7 @@ def _csv(answer: Answer, limit: int | None, path: Path) -> int:
     return count
 
 
-def _parquet(answer: Answer, limit: int | None, path: Path) -> int:
+def _parquet(answer: QueryResult, limit: int | None, path: Path) -> int:
     count = 0
     schema, batches = answer.batches()
     with pq.ParquetWriter(path, schema, compression="zstd") as out:
@@ -102,7 +102,7 @@ def _parquet(answer: Answer, limit: int | None, path: Path) -> int:
     return count
 
 
-WRITERS: dict[str, Callable[[Answer, int | None, Path], int]] = {
+WRITERS: dict[str, Callable[[QueryResult, int | None, Path], int]] = {
     ".parquet": _parquet,
     ".csv": _csv,
     ".jsonl": _json_lines,
@@ -124,7 +124,7 @@ def check(path: Path, workspace: Workspace) -> None:
         )
 
 
-def write(answer: Answer, limit: int | None, path: Path) -> int:
+def write(answer: QueryResult, limit: int | None, path: Path) -> int:
     """All rows, or the first `limit`, to a file that `check` has passed; gives their number. Whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -44,10 +44,10 @@ def reporter(quiet: bool = False) -> Reporter:
     """The reporter that fits where standard error goes."""
     if quiet:
         return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if sys.stderr.isatty() else PlainProgress()
 
 
-class Lines:
+class PlainProgress:
     """One plain line at the start, every ten seconds and at the end."""
 
     def __init__(self) -> None:

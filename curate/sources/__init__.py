@@ -25,17 +25,17 @@ def open_source(
 
         return Synthetic(config)
     if isinstance(config, FilesSource):
-        from curate.sources.files import Files
+        from curate.sources.files import FileReader
 
-        return Files(config, base)
+        return FileReader(config, base)
     if isinstance(config, HubSource):
-        from curate.sources.hub import Hub
+        from curate.sources.hub import HubReader
 
-        return Hub(config, base)
+        return HubReader(config, base)
     if isinstance(config, DreamPrmSource):
-        from curate.sources.dreamprm import DreamPrm
+        from curate.sources.dreamprm import DreamPrmReader
 
-        return DreamPrm(config, base)
+        return DreamPrmReader(config, base)
     return _outside(config, base)
 
 

@@ -16,7 +16,7 @@ from curate.seeds import rng
 from curate.sources.base import BadRow, GivenChain, Numbered, Record, SourceRow
 from curate.sources.fields import lists, solutions
 from curate.sources.fields.images import of_cell
-from curate.sources.fields.indices import Indices
+from curate.sources.fields.indices import IndexColumns
 from curate.sources.fields.rollouts import chains
 from curate.sources.roots import Root
 from curate.sources.values import look, number_of, text_of, writable
@@ -53,7 +53,7 @@ def problems(
     """All problems of a source's records, as many and in the order that it asks for; at the end `notes` get what shows
     in all of them together.
     """
-    indices = Indices(source)
+    indices = IndexColumns(source)
     if source.shuffle is not None:
         records = _shuffled(records, source.shuffle, rng("shuffle", source.name, source.seed))
     if source.ids:
@@ -124,7 +124,7 @@ def _check_wanted(record: Record, source: MappedSource) -> None:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _RecordPart:
     """What becomes one row: a record, a turn of its conversation, or one of its chains."""
 
     question: str | None
@@ -132,16 +132,16 @@ class _Part:
     chain: GivenChain | None = None
 
 
-def _parts(record: Record, source: MappedSource) -> Iterator[_Part]:
+def _parts(record: Record, source: MappedSource) -> Iterator[_RecordPart]:
     columns = source.columns
     if columns.conversation is None:
         question = _filled(record, columns.question) if columns.question else None
         answer = look(record, columns.answer) if columns.answer else None
         if source.chain is None:
-            yield _Part(question, answer)
+            yield _RecordPart(question, answer)
             return
         for asked, chain in chains(record, source.chain):
-            yield _Part(question if asked is None else asked, answer, chain)
+            yield _RecordPart(question if asked is None else asked, answer, chain)
         return
     turns = look(record, columns.conversation)
     if not isinstance(turns, list) or not turns:
@@ -149,7 +149,7 @@ def _parts(record: Record, source: MappedSource) -> Iterator[_Part]:
     found = list(_turns(turns))
     if not found:
         raise RowError("no-conversation", f"no question with an answer among {len(turns)} turns")
-    yield from (_Part(question, answer) for question, answer in found[: source.turns])
+    yield from (_RecordPart(question, answer) for question, answer in found[: source.turns])
 
 
 def _turns(turns: Sequence[Any]) -> Iterator[tuple[str, str]]:
@@ -177,7 +177,7 @@ def _said(value: Any) -> str | None:
     return text_of(value)
 
 
-def _row(record: Record, source: MappedSource, name: str, part: _Part, root: Root | None) -> SourceRow:
+def _row(record: Record, source: MappedSource, name: str, part: _RecordPart, root: Root | None) -> SourceRow:
     columns, question = source.columns, part.question
     choices = _choices(record, source) if columns.choices else ()
     answers = _answers(part.answer, source, choices)

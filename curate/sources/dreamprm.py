@@ -41,7 +41,7 @@ _MOST = 100
 
 
 @dataclass
-class _Chain:
+class _ChainRecords:
     """Rows of a train file that continue one another: number of the first one, and the records by length of text."""
 
     number: int
@@ -52,7 +52,7 @@ class _Chain:
         return len(record["add"]) > len(last) and record["add"].startswith(last)
 
 
-class DreamPrm:
+class DreamPrmReader:
     """Rows of one file. `notes` are there when all rows were read: what is wrong with the file as a whole."""
 
     def __init__(self, config: DreamPrmSource, base: Path) -> None:
@@ -103,7 +103,7 @@ class DreamPrm:
             raise UserError(f"{self._path.name} is no JSON array of rows; check ingest.sources.")
         return found
 
-    def _train(self, chain: _Chain) -> SourceRow:
+    def _train(self, chain: _ChainRecords) -> SourceRow:
         first, kept = chain.records[0], _kept(chain.records[0])
         ends = set(itertools.accumulate(map(len, steps.split(chain.records[-1]["add"], _MOST))))
         pieces, values, counts = list[str](), list[float | None](), list[tuple[int, int] | None]()
@@ -192,13 +192,13 @@ def _group(record: Record) -> str:
     return json.dumps([*told, _kept(record).get("rollout_id")], sort_keys=True, default=str)
 
 
-def _chains(group: Sequence[tuple[int, Record]]) -> Iterator[_Chain]:
+def _chains(group: Sequence[tuple[int, Record]]) -> Iterator[_ChainRecords]:
     """Each record continues the first chain that it can, the shortest texts first; else it begins one."""
-    found = list[_Chain]()
+    found = list[_ChainRecords]()
     for number, record in sorted(group, key=lambda each: len(each[1]["add"])):
         chain = next((chain for chain in found if chain.goes_on_with(record)), None)
         if chain is None:
-            chain = _Chain(number)
+            chain = _ChainRecords(number)
             found.append(chain)
         chain.records.append(record)
         chain.number = min(chain.number, number)

@@ -21,7 +21,7 @@ from curate.sources.roots import open_root
 _LOOK_AHEAD = 100
 
 
-class Files:
+class FileReader:
     """Rows of a file, read as a stream; a line that cannot be read is one bad row, named by its number from 1.
 
     `notes` are there when all rows were read: what shows in the file as a whole.

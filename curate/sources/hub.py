@@ -45,7 +45,7 @@ class _Unfit(Exception):
     """What is there cannot be read as the recipe says; the message says why, and what to set."""
 
 
-class Hub:
+class HubReader:
     """Rows of one split; pictures as their original bytes. Paths of images stay inside the dataset's folder.
 
     `notes` are there when all rows were read: what shows in the split as a whole.

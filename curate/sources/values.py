@@ -11,7 +11,7 @@ from typing import Any, Self
 from curate.errors import RowError
 
 
-class Label(str):
+class ClassLabel(str):
     """The name of a class label, with the `number` that stands for it."""
 
     number: int
@@ -26,7 +26,7 @@ class Label(str):
 
 def number_of(value: Any) -> Any:
     """The number that is meant: of a class label, of a text that is one, of a float that is whole; else the value."""
-    if isinstance(value, Label):
+    if isinstance(value, ClassLabel):
         return value.number
     if isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d{1,15}(?:\.0+)?\s*", value):
         return int(float(value))

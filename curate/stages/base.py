@@ -60,7 +60,7 @@ Work = Callable[[Unit], Awaitable[list[Row]]]
 
 
 @dataclass
-class _Shard:
+class _ShardProgress:
     """A shard under work: how many of its units are out, the rows in its journal, and whether all its units came."""
 
     number: int
@@ -72,7 +72,7 @@ class _Shard:
     whole: bool = False
 
 
-class _Stop:
+class _StageStop:
     """First Ctrl+C: no new work, drain and commit. Second: stop now."""
 
     def __init__(self, reporter: Reporter) -> None:
@@ -90,7 +90,7 @@ class _Stop:
 
 
 @contextlib.contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
+def _signals(stop: _StageStop) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -135,7 +135,7 @@ async def run_units(
 
     Units come shard by shard, and are taken as they are needed: what is held does not grow with their number.
     """
-    stop = _Stop(reporter)
+    stop = _StageStop(reporter)
     run = _Run(partition, iter(units), work, in_flight)
     with _signals(stop):
         try:
@@ -159,15 +159,15 @@ class _Run:
 
     def __init__(self, partition: Partition, units: Iterator[Unit], work: Work, in_flight: int) -> None:
         self.outcome = Outcome()
-        self.shards: dict[int, _Shard] = {}
+        self.shards: dict[int, _ShardProgress] = {}
         self._partition, self._units, self._work, self._in_flight = partition, units, work, in_flight
-        self._current: _Shard | None = None
+        self._current: _ShardProgress | None = None
         self._running: dict[asyncio.Task[list[Row]], Unit] = {}
         # `asyncio.wait` would look at every task under way for each one that ends.
         self._ended: list[asyncio.Task[list[Row]]] = []
         self._woken = asyncio.Event()
 
-    async def drive(self, reporter: Reporter, stop: _Stop) -> None:
+    async def drive(self, reporter: Reporter, stop: _StageStop) -> None:
         synced = time.monotonic()
         try:
             while True:
@@ -206,7 +206,7 @@ class _Run:
             if unit.shard in self.shards:
                 raise AssertionError("units must come shard by shard")
             journal = self._partition.journal(unit.shard)
-            self._current = self.shards[unit.shard] = _Shard(unit.shard, journal, Writer(self._partition))
+            self._current = self.shards[unit.shard] = _ShardProgress(unit.shard, journal, Writer(self._partition))
         self._current.out += 1
         task = asyncio.ensure_future(self._work(unit))
         self._running[task] = unit
@@ -231,7 +231,7 @@ class _Run:
         shard.out -= 1
         self._settle_if_done(shard)
 
-    def _settle_if_done(self, shard: _Shard) -> None:
+    def _settle_if_done(self, shard: _ShardProgress) -> None:
         """Commit a shard that is done, or whose journal is long: it is read whole to be committed."""
         done = shard.whole and shard.out == 0
         if done or shard.rows >= JOURNAL_ROWS:

@@ -18,17 +18,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Label:
+class StepLabel:
     """Value in [0, 1] and its standard error; None where undefined, the error also where it has none."""
 
     value: float | None
     standard_error: float | None
 
 
-UNDEFINED = Label(None, None)
+UNDEFINED = StepLabel(None, None)
 
 
-def exact(k: int, m: int, min_graded: int = 1) -> Label:
+def exact(k: int, m: int, min_graded: int = 1) -> StepLabel:
     """k/m; undefined with fewer than `min_graded` graded completions.
 
     The standard error uses q = (k + 1/2) / (m + 1) in sqrt(q (1 - q) / m), so that 0 of 4 does not look certain.
@@ -38,12 +38,12 @@ def exact(k: int, m: int, min_graded: int = 1) -> Label:
     if m < max(min_graded, 1):
         return UNDEFINED
     q = (k + 0.5) / (m + 1)
-    return Label(k / m, math.sqrt(q * (1 - q) / m))
+    return StepLabel(k / m, math.sqrt(q * (1 - q) / m))
 
 
-def known(outcome: bool | None) -> Label:
+def known(outcome: bool | None) -> StepLabel:
     """Label of the last step: the chain is over, so its value is its outcome, without any completion."""
-    return UNDEFINED if outcome is None else Label(float(outcome), 0.0)
+    return UNDEFINED if outcome is None else StepLabel(float(outcome), 0.0)
 
 
 def defined(label: Mapping[str, Any] | None, last: bool, min_graded: int) -> bool:
@@ -81,16 +81,16 @@ def hard_owed(outcomes: Sequence[bool | None], most: int) -> int:
     return min(size, most - drawn)
 
 
-def hard(outcomes: Sequence[bool | None], most: int) -> Label:
+def hard(outcomes: Sequence[bool | None], most: int) -> StepLabel:
     """1 when any of the first `most` is right, 0 when none is (the hard label of Math-Shepherd); no error is given.
 
     Stopping at the first success changes no label. Undefined while neither is known.
     """
     if any(outcomes[:most]):
-        return Label(1.0, None)
+        return StepLabel(1.0, None)
     if len(outcomes) < most or all(outcome is None for outcome in outcomes[:most]):
         return UNDEFINED
-    return Label(0.0, None)
+    return StepLabel(0.0, None)
 
 
 # --- DreamPRM's rule -------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def legacy_owed(outcomes: Sequence[bool | None], own: bool | None, most: int) ->
     return int(drawn < most and 0 < right < graded)
 
 
-def legacy(outcomes: Sequence[bool | None], own: bool | None, most: int) -> Label:
+def legacy(outcomes: Sequence[bool | None], own: bool | None, most: int) -> StepLabel:
     """k/t of that rule, biased by up to 0.05 because it stops by what it has seen; undefined before it stops.
 
     Kept for comparison with published labels.
@@ -173,7 +173,7 @@ def chain_values(
 
 def pooled(
     counts: Sequence[tuple[int, int]], outcome: bool | None, taus: Sequence[float], spread: float
-) -> list[Label]:
+) -> list[StepLabel]:
     """Chain-pooled labels of all steps but the last. `counts` are (right, graded) a step; `spread` is p (1 - p).
 
     The standard error is sqrt(v_i spread) with v_i = w_i^2 tau_i + (1 - w_i)^2 / m_i. `spread` and `taus` come from
@@ -185,5 +185,5 @@ def pooled(
     labels = []
     for value, w, m, tau in zip(values, chosen, graded, taus, strict=True):
         own = (1 - w) ** 2 / m if m else 0.0
-        labels.append(Label(value, None if value is None else math.sqrt((w * w * tau + own) * spread)))
+        labels.append(StepLabel(value, None if value is None else math.sqrt((w * w * tau + own) * spread)))
     return labels

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from curate.engines.base import Request, Sample
 from curate.engines.replay import check_cuts
-from curate.engines.supervisor import Engines, Keeper
+from curate.engines.supervisor import Engines, Supervisor
 from curate.errors import UserError, did_you_mean
 from curate.recipe.sections import RolloutConfig
 from curate.runtime.reporter import Reporter
@@ -22,7 +22,7 @@ from curate.seeds import FirstByHash, seed
 from curate.stages import generation, golds, unanswered
 from curate.stages.active import bringing_chains, dropped
 from curate.stages.base import Outcome, Unit, resume, run_units
-from curate.stages.stored_images import Pictures
+from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.sample_indices import lowest_free
@@ -40,7 +40,7 @@ def rollout_id(problem_id: str, sample_index: int) -> str:
     return f"{problem_id}-{sample_index:03d}"
 
 
-class Wanted:
+class RolloutWork:
     """Problems that the recipe asks for and what of them is owed, shard by shard and a few rows at a time."""
 
     def __init__(self, config: RolloutConfig, workspace: Workspace) -> None:
@@ -81,14 +81,14 @@ class Wanted:
             if self._picked is None or row["problem_id"] in self._picked:
                 yield row
 
-    def _missing(self, row: Row, held: Held) -> list[int]:
+    def _missing(self, row: Row, held: TakenIndices) -> list[int]:
         name = row["problem_id"]
         taken = held.generated[name] | held.brought[name]
         return lowest_free(taken, self._config.samples_for(row["role"]) - len(taken))
 
-    def _held(self, shard: int) -> Held:
+    def _held(self, shard: int) -> TakenIndices:
         """The rollouts of a shard that are there."""
-        found, columns = Held(), ["problem_id", "sample_index"]
+        found, columns = TakenIndices(), ["problem_id", "sample_index"]
         for partition in self._workspace.partitions(ROLLOUTS):
             generated = partition.folder.name == MAIN
             rows = partition.read(columns, shard).to_pylist()
@@ -104,9 +104,9 @@ class Wanted:
                 if missing := self._missing(row, held):
                     yield shard, row, missing
 
-    def count(self) -> Counts:
+    def count(self) -> RolloutCounts:
         """How many problems, samples, samples that are there, and problems that are owed any."""
-        found = Counts()
+        found = RolloutCounts()
         for shard in range(self._workspace.shards):
             held = self._held(shard)
             for row in self.rows(shard, _LIGHT):
@@ -121,7 +121,7 @@ class Wanted:
 
 
 @dataclass
-class Held:
+class TakenIndices:
     """Sample indices by problem: of the rollouts that were generated, and of those that were imported or given."""
 
     generated: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -129,8 +129,10 @@ class Held:
 
 
 @dataclass
-class Counts:
-    """See `Wanted.count`. `samples` are those to be generated; `brought` are imported or given, in place of others."""
+class RolloutCounts:
+    """See `RolloutWork.count`. `samples` are those to be generated; `brought` are imported or given, in place of
+    others.
+    """
 
     problems: int = 0
     samples: int = 0
@@ -139,11 +141,11 @@ class Counts:
     owed: int = 0
 
 
-def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> Counts:
+def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> RolloutCounts:
     """What a run would ask for; changes nothing. UserError as `run` would raise."""
     lineage.guard(workspace.partition(ROLLOUTS), generation.settings(config) | {"seed": run_seed}, REPLACE)
     golds.check(workspace, ROLLOUTS)
-    return Wanted(config, workspace).count()
+    return RolloutWork(config, workspace).count()
 
 
 def _rows(
@@ -186,7 +188,7 @@ def _runs(indices: Sequence[int]) -> Iterator[list[int]]:
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, config: RolloutConfig, pictures: Pictures, run_seed: int, policy: str
+    unit: Unit, *, engine: Supervisor, config: RolloutConfig, pictures: StoredImages, run_seed: int, policy: str
 ) -> list[Row]:
     problem, missing = unit.payload
     # Sample j draws from base + j, so however samples are shared out over requests, they are the same.
@@ -224,7 +226,7 @@ def run(
     lineage.guard(partition, record, REPLACE)
     resume(partition)
     golds.check(workspace, ROLLOUTS)
-    wanted = Wanted(config, workspace)
+    wanted = RolloutWork(config, workspace)
     before = wanted.count()
     inputs = {"problems": before.problems, "partitions": [p.folder.name for p in workspace.partitions(PROBLEMS)]}
     if before.brought:
@@ -248,14 +250,20 @@ def run(
 
 
 async def _run(
-    engine: Keeper, *, config: RolloutConfig, workspace: Workspace, wanted: Wanted, run_seed: int, reporter: Reporter
+    engine: Supervisor,
+    *,
+    config: RolloutConfig,
+    workspace: Workspace,
+    wanted: RolloutWork,
+    run_seed: int,
+    reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
     units = (Unit(shard, (problem, missing)) for shard, problem, missing in wanted.owed())
     work = partial(
         _work,
         engine=engine,
         config=config,
-        pictures=Pictures(workspace),
+        pictures=StoredImages(workspace),
         run_seed=run_seed,
         # Once, not for every problem: it reads the edges of the model's files.
         policy=generation.policy_digest(config),
@@ -264,7 +272,7 @@ async def _run(
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, wanted: Wanted, before: Counts, outcome: Outcome) -> Ledger:
+def _account(workspace: Workspace, wanted: RolloutWork, before: RolloutCounts, outcome: Outcome) -> Ledger:
     lineage.write_rejects(
         workspace, STAGE, [lineage.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed]
     )

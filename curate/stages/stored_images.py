@@ -17,7 +17,7 @@ from curate.tables.store import Workspace, read_file
 HELD = 256 * 2**20
 
 
-class Pictures:
+class StoredImages:
     """The pictures of problems, read a file of the table at a time."""
 
     def __init__(self, workspace: Workspace, held: int = HELD) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from curate.graders import NO_ANSWER
-from curate.tables.store import Files, Partition, among
+from curate.tables.store import CommittedFiles, Partition, among
 
 _SHOWN, _DOMAINS = 3, 5
 # Of a response, so many characters at its end are shown.
@@ -26,7 +26,11 @@ def sentence(partition: Partition) -> str | None:
                 shown.append(row["rollout_id"])
     if not missing:
         return None
-    texts = Files(partition.files(), partition.table).read(["text"], among("rollout_id", shown))["text"].to_pylist()
+    texts = (
+        CommittedFiles(partition.files(), partition.table)
+        .read(["text"], among("rollout_id", shown))["text"]
+        .to_pylist()
+    )
     examples = ", ".join(repr(text.strip()[-_TAIL:]) for text in texts)
     of_all = f"{missing.total():,} of {total.total():,} responses"
     return (

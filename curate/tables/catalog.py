@@ -163,7 +163,7 @@ def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list
     return read
 
 
-class Answer:
+class QueryResult:
     """Rows of one SELECT, not computed yet. Column names are unique: a second `n` is called `n_2`."""
 
     def __init__(self, connection: _Connection, relation: Any) -> None:
@@ -252,7 +252,9 @@ def _check_named(workspace: Workspace, sql: str) -> None:
 
 
 @contextmanager
-def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes: int | None = None) -> Iterator[Answer]:
+def ask(
+    workspace: Workspace, sql: str, seconds: float | None = None, megabytes: int | None = None
+) -> Iterator[QueryResult]:
     """The answer to one SQL statement that reads, on a private in-memory database with a view for each table and the
     ledger.
 
@@ -270,7 +272,7 @@ def ask(workspace: Workspace, sql: str, seconds: float | None = None, megabytes:
                 relation = connection.run(partial(_prepared, workspace=workspace, sql=sql))
             except duckdb.Error as error:
                 raise _failed(error) from None
-            yield Answer(connection, relation)
+            yield QueryResult(connection, relation)
 
 
 def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Workspace, sql: str) -> Any:

@@ -35,14 +35,14 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @dataclass
-class _Held:
+class _HeldLock:
     """A lock of this process: its descriptor (null where the file system has no locks) and how many blocks hold it."""
 
     descriptor: int | None
     count: int = 1
 
 
-_held: dict[Path, _Held] = {}
+_held: dict[Path, _HeldLock] = {}
 
 
 def _forget() -> None:
@@ -65,7 +65,7 @@ def writing(root: Path) -> Iterator[None]:
     place = root.resolve()
     held = _held.get(place)
     if held is None:
-        held = _held[place] = _Held(_taken(place), 0)
+        held = _held[place] = _HeldLock(_taken(place), 0)
     held.count += 1
     try:
         yield
@@ -100,7 +100,7 @@ class Share:
         descriptor = None if self._passed is None else self._passed.detach()  # type: ignore[attr-defined]
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
-        _held[self._root.resolve()] = _Held(descriptor)
+        _held[self._root.resolve()] = _HeldLock(descriptor)
 
 
 def _taken(root: Path) -> int | None:

@@ -28,7 +28,7 @@ _TAIL = 8
 
 
 @dataclass
-class _Known:
+class _CheckedMarker:
     """A marker as it was last read, and what of its file was checked since."""
 
     print: tuple[int, ...]
@@ -36,7 +36,7 @@ class _Known:
     checked: set[str] = field(default_factory=set)
 
 
-_known: dict[Path, _Known] = {}
+_known: dict[Path, _CheckedMarker] = {}
 
 
 def contents(data: pa.Buffer) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _crc(file: int, pieces: Iterable[Iterable[int]]) -> int:
     return crc
 
 
-def _read(path: Path) -> _Known:
+def _read(path: Path) -> _CheckedMarker:
     """The marker of a file of rows; UserError where it, or the file, cannot be read."""
     marker = path.with_suffix(ENDING)
     try:
@@ -138,7 +138,7 @@ def _read(path: Path) -> _Known:
     known = _known.get(path)
     if known is None or known.print != tuple(found):
         try:
-            known = _known[path] = _Known(tuple(found), unsealed(marker.read_bytes()))
+            known = _known[path] = _CheckedMarker(tuple(found), unsealed(marker.read_bytes()))
         except (ValueError, OSError):
             raise UserError(f"{marker} is damaged; {cures.anew(path)}.") from None
     return known

@@ -26,7 +26,7 @@ def lowest_free(taken: Collection[int], wanted: int) -> list[int]:
     raise AssertionError("there is no last index")
 
 
-class Indices:
+class SampleIndices:
     """The indices that are taken, of the problems that were last brought near."""
 
     def __init__(self, workspace: Workspace) -> None:

@@ -244,7 +244,7 @@ def _prints(keys: Iterable[tuple[Any, ...]]) -> NDArray[np.int64]:
     return np.fromiter((hash(key) for key in keys), np.int64)
 
 
-class Files:
+class CommittedFiles:
     """Committed files of a table as they are at one moment, to be read in pieces.
 
     What a file's footer says is kept, so that a range of a column that the file does not reach into costs nothing.
@@ -331,10 +331,10 @@ class Workspace:
         """Committed rows of a table; `where` is a `pyarrow.dataset` expression."""
         return _read(self.files(table), table, columns, where)
 
-    def shard(self, table: Table, shard: int, besides: str | None = None) -> Files:
+    def shard(self, table: Table, shard: int, besides: str | None = None) -> CommittedFiles:
         """The committed files of one shard of a table, over all its partitions but `besides`."""
         taken = [partition for partition in self.partitions(table) if partition.folder.name != besides]
-        return Files([path for partition in taken for path in partition.files(shard)], table)
+        return CommittedFiles([path for partition in taken for path in partition.files(shard)], table)
 
     def batches(
         self, table: Table, columns: Sequence[str], shard: int | None = None, where: Any = None, size: int = 1000
@@ -375,4 +375,4 @@ def read_file(path: Path, table: Table, columns: Sequence[str], where: Any = Non
 
 
 def _read(files: Sequence[Path], table: Table, columns: Sequence[str] | None, where: Any = None) -> pa.Table:
-    return Files(files, table).read(columns, where)
+    return CommittedFiles(files, table).read(columns, where)

@@ -10,10 +10,10 @@ from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
 from curate.tables.store import Workspace
 from prm.bench import calibration, resample, run
-from prm.bench.calibration import Step
+from prm.bench.calibration import ScoredStep
 from prm.bench.config import CalibrationConfig
 from prm.bench.resample import Figure
-from prm.bench.result import Bin, Counts, Group, Result
+from prm.bench.result import BenchmarkResult, Group, ScoreBin, StepCounts
 from prm.bench.score import Model, scores
 from prm.bench.targets import Aims, aims
 from prm.data.examples import Example, read_examples, read_images
@@ -32,7 +32,7 @@ _TARGETS = {
 
 def evaluate(
     workspace: Workspace, models: Sequence[Model], config: CalibrationConfig, limit: int | None, reporter: Reporter
-) -> list[tuple[Result, dict[str, str]]]:
+) -> list[tuple[BenchmarkResult, dict[str, str]]]:
     """The result of each model, with its steps as a file; `limit` takes so many examples, first by hash.
 
     UserError where there are no examples, or no target of the wanted kind.
@@ -58,7 +58,7 @@ def _result(
     scored: dict[str, tuple[list[float | None], str | None]],
     config: CalibrationConfig,
     total: int,
-) -> tuple[Result, dict[str, str]]:
+) -> tuple[BenchmarkResult, dict[str, str]]:
     steps, unscored = _steps(examples, wanted, scored)
     if not steps:
         raise UserError(f"{model.name} gives none of the {len(examples):,} examples a score: {dict(unscored)}.")
@@ -67,7 +67,7 @@ def _result(
     figures = resample.figures(counted, calibration.measure, config.resamples, config.seed)
     groups = tuple(_group(name, steps, examples, wanted, scored, figures, config) for name in (*counted.groups, None))
     shown = calibration.SHOWN
-    result = Result(
+    result = BenchmarkResult(
         benchmark=NAME,
         title="Calibration",
         run=model.name,
@@ -88,9 +88,9 @@ def _result(
 
 def _steps(
     examples: Sequence[Example], wanted: Aims, scored: dict[str, tuple[list[float | None], str | None]]
-) -> tuple[list[Step], Counter[str]]:
+) -> tuple[list[ScoredStep], Counter[str]]:
     """Steps with both score and target; and how many with a target have no score, by reason."""
-    steps, unscored = list[Step](), Counter[str]()
+    steps, unscored = list[ScoredStep](), Counter[str]()
     for example in examples:
         of_steps, reason = scored[example.rollout_id]
         for score, aim in zip(of_steps, wanted.of[example.rollout_id], strict=True):
@@ -100,13 +100,13 @@ def _steps(
                 unscored[reason or "no-text"] += 1
                 continue
             about = (example.domain, example.problem_id, example.rollout_id)
-            steps.append(Step(*about, score, aim.share, aim.draws))
+            steps.append(ScoredStep(*about, score, aim.share, aim.draws))
     return steps, unscored
 
 
 def _group(
     name: str | None,
-    steps: Sequence[Step],
+    steps: Sequence[ScoredStep],
     examples: Sequence[Example],
     wanted: Aims,
     scored: dict[str, tuple[list[float | None], str | None]],
@@ -119,7 +119,7 @@ def _group(
     kept = {figure: each for figure, each in named.items() if not figure.startswith("bin ")}
     kept["ece_of_chance"] = calibration.chance(part, config.bins, config.seed)
     targets = [aim for example in here for aim in wanted.of[example.rollout_id]]
-    counts = Counts(
+    counts = StepCounts(
         problems=len({step.problem for step in part}),
         chains=len({step.chain for step in part}),
         steps=len(part),
@@ -130,7 +130,7 @@ def _group(
     return Group(name, kept, counts, tuple(_bins(part, named, config.bins)))
 
 
-def _bins(steps: Sequence[Step], figures: dict[str, Figure], bins: int) -> list[Bin]:
+def _bins(steps: Sequence[ScoredStep], figures: dict[str, Figure], bins: int) -> list[ScoreBin]:
     """The filled bins."""
     found = []
     for place in range(bins):
@@ -139,7 +139,7 @@ def _bins(steps: Sequence[Step], figures: dict[str, Figure], bins: int) -> list[
             problems = len({step.problem for step in part})
             predicted = sum(step.score for step in part) / len(part)
             observed = calibration.widened(figures[f"bin {place}"], problems)
-            found.append(Bin(place / bins, (place + 1) / bins, len(part), problems, predicted, observed))
+            found.append(ScoreBin(place / bins, (place + 1) / bins, len(part), problems, predicted, observed))
     return found
 
 
@@ -151,7 +151,7 @@ def _fingerprint(examples: Sequence[Example], wanted: Aims) -> str:
     return content_hash(digest(rows).encode())
 
 
-def _line(step: Step) -> str:
+def _line(step: ScoredStep) -> str:
     from prm.bench.suites.base import line
 
     return line(vars(step) | {"draws": step.draws})

@@ -32,7 +32,7 @@ SHOWN = {"brier": "Brier", "noise_floor": "noise", "excess": "excess", "ece": "E
 
 
 @dataclass(frozen=True)
-class Step:
+class ScoredStep:
     """A scored step: its group, problem and chain, score and target; `draws` None: the target is known exactly."""
 
     group: str
@@ -48,7 +48,7 @@ def bin_of(score: float, bins: int) -> int:
     return min(int(score * bins), bins - 1)
 
 
-def cells(step: Step, bins: int) -> list[float]:
+def cells(step: ScoredStep, bins: int) -> list[float]:
     """The sums of one step, laid out by bins: [bins * len(SUMS)]."""
     s, r, m = step.score, step.target, step.draws
     noise = 0.0 if m is None else r * (1 - r) / (m - 1) if m > 1 else 0.0
@@ -95,7 +95,7 @@ def _figures(sums: NDArray[Any]) -> dict[str, float | None]:
     return found
 
 
-def chance(steps: Sequence[Step], bins: int, seed: int) -> Figure:
+def chance(steps: Sequence[ScoredStep], bins: int, seed: int) -> Figure:
     """The ECE of targets drawn from these very scores, as of a calibrated PRM: its mean, and where 95 % of it lie.
 
     Counts are drawn for every step by itself. A target of one draw or known is of the whole chain: its steps share one

@@ -25,7 +25,7 @@ class BenchConfig(Config):
     """Chains in one forward."""
 
 
-class JudgeConfig(BenchConfig):
+class VerdictConfig(BenchConfig):
     """How scores become verdicts on steps."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)

@@ -9,13 +9,13 @@ from curate.errors import UserError
 from curate.runtime.reporter import Reporter
 from curate.tables.store import Workspace
 from prm.bench import calibrate, read, run, score, write
-from prm.bench.config import CalibrationConfig, JudgeConfig, settings
-from prm.bench.result import Result
+from prm.bench.config import CalibrationConfig, VerdictConfig, settings
+from prm.bench.result import BenchmarkResult
 from prm.bench.suites.catalog import BENCHMARKS
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalArguments:
     """The arguments of the command."""
 
     benchmark: str
@@ -28,7 +28,7 @@ class Asked:
     settings: tuple[str, ...] = ()
 
 
-def evaluate(workspace: Workspace, asked: Asked, reporter: Reporter) -> list[tuple[Result, Path]]:
+def evaluate(workspace: Workspace, asked: EvalArguments, reporter: Reporter) -> list[tuple[BenchmarkResult, Path]]:
     """The result of each PRM, and the folder that it was written to. UserError for whatever does not go together."""
     if asked.benchmark == calibrate.NAME:
         if given := [name for name in ("data", "images", "revision") if getattr(asked, name) is not None]:
@@ -40,7 +40,7 @@ def evaluate(workspace: Workspace, asked: Asked, reporter: Reporter) -> list[tup
         return [(result, write.write(workspace, result, layouts)) for result, layouts in found]
     if asked.data is None:
         raise UserError(f"Say where the files of {asked.benchmark} are: a path, or an id on the hub.")
-    judge = settings(JudgeConfig, list(asked.settings))
+    judge = settings(VerdictConfig, list(asked.settings))
     models = score.models(workspace, asked.runs, asked.model)
     loaded = read.load(BENCHMARKS[asked.benchmark], asked.data, asked.images, asked.revision, asked.limit)
     results = run.evaluate(BENCHMARKS[asked.benchmark], loaded, models, judge, reporter)

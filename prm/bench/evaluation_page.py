@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prm.bench.resample import Figure
-from prm.bench.result import Group, Result
+from prm.bench.result import BenchmarkResult, Group
 from prm.render import figures
 from prm.render.figures import MISSING, plain
 from prm.render.markdown import escape
@@ -35,7 +35,7 @@ def share(figure: Figure | None, percent: bool) -> str:
     return text(figure.value) + ends
 
 
-def headline(result: Result) -> str:
+def headline(result: BenchmarkResult) -> str:
     """The figure that the benchmark is known by, in one sentence."""
     percent = not _calibrates(result)
     figure = result.overall.figures.get(result.headline)
@@ -44,20 +44,20 @@ def headline(result: Result) -> str:
     return f"{result.title}, {plain(result.run)}: {name} {share(figure, percent)}{unit}."
 
 
-def _calibrates(result: Result) -> bool:
+def _calibrates(result: BenchmarkResult) -> bool:
     return any(group.bins for group in result.groups)
 
 
-def _titles(result: Result) -> list[str]:
+def _titles(result: BenchmarkResult) -> list[str]:
     unit = "" if _calibrates(result) else ", %"
     return [f"{title}{unit}" for title in result.shown.values()]
 
 
-def _head(result: Result) -> list[str]:
+def _head(result: BenchmarkResult) -> list[str]:
     return ["group", *_titles(result), "problems", "chains", "steps", "unscored"]
 
 
-def _brief(result: Result, cells: list[str]) -> list[str]:
+def _brief(result: BenchmarkResult, cells: list[str]) -> list[str]:
     """The same in fewer characters: without chains, and without what is unscored where all is scored."""
     bare = {place for place, name in enumerate(result.shown, start=1) if name in _BARE}
     left = {len(cells) - 3} | (set() if result.overall.counts.unscored else {len(cells) - 1})
@@ -65,7 +65,7 @@ def _brief(result: Result, cells: list[str]) -> list[str]:
     return [cell for place, cell in enumerate(short) if place not in left]
 
 
-def _cells(result: Result, group: Group) -> list[str]:
+def _cells(result: BenchmarkResult, group: Group) -> list[str]:
     counts, percent = group.counts, not _calibrates(result)
     return [
         "all" if group.name is None else plain(group.name),
@@ -75,14 +75,14 @@ def _cells(result: Result, group: Group) -> list[str]:
     ]
 
 
-def _others(result: Result) -> list[tuple[str, str]]:
+def _others(result: BenchmarkResult) -> list[tuple[str, str]]:
     """Figures of all groups together that have no column."""
     percent = not _calibrates(result)
     named = result.overall.figures.items()
     return [(name.replace("_", " "), share(each, percent)) for name, each in named if name not in result.shown]
 
 
-def sentences(result: Result) -> list[str]:
+def sentences(result: BenchmarkResult) -> list[str]:
     """How the figures were made, and what they leave out."""
     told = [result.rule[:1].upper() + result.rule[1:]]
     if result.threshold is not None:
@@ -99,7 +99,7 @@ def sentences(result: Result) -> list[str]:
     return told + ([f"Chains without scores: {reasons}."] if reasons else []) + list(result.notes)
 
 
-def _account(result: Result) -> str:
+def _account(result: BenchmarkResult) -> str:
     parts = []
     for name, value in result.account.items():
         if isinstance(value, dict):
@@ -124,7 +124,7 @@ def bin_rows(group: Group) -> Iterator[list[str]]:
 BIN_HEAD = ("score", "steps", "problems", "mean score", "target, %")
 
 
-def terminal(results: Sequence[Result]) -> Stack:
+def terminal(results: Sequence[BenchmarkResult]) -> Stack:
     """Every result: its headline, and its groups where there are few results."""
     parts: list[RenderableType] = []
     for result in results:
@@ -144,7 +144,7 @@ def terminal(results: Sequence[Result]) -> Stack:
     return Stack(*parts)
 
 
-def _mean(results: Sequence[Result]) -> str:
+def _mean(results: Sequence[BenchmarkResult]) -> str:
     """The headline over several PRMs."""
     values = [result.overall.figures[result.headline].value for result in results]
     known = [value for value in values if value is not None]
@@ -169,7 +169,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def markdown(result: Result) -> str:
+def markdown(result: BenchmarkResult) -> str:
     """One result in full; every name is escaped."""
     lines = [f"# {escape(result.title)}: {escape(result.run)}", "", f"**{escape(headline(result))}**", ""]
     lines += _pipes(_head(result), [_cells(result, group) for group in result.groups])

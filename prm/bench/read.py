@@ -17,7 +17,7 @@ from curate.sources.base import Numbered
 from curate.sources.roots import Root, open_root
 from curate.tables.lineage import Ledger
 from curate.tables.schema import Row
-from prm.bench.suites.base import Benchmark, Chain
+from prm.bench.suites.base import Benchmark, LabelledRollout
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Loaded:
     before is a duplicate. `data` says what was read: name, revision and content of each part, and a fingerprint of all.
     """
 
-    chains: list[Chain]
+    chains: list[LabelledRollout]
     ledger: Ledger
     unread: list[Row]
     data: dict[str, Any]
 
 
 @dataclass
-class _Part:
+class _BenchmarkPart:
     """One file or split: its name, what identifies its content, its records, and where its image paths lead."""
 
     name: str
@@ -57,7 +57,7 @@ def load(
         raise UserError("--revision is for a dataset on the hub, and this is a local path; leave it out.")
     parts = _local(benchmark, path, root) if local else _hub(benchmark, given, revision, root)
     ledger, reasons = Ledger("chains"), Counter[str]()
-    chains: list[Chain] = []
+    chains: list[LabelledRollout] = []
     unread: list[Row] = []
     seen, contents = set[str](), dict[str, str | None]()
     for part in parts:
@@ -101,7 +101,7 @@ def _images(images: Path | None) -> Root | None:
     return open_root(images)
 
 
-def _local(benchmark: Benchmark, path: Path, root: Root | None) -> Iterator[_Part]:
+def _local(benchmark: Benchmark, path: Path, root: Root | None) -> Iterator[_BenchmarkPart]:
     """A file by itself, or every data file of a folder; a folder without any is one that `datasets` can load."""
     if path.is_dir():
         found = sorted(each for each in path.iterdir() if each.is_file() and files.is_read(each))
@@ -114,11 +114,11 @@ def _local(benchmark: Benchmark, path: Path, root: Root | None) -> Iterator[_Par
         source = FilesSource(kind="files", name="eval", path=each, columns=benchmark.columns, chain=benchmark.chain)
         names, records = files.read(each, wanted=columns.wanted(source))
         columns.check(source, names, each.name)
-        yield _Part(each.name, content_hash(each.read_bytes()), records, root or open_root(each.parent))
+        yield _BenchmarkPart(each.name, content_hash(each.read_bytes()), records, root or open_root(each.parent))
 
 
-def _hub(benchmark: Benchmark, given: str, revision: str | None, root: Root | None) -> Iterator[_Part]:
-    from curate.sources.hub import Hub
+def _hub(benchmark: Benchmark, given: str, revision: str | None, root: Root | None) -> Iterator[_BenchmarkPart]:
+    from curate.sources.hub import HubReader
 
     for split in benchmark.splits:
         source = HubSource(
@@ -130,6 +130,6 @@ def _hub(benchmark: Benchmark, given: str, revision: str | None, root: Root | No
             columns=benchmark.columns,
             chain=benchmark.chain,
         )
-        hub = Hub(source, Path())
+        hub = HubReader(source, Path())
         records = hub.records()
-        yield _Part(split, None, records, root or hub.root)
+        yield _BenchmarkPart(split, None, records, root or hub.root)

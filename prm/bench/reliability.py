@@ -13,7 +13,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from prm.bench import evaluation_page
-from prm.bench.result import Group, Result
+from prm.bench.result import BenchmarkResult, Group
 from prm.render import charts, figures
 from prm.render.page import embedded
 
@@ -60,7 +60,7 @@ def _gap(high: float | None, low: float | None) -> float:
     return 0.0 if high is None or low is None else max(0.0, high - low)
 
 
-def page(result: Result) -> str:
+def page(result: BenchmarkResult) -> str:
     """The page: all steps together first, then every group."""
     groups = sorted(result.groups, key=lambda group: (group.name is not None, group.name or ""))
     environment = Environment(
@@ -101,7 +101,7 @@ def _name(group: Group) -> str:
     return "all" if group.name is None else figures.plain(group.name)
 
 
-def _figures(result: Result) -> dict[str, Any]:
+def _figures(result: BenchmarkResult) -> dict[str, Any]:
     head = ["group", *(name.replace("_", " ") for name in result.overall.figures), "steps", "problems"]
     rows = [
         [

@@ -33,7 +33,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ResampledCounts:
     """Counts [problems, groups, cells], and the stratum of each problem."""
 
     groups: tuple[str, ...]
@@ -52,7 +52,7 @@ class Tally:
         return int(part.reshape(len(part), -1).any(axis=1).sum())
 
 
-def tally(rows: Iterable[tuple[str, str, Sequence[float]]], stratified: bool) -> Tally:
+def tally(rows: Iterable[tuple[str, str, Sequence[float]]], stratified: bool) -> ResampledCounts:
     """Of (problem, group, cells) rows; with `stratified` a problem's stratum is its group."""
     rows = list(rows)
     groups = tuple(sorted({group for _, group, _ in rows}))
@@ -62,7 +62,7 @@ def tally(rows: Iterable[tuple[str, str, Sequence[float]]], stratified: bool) ->
     for problem, group, cells in rows:
         counts[problems[problem], groups.index(group)] += cells
         strata[problems[problem]] = group if stratified else ""
-    return Tally(groups, counts, tuple(strata))
+    return ResampledCounts(groups, counts, tuple(strata))
 
 
 def _draws(strata: Sequence[str], resamples: int, seed: int) -> Iterator[NDArray[Any]]:
@@ -77,7 +77,9 @@ def _draws(strata: Sequence[str], resamples: int, seed: int) -> Iterator[NDArray
         yield drawn
 
 
-def figures(counted: Tally, measure: Measure, resamples: int, seed: int) -> dict[tuple[str | None, str], Figure]:
+def figures(
+    counted: ResampledCounts, measure: Measure, resamples: int, seed: int
+) -> dict[tuple[str | None, str], Figure]:
     """Every figure of `measure` with its percentile interval.
 
     None where the figure has no value, where one problem alone counts, or where it has no value in more than 5 % of the

@@ -12,7 +12,7 @@ SCHEMA = "curate-prm/eval/1"
 
 
 @dataclass(frozen=True)
-class Counts:
+class StepCounts:
     """What the figures of a group are made of. `unscored` counts chains without scores by reason; `unscored_steps` are
     labelled steps without a score, of which some belong to chains that have others; `unlabelled` steps are neutral,
     behind the first error, or undecided.
@@ -27,7 +27,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ScoreBin:
     """Scores in [low, high): how many steps and problems, their mean score, and the mean of the target with its
     interval.
     """
@@ -46,8 +46,8 @@ class Group:
 
     name: str | None
     figures: Mapping[str, Figure]
-    counts: Counts
-    bins: tuple[Bin, ...] = ()
+    counts: StepCounts
+    bins: tuple[ScoreBin, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Threshold:
 
 
 @dataclass(frozen=True)
-class Result:
+class BenchmarkResult:
     """All figures of one PRM on one benchmark. `headline` is (group, figure) of the one that it is known by."""
 
     benchmark: str

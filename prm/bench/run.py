@@ -13,11 +13,11 @@ from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
 from curate.tables.lineage import versions
 from prm.bench import resample
-from prm.bench.config import BenchConfig, JudgeConfig
+from prm.bench.config import BenchConfig, VerdictConfig
 from prm.bench.read import Loaded
-from prm.bench.result import Counts, Group, Result, Threshold
+from prm.bench.result import BenchmarkResult, Group, StepCounts, Threshold
 from prm.bench.score import Model, score_chains
-from prm.bench.suites.base import Benchmark, Judge, Scored
+from prm.bench.suites.base import Benchmark, Judge, ScoredRollout
 from prm.model.reward_model import HEAD_FILE
 from prm.model.saved import read_card
 
@@ -27,8 +27,8 @@ _TUNING_GROUP = "gsm8k"
 
 
 def evaluate(
-    benchmark: Benchmark, loaded: Loaded, models: Sequence[Model], config: JudgeConfig, reporter: Reporter
-) -> list[tuple[Result, dict[str, str]]]:
+    benchmark: Benchmark, loaded: Loaded, models: Sequence[Model], config: VerdictConfig, reporter: Reporter
+) -> list[tuple[BenchmarkResult, dict[str, str]]]:
     """The result of each model, with the texts of its scorer's files by name.
 
     UserError when the settings do not fit the benchmark, or the part that the threshold is chosen on has no figure.
@@ -45,8 +45,8 @@ def evaluate(
 
 
 def judged(
-    benchmark: Benchmark, loaded: Loaded, scored: Sequence[Scored], model: Model, config: JudgeConfig
-) -> tuple[Result, dict[str, str]]:
+    benchmark: Benchmark, loaded: Loaded, scored: Sequence[ScoredRollout], model: Model, config: VerdictConfig
+) -> tuple[BenchmarkResult, dict[str, str]]:
     """Figures of scored chains, and the files in the layout of the benchmark's scorer, which hold all of them."""
     used, tuning, rule = _parts(scored, config)
     value = config.threshold if tuning is None else _best(benchmark, tuning, config)
@@ -64,7 +64,7 @@ def judged(
         for name in names
     )
     best = _best(benchmark, used, config)
-    result = Result(
+    result = BenchmarkResult(
         benchmark=benchmark.name,
         title=benchmark.title,
         run=model.name,
@@ -83,7 +83,9 @@ def judged(
     return result, dict(benchmark.files(scored, judge, model.name))
 
 
-def _parts(scored: Sequence[Scored], config: JudgeConfig) -> tuple[list[Scored], list[Scored] | None, str]:
+def _parts(
+    scored: Sequence[ScoredRollout], config: VerdictConfig
+) -> tuple[list[ScoredRollout], list[ScoredRollout] | None, str]:
     """What figures are made of, what the threshold is chosen on (None: nothing), and the rule in words."""
     if config.tune is None:
         return list(scored), None, f"fixed at {config.threshold:g} beforehand"
@@ -100,22 +102,24 @@ def _parts(scored: Sequence[Scored], config: JudgeConfig) -> tuple[list[Scored],
     return used, held, f"the best on {share} of the problems, drawn by hash, which the figures leave out"
 
 
-def _held(problem: str, config: JudgeConfig) -> bool:
+def _held(problem: str, config: VerdictConfig) -> bool:
     return int(digest("eval held-out", config.seed, problem, length=8), 16) < config.held_out * 16**8
 
 
-def _tally(benchmark: Benchmark, scored: Sequence[Scored], judge: Judge) -> resample.Tally:
+def _tally(benchmark: Benchmark, scored: Sequence[ScoredRollout], judge: Judge) -> resample.ResampledCounts:
     rows = ((each.chain.problem, each.chain.group, benchmark.count(each, judge)) for each in scored)
     return resample.tally(rows, benchmark.stratified)
 
 
-def _headline(benchmark: Benchmark, scored: Sequence[Scored], threshold: float, config: JudgeConfig) -> float | None:
+def _headline(
+    benchmark: Benchmark, scored: Sequence[ScoredRollout], threshold: float, config: VerdictConfig
+) -> float | None:
     """The figure that the benchmark is known by; for one subset alone, its F1."""
     counted = _tally(benchmark, scored, Judge(threshold, config.missing))
     return benchmark.measure(counted.sums, counted.groups)[None, benchmark.headline]
 
 
-def _best(benchmark: Benchmark, scored: Sequence[Scored], config: JudgeConfig) -> float | None:
+def _best(benchmark: Benchmark, scored: Sequence[ScoredRollout], config: VerdictConfig) -> float | None:
     """The threshold with the highest headline figure on these chains, of ties the nearest to 0.5; None without any."""
     values = [score for each in scored for score in each.scores if score is not None]
     if not values:
@@ -126,10 +130,10 @@ def _best(benchmark: Benchmark, scored: Sequence[Scored], config: JudgeConfig) -
     return max(known)[2] if known else None
 
 
-def _counts(scored: Sequence[Scored], group: str | None) -> Counts:
+def _counts(scored: Sequence[ScoredRollout], group: str | None) -> StepCounts:
     part = [each for each in scored if group in (None, each.chain.group)]
     pairs = [pair for each in part for pair in zip(each.chain.labels, each.scores, strict=True)]
-    return Counts(
+    return StepCounts(
         problems=len({each.chain.problem for each in part}),
         chains=len(part),
         steps=sum(label is not None for label, _ in pairs),
@@ -139,7 +143,7 @@ def _counts(scored: Sequence[Scored], group: str | None) -> Counts:
     )
 
 
-def account(loaded: Loaded, scored: Sequence[Scored], held: int) -> dict[str, Any]:
+def account(loaded: Loaded, scored: Sequence[ScoredRollout], held: int) -> dict[str, Any]:
     """Where every chain of the benchmark went: in = unread + duplicate + held out for the threshold + evaluated."""
     ledger = loaded.ledger
     return {
@@ -170,7 +174,11 @@ def intervals(config: BenchConfig, stratified: bool) -> str:
 
 
 def _notes(
-    benchmark: Benchmark, loaded: Loaded, scored: Sequence[Scored], config: JudgeConfig, groups: Sequence[Group]
+    benchmark: Benchmark,
+    loaded: Loaded,
+    scored: Sequence[ScoredRollout],
+    config: VerdictConfig,
+    groups: Sequence[Group],
 ) -> list[str]:
     notes = []
     if loaded.data["limit"] is not None:

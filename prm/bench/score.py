@@ -11,7 +11,7 @@ from curate.errors import RowError, UserError, did_you_mean
 from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
 from curate.tables.store import Workspace
-from prm.bench.suites.base import Chain, Scored
+from prm.bench.suites.base import LabelledRollout, ScoredRollout
 from prm.data.examples import Example
 from prm.evaluate import score
 from prm.model.saved import model_folder, read_card
@@ -70,7 +70,9 @@ def scores(
     return found
 
 
-def score_chains(model: Model, chains: Sequence[Chain], batch_rows: int, reporter: Reporter) -> Iterator[Scored]:
+def score_chains(
+    model: Model, chains: Sequence[LabelledRollout], batch_rows: int, reporter: Reporter
+) -> Iterator[ScoredRollout]:
     """Each chain with its scores, in order; one that cannot be shown has none."""
     examples = {place: chain.example(place) for place, chain in enumerate(chains) if chain.lacks is None}
     images = {content_hash(data): data for chain in chains for data in chain.images}
@@ -78,7 +80,7 @@ def score_chains(model: Model, chains: Sequence[Chain], batch_rows: int, reporte
     reporter.advance(len(chains) - len(examples), model.name)
     for place, chain in enumerate(chains):
         if chain.lacks is not None:
-            yield Scored(chain, (None,) * len(chain.steps), chain.lacks.reason)
+            yield ScoredRollout(chain, (None,) * len(chain.steps), chain.lacks.reason)
         else:
             of_steps, reason = found[examples[place].rollout_id]
-            yield Scored(chain, tuple(of_steps), reason)
+            yield ScoredRollout(chain, tuple(of_steps), reason)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curate.tables.store import Workspace, write_atomic
-from prm.bench.result import Result
+from prm.bench.result import BenchmarkResult
 
 
 def write(
-    workspace: Workspace, result: Result, layouts: Mapping[str, str], unread: Sequence[Mapping[str, object]] = ()
+    workspace: Workspace,
+    result: BenchmarkResult,
+    layouts: Mapping[str, str],
+    unread: Sequence[Mapping[str, object]] = (),
 ) -> Path:
     """Write results.json, results.md, the files of the benchmark's own scorer, unread.jsonl where a row could not be
     read, and calibration.html; the folder. Files of an earlier evaluation go.

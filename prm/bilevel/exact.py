@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from prm.bilevel.hypergradient import derivative_of_clip, dot, gradients, grouped, increments, inner, typical_root
-from prm.distributed.process_group import ALONE, Team, local
+from prm.distributed.process_group import ALONE, ProcessGroup, local
 
 Tensor = Any
 Optimiser = Any
@@ -29,7 +29,7 @@ class KeptGradients:
     In a team each process keeps its own part of them (or its shard).
     """
 
-    def __init__(self, parameters: Sequence[Tensor], team: Team = ALONE) -> None:
+    def __init__(self, parameters: Sequence[Tensor], team: ProcessGroup = ALONE) -> None:
         self.parameters, self.team = parameters, team
         self.weights: list[float] = []
         self._kept: list[list[Tensor]] = []
@@ -47,7 +47,7 @@ class KeptGradients:
 
 def _bent(
     v: Tensor, gradient: Tensor, state: Mapping[str, Tensor], done: float, group: Mapping[str, Any], floor: float,
-    team: Team,
+    team: ProcessGroup,
 ) -> Tensor:  # fmt: skip
     """Lr J v of one parameter."""
     b1, b2 = group["betas"]
@@ -69,7 +69,7 @@ def step_direction(
     clipped: Sequence[Tensor],
     optimiser: Optimiser,
     floor: float,
-    team: Team = ALONE,
+    team: ProcessGroup = ALONE,
 ) -> list[Tensor]:
     """Lr J v, one tensor a parameter: the meta gradient in the metric of the AdamW step that was just taken.
 
@@ -84,7 +84,7 @@ def step_direction(
 
 
 def through_clip(
-    towards: Sequence[Tensor], clipped: Sequence[Tensor], norm: float, clip: float | None, team: Team = ALONE
+    towards: Sequence[Tensor], clipped: Sequence[Tensor], norm: float, clip: float | None, team: ProcessGroup = ALONE
 ) -> list[Tensor]:
     """C^T x, C the derivative of clipping a gradient of this norm, which `clipped` was made of; in place."""
     bent = derivative_of_clip(norm, clip)

@@ -38,7 +38,7 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-3, 2e-2
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """Which row each part of a forward's tensors belongs to.
 
     `packed` maps a module-name prefix to row indices [n], one tensor for each leading size n that occurs below it; all
@@ -157,10 +157,10 @@ class Ghost:
     of D belongs to a module without a rule.
     """
 
-    def __init__(self, module: Module, towards: Mapping[Tensor, Tensor], layout: Callable[..., Layout]) -> None:
+    def __init__(self, module: Module, towards: Mapping[Tensor, Tensor], layout: Callable[..., RowLayout]) -> None:
         self.module, self.towards, self.layout = module, towards, layout
         self.probe: Tensor | None = None
-        self._now: Layout | None = None
+        self._now: RowLayout | None = None
         self._hooks: list[Any] = []
         self._seen: set[str] = set()
         self._half = False

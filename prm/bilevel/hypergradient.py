@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from prm.distributed.process_group import ALONE, Team, local
+from prm.distributed.process_group import ALONE, ProcessGroup, local
 
 Tensor = Any
 Optimiser = Any
@@ -55,7 +55,7 @@ def grouped(
     return groups, dict(zip(moved, counts, strict=True))
 
 
-def typical_root(squares: Tensor, team: Team) -> Tensor:
+def typical_root(squares: Tensor, team: ProcessGroup) -> Tensor:
     """Root mean square of the entries that are not 0, given their squares; a scalar."""
     total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
     return (total / count.clamp(min=1)).sqrt()
@@ -68,7 +68,7 @@ def increments(sums: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 
 def _scaled(
-    gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, team: Team
+    gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, team: ProcessGroup
 ) -> Tensor:
     # Adam's bias correction of the second moment goes to the scalars: one pass over the memory less.
     first, second = group["betas"]
@@ -85,7 +85,7 @@ def direction(
     meta_gradients: Sequence[Tensor],
     optimiser: Optimiser,
     floor: float,
-    team: Team = ALONE,
+    team: ProcessGroup = ALONE,
 ) -> list[Tensor]:
     """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping.
 
@@ -128,7 +128,7 @@ class GradientAverage:
         return averaged
 
 
-class Turn:
+class DirectionTurn:
     """Cosine between each direction and the one before it, on a fixed sample of at most `SAMPLE` entries.
 
     Near 1, directions may be reused or averaged for longer (`upper.meta_ema`); near 0, each is mostly noise.
@@ -139,7 +139,7 @@ class Turn:
     def __init__(self) -> None:
         self.last: Tensor | None = None
 
-    def cosine(self, towards: Sequence[Tensor], team: Team = ALONE) -> float | None:
+    def cosine(self, towards: Sequence[Tensor], team: ProcessGroup = ALONE) -> float | None:
         """In [-1, 1]; None for the first direction, or when either is 0. Of shards, each process samples its own."""
         # An odd stride walks through all columns of a matrix.
         stride = -(-sum(part.numel() for part in towards) // self.SAMPLE) | 1
@@ -176,7 +176,7 @@ class RunningDots:
         parameters: Sequence[Tensor],
         towards: Sequence[Tensor],
         keep: torch.dtype | None,
-        team: Team = ALONE,
+        team: ProcessGroup = ALONE,
     ) -> None:
         self.parameters, self.towards, self.keep, self.team = parameters, towards, keep, team
         self.weights: list[float] = []

@@ -18,14 +18,21 @@ import torch
 
 from curate.tables.schema import Row
 from prm.bilevel.exact import KeptGradients, step_direction, through_clip
-from prm.bilevel.hypergradient import GradientAverage, RunningDots, Turn, derivative_of_clip, direction, gradients
+from prm.bilevel.hypergradient import (
+    DirectionTurn,
+    GradientAverage,
+    RunningDots,
+    derivative_of_clip,
+    direction,
+    gradients,
+)
 from prm.bilevel.instances import RolloutWeights, rollout_weights
 from prm.bilevel.rollout_level import RolloutLevel
 from prm.bilevel.weights import Upper, upper_rule
 from prm.config import TrainConfig
 from prm.data.batches import Stream
 from prm.data.meta import Item, MetaSet
-from prm.distributed.process_group import ALONE, Share, Team
+from prm.distributed.process_group import ALONE, ProcessGroup, Share
 from prm.losses import to_device
 
 Tensor = Any
@@ -43,7 +50,7 @@ class Objective(Protocol):
 
 
 @dataclass
-class Tally:
+class DomainTally:
     """Per domain, since the last update record: rows seen and the sum of their losses."""
 
     rows: dict[str, int] = field(default_factory=dict)
@@ -72,13 +79,13 @@ class Update:
     weights: Mapping[str, float]
     raw: Mapping[str, float | None]
     dots: Mapping[str, float | None]
-    tally: Tally
+    tally: DomainTally
     meta_loss: float | None
     cosine: float | None = None
 
 
 @dataclass(frozen=True)
-class Reading:
+class UpperReading:
     """What an upper step found before it is a record; `dots` by domain are null when it is left out for clipping."""
 
     dots: Mapping[str, float] | None
@@ -120,15 +127,15 @@ class Bilevel:
         parameters: Sequence[Tensor],
         train: Stream,
         meta: MetaSet | None,
-        team: Team = ALONE,
+        team: ProcessGroup = ALONE,
     ) -> None:
         self.config, self.objective, self.parameters, self.team = config, objective, list(parameters), team
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
         self.upper: Upper | RolloutWeights = self.rollouts or upper_rule(config.upper, len(self.domains))
-        self.meta_average, self.turn = GradientAverage(config.upper.meta_ema), Turn()
-        self.tally = Tally()
+        self.meta_average, self.turn = GradientAverage(config.upper.meta_ema), DirectionTurn()
+        self.tally = DomainTally()
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
         # What `prm.training.validation` found so far.
@@ -169,17 +176,17 @@ class Bilevel:
         raw = self.upper.raw.tolist() if isinstance(self.upper, Upper) else [None] * len(self.domains)
         by_domain, tally = dict(zip(self.domains, raw, strict=True)), self.whole_tally()
         update = Update(self.upper.updates, step, self.weights(), by_domain, dots, tally, meta_loss, cosine)
-        self.tally = Tally()
+        self.tally = DomainTally()
         return update
 
-    def whole_tally(self) -> Tally:
+    def whole_tally(self) -> DomainTally:
         """The tally of all processes."""
         if self.team.size == 1:
             return self.tally
         mine = [by.get(domain, 0) for by in (self.tally.rows, self.tally.losses) for domain in self.domains]
         summed, count = self.team.total(mine), len(self.domains)
         rows = {domain: int(seen) for domain, seen in zip(self.domains, summed[:count], strict=True) if seen}
-        return Tally(
+        return DomainTally(
             rows, {domain: loss for domain, loss in zip(self.domains, summed[count:], strict=True) if domain in rows}
         )
 
@@ -217,7 +224,7 @@ class Bilevel:
         self.done += 1
         return self._finish_upper(reading) if upper else None
 
-    def _finish_upper(self, reading: Reading | None) -> Update | None:
+    def _finish_upper(self, reading: UpperReading | None) -> Update | None:
         if reading is None:
             self.upper.updates += 1
             return self._record(self.done, dict.fromkeys(self.domains), None)
@@ -292,7 +299,7 @@ class Bilevel:
             reader.read(weights[domain])
         self.team.reduce(self.parameters)
 
-    def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> Reading:
+    def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> UpperReading:
         """The lower gradient, domain by domain, and what that says about them."""
         towards, meta_loss, cosine = self._towards()
         how = self.config.upper.clipped
@@ -300,23 +307,23 @@ class Bilevel:
         running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.team)
         self._by_domain(rows, running)
         dots = running.plain() if how == "ignore" else running.settle(self.config.clip)
-        return Reading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
+        return UpperReading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
 
-    def _exact_reading(self, kept: KeptGradients, norm: float) -> Reading:
+    def _exact_reading(self, kept: KeptGradients, norm: float) -> UpperReading:
         """What the step that was just taken says about the domains; `norm` is its gradient's, before clipping."""
         config, clipped = self.config, gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
         if config.upper.clipped == "skip" and derivative_of_clip(norm, config.clip) is not None:
-            return Reading(None, 0.0, None)
+            return UpperReading(None, 0.0, None)
         found, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         v = self.meta_average.add(found)
         towards = step_direction(self.parameters, v, clipped, self.optimiser, config.upper.floor, self.team)
         cosine = self.turn.cosine(towards, self.team)
         if config.upper.clipped == "correct":
             towards = through_clip(towards, clipped, norm, config.clip, self.team)
-        return Reading(dict(zip(self.domains, kept.along(towards), strict=True)), meta_loss, cosine)
+        return UpperReading(dict(zip(self.domains, kept.along(towards), strict=True)), meta_loss, cosine)
 
-    def _rollout_backward(self, rows: Mapping[str, Sequence[str]], upper: bool) -> Reading | None:
+    def _rollout_backward(self, rows: Mapping[str, Sequence[str]], upper: bool) -> UpperReading | None:
         """The lower gradient with a weight for every rollout; on an upper step these learn, too."""
         assert self.rollouts is not None  # noqa: S101
         level = RolloutLevel(self.objective, self.parameters, self.rollouts)  # type: ignore[arg-type]
@@ -329,9 +336,9 @@ class Bilevel:
             return None
         settled = level.settled(seen, towards, self.config.clip, self.config.upper.clipped)
         if settled is None:
-            return Reading(None, meta_loss, cosine)
+            return UpperReading(None, meta_loss, cosine)
         self.rollouts.update(*zip(*settled, strict=True))
         sums = dict.fromkeys(self.domains, 0.0)
         for name, found in settled:
             sums[domain_of[name]] += found
-        return Reading(sums, meta_loss, cosine)
+        return UpperReading(sums, meta_loss, cosine)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from prm.bilevel.ghost import Ghost, Layout
+from prm.bilevel.ghost import Ghost, RowLayout
 from prm.data.encode import Encoded, Encoder, Prompt
 from prm.data.meta import Item
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
@@ -92,7 +92,7 @@ class PrmObjective:
         """What reads <towards, g_i> off forwards of the PRM."""
         return Ghost(self.prm, dict(zip(parameters, towards, strict=True)), self._layout)
 
-    def _layout(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> Layout:
+    def _layout(self, batch: Sequence[Encoded], prompt_of: Callable[[Any], Prompt]) -> RowLayout:
         """The head sees read positions, an unfrozen vision tower patches and then merged patches; all else rows."""
         reads = [place for place, row in enumerate(batch) for read in row.reads if read is not None]
         packed: dict[str, list[Tensor]] = {"score": [torch.tensor(reads)]}
@@ -103,7 +103,7 @@ class PrmObjective:
             rows = torch.arange(len(batch))
             index = [rows.repeat_interleave(patches), rows.repeat_interleave(patches // merge**2)]
             packed |= {f"base.{name}": index for name, _ in self.prm.backbone.seeing()}
-        return Layout(len(batch), packed)
+        return RowLayout(len(batch), packed)
 
     def meta_losses(self, items: Sequence[Item]) -> Iterator[Tensor]:
         """Losses [n] of the upper level's items, one tensor a forward; each has its own graph."""

@@ -83,7 +83,7 @@ def command(
         from prm.bench import entry
 
         given = (tuple(runs or ()), model, images, revision, limit, tuple(settings or ()))
-        asked = entry.Asked(benchmark.value, data, *given)
+        asked = entry.EvalArguments(benchmark.value, data, *given)
         results = entry.evaluate(place, asked, tell)
     if as_json:
         typer.echo(

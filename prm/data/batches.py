@@ -42,7 +42,7 @@ class Stream:
         return taken
 
 
-class Even(Stream):
+class EvenBatches(Stream):
     """The same with `strata` (group -> strata -> rows): a stretch of an epoch has of every stratum its share, to about
     one row.
     """
@@ -80,7 +80,7 @@ def by_value(values: Mapping[str, float], count: int) -> dict[str, list[str]]:
     return {f"{place:0{width}d}": ordered[edges[place] : edges[place + 1]] for place in range(count)}
 
 
-class Pooled(Stream):
+class PooledBatches(Stream):
     """The same with all groups as one pool: each step draws `rows` rows of it, of each group as many as come up."""
 
     def __init__(self, name: str, groups: Mapping[str, Sequence[str]], rows: int, seed: int) -> None:

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from curate.errors import UserError
 from curate.seeds import rng
-from prm.data.batches import Even
+from prm.data.batches import EvenBatches
 
 Item = tuple[str, ...]
 
@@ -33,12 +33,14 @@ class MetaSet(Protocol):
     def items(self, step: int) -> list[Item]: ...
 
 
-def _stream(names: Sequence[str], domain_of: Mapping[str, str], count: int, seed: int, called: str = "meta") -> Even:
+def _stream(
+    names: Sequence[str], domain_of: Mapping[str, str], count: int, seed: int, called: str = "meta"
+) -> EvenBatches:
     """`count` of these a step, each step with every domain of the meta set in proportion."""
     strata: dict[str, list[str]] = {}
     for name in names:
         strata.setdefault(domain_of.get(name, ""), []).append(name)
-    return Even(called, {called: strata}, count, seed)
+    return EvenBatches(called, {called: strata}, count, seed)
 
 
 class Singles:

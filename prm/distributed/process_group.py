@@ -1,4 +1,4 @@
-"""What a run does otherwise when several processes share it. `Team` is one process by itself: it does nothing.
+"""What a run does otherwise when several processes share it. `ProcessGroup` is one process by itself: it does nothing.
 
 The loop asks its team wherever it matters that there may be others: which rows are mine, make these gradients those of
 the whole batch, add up these numbers. `prm.distributed.torch_group` answers for several processes; only that imports
@@ -38,7 +38,7 @@ def usable_device(name: str) -> str:
     return name if name != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class Team:
+class ProcessGroup:
     """One process by itself. Sums over processes are sums over one, the batch is all mine, the state is all here."""
 
     rank = 0
@@ -49,7 +49,7 @@ class Team:
         """Whether this process writes to the workspace and talks; exactly one does."""
         return self.rank == 0
 
-    def arranged(self, sharding: str) -> Team:
+    def arranged(self, sharding: str) -> ProcessGroup:
         """The team for `train.sharding`; one process has nothing to share out."""
         return self
 
@@ -119,17 +119,17 @@ class Team:
         """`prm.distributed.torch_group.Diverged` unless values and parameters are the same everywhere, bit for bit."""
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 _current = [ALONE]
 
 
-def current() -> Team:
+def current() -> ProcessGroup:
     """The team that this process belongs to."""
     return _current[-1]
 
 
 @contextlib.contextmanager
-def belonging(team: Team) -> Iterator[None]:
+def belonging(team: ProcessGroup) -> Iterator[None]:
     """Makes that team the current one meanwhile."""
     _current.append(team)
     try:

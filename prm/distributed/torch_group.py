@@ -28,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curate.errors import ExitCode, Interrupted, StalledError, UserError
-from prm.distributed.process_group import Item, Module, Share, Team, Tensor, belonging, local
+from prm.distributed.process_group import Item, Module, ProcessGroup, Share, Tensor, belonging, local
 
 # How long a process waits for the others before it gives up. One that died is noticed at once; this is for one that
 # hangs, and must be longer than writing a checkpoint takes.
@@ -68,13 +68,13 @@ def cut(costs: Sequence[int], hands: int) -> list[list[int]]:
     return runs
 
 
-class Replicated(Team):
+class Replicated(ProcessGroup):
     """One of several processes that all hold the whole model; the process group is the default one."""
 
     def __init__(self) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def arranged(self, sharding: str) -> Team:
+    def arranged(self, sharding: str) -> ProcessGroup:
         return Sharded() if sharding == "full" else self
 
     def share(self, items: Sequence[Item], cost: Callable[[Item], int]) -> Share[Item]:
@@ -260,7 +260,7 @@ def _lost(error: RuntimeError) -> bool:
 
 
 @contextlib.contextmanager
-def joined(patience: timedelta = PATIENCE) -> Iterator[Team]:
+def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
     """The team of all processes that were started with this one; it is `prm.distributed.process_group.current`
     meanwhile.
 

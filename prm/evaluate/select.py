@@ -26,7 +26,7 @@ from curate.tables.schema import ROLLOUTS, STEP_SCORES
 from curate.tables.store import Workspace, write_atomic
 from prm import metrics
 from prm.evaluate.best_of_n import Candidate, best, expected, first, majority, probability, ranking, weighted
-from prm.metrics import Bin, Interval
+from prm.metrics import CalibrationBin, Interval
 
 if TYPE_CHECKING:
     from prm.sections import SelectConfig
@@ -64,7 +64,7 @@ class Calibration:
     rollouts: int
     brier: float | None
     error: float | None
-    bins: tuple[Bin, ...]
+    bins: tuple[CalibrationBin, ...]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Cell = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A column: its name, what it says, and how it is read from a row."""
 
     name: str
@@ -41,47 +41,51 @@ def _at(name: str, part: str) -> Callable[[Any], Cell]:
     return lambda row: None if getattr(row, name) is None else getattr(getattr(row, name), part)
 
 
-COLUMNS: tuple[Column, ...] = (
-    Column("domain", "name of the training domain", lambda row: row.domain),
-    Column("verdict", "up, down, indistinguishable (from chance) or unknown", lambda row: row.verdict),
-    Column("too_hard", "whether less than a tenth of its rollouts are right", lambda row: row.too_hard),
-    Column("weight", "mean final weight over runs; the mean over domains is 1", lambda row: row.weight),
-    Column("weight_low", "lower end of the weight's interval over runs", _at("interval", "low")),
-    Column("weight_high", "upper end", _at("interval", "high")),
-    Column("weight_interval", "t (Student, 95 %), range (two runs) or single (one run)", _at("interval", "method")),
-    Column("chance_low", "lower end of the band that chance gives this domain", _at("band", "low")),
-    Column("chance_high", "upper end", _at("band", "high")),
-    Column("rank", "rank of the mean weight, 1 is the heaviest", lambda row: row.rank),
-    Column("best_rank", "best rank in any run", lambda row: row.best_rank),
-    Column("worst_rank", "worst rank in any run", lambda row: row.worst_rank),
-    Column("t", "running t of the domain's dots at the end, mean over runs", _at("t", "mean")),
-    Column("t_low", "lowest over runs", _at("t", "low")),
-    Column("t_high", "highest over runs", _at("t", "high")),
-    Column("t_pooled", "t of the dots of all runs together", lambda row: row.signal),
-    Column("loss_first", "mean train loss over the first tenth of the updates", lambda row: row.loss_first),
-    Column("loss_last", "over the last tenth", lambda row: row.loss_last),
-    Column("problems", "problems that came in", _fact("problems")),
-    Column("rejects", "rows that ingest rejected for other reasons than the next two", _fact("rejects")),
-    Column("duplicates", "rows or problems left out as duplicates (ingest, dedup)", _fact("duplicates")),
-    Column("contaminated", "left out because the meta or test set shows them", _fact("contaminated")),
-    Column("rollouts", "chains, sampled here or given", _fact("rollouts")),
-    Column("given", "of them those that were imported or came with a source", _fact("given")),
-    Column("no_answer", "rollouts in which no rule reads an answer; they count as wrong", _fact("no_answer")),
-    Column("accuracy", "share of rollouts with an outcome that are right", _fact("accuracy")),
-    Column("undecided", "share of rollouts without an outcome", _fact("undecided")),
-    Column(
+COLUMNS: tuple[ReportColumn, ...] = (
+    ReportColumn("domain", "name of the training domain", lambda row: row.domain),
+    ReportColumn("verdict", "up, down, indistinguishable (from chance) or unknown", lambda row: row.verdict),
+    ReportColumn("too_hard", "whether less than a tenth of its rollouts are right", lambda row: row.too_hard),
+    ReportColumn("weight", "mean final weight over runs; the mean over domains is 1", lambda row: row.weight),
+    ReportColumn("weight_low", "lower end of the weight's interval over runs", _at("interval", "low")),
+    ReportColumn("weight_high", "upper end", _at("interval", "high")),
+    ReportColumn(
+        "weight_interval", "t (Student, 95 %), range (two runs) or single (one run)", _at("interval", "method")
+    ),
+    ReportColumn("chance_low", "lower end of the band that chance gives this domain", _at("band", "low")),
+    ReportColumn("chance_high", "upper end", _at("band", "high")),
+    ReportColumn("rank", "rank of the mean weight, 1 is the heaviest", lambda row: row.rank),
+    ReportColumn("best_rank", "best rank in any run", lambda row: row.best_rank),
+    ReportColumn("worst_rank", "worst rank in any run", lambda row: row.worst_rank),
+    ReportColumn("t", "running t of the domain's dots at the end, mean over runs", _at("t", "mean")),
+    ReportColumn("t_low", "lowest over runs", _at("t", "low")),
+    ReportColumn("t_high", "highest over runs", _at("t", "high")),
+    ReportColumn("t_pooled", "t of the dots of all runs together", lambda row: row.signal),
+    ReportColumn("loss_first", "mean train loss over the first tenth of the updates", lambda row: row.loss_first),
+    ReportColumn("loss_last", "over the last tenth", lambda row: row.loss_last),
+    ReportColumn("problems", "problems that came in", _fact("problems")),
+    ReportColumn("rejects", "rows that ingest rejected for other reasons than the next two", _fact("rejects")),
+    ReportColumn("duplicates", "rows or problems left out as duplicates (ingest, dedup)", _fact("duplicates")),
+    ReportColumn("contaminated", "left out because the meta or test set shows them", _fact("contaminated")),
+    ReportColumn("rollouts", "chains, sampled here or given", _fact("rollouts")),
+    ReportColumn("given", "of them those that were imported or came with a source", _fact("given")),
+    ReportColumn("no_answer", "rollouts in which no rule reads an answer; they count as wrong", _fact("no_answer")),
+    ReportColumn("accuracy", "share of rollouts with an outcome that are right", _fact("accuracy")),
+    ReportColumn("undecided", "share of rollouts without an outcome", _fact("undecided")),
+    ReportColumn(
         "truncated", "share of rollouts cut by length or repetition, of those whose end is known", _fact("truncated")
     ),
-    Column("labelled_steps", "steps with a label", _fact("labelled_steps")),
-    Column("undefined_steps", "steps whose label is undefined", _fact("undefined_steps")),
-    Column("mean_label", "mean label", _fact("mean_label")),
-    Column("label_noise", "mean standard error of the labels estimated from completions", _fact("label_noise")),
-    Column("consensus_kept", "share of labelled steps that the judge did not mask", _fact("consensus_kept")),
-    Column("rollout_tokens", "tokens generated for rollouts", _fact("rollout_tokens")),
-    Column("label_tokens", "tokens generated for completions", _fact("label_tokens")),
-    Column("judge_tokens", "tokens that the judge generated", _fact("judge_tokens")),
-    Column("licences", "licences of its problems, separated by semicolons", lambda row: "; ".join(row.facts.licences)),
-    Column("planted", "defects planted on purpose", lambda row: "; ".join(row.facts.planted)),
+    ReportColumn("labelled_steps", "steps with a label", _fact("labelled_steps")),
+    ReportColumn("undefined_steps", "steps whose label is undefined", _fact("undefined_steps")),
+    ReportColumn("mean_label", "mean label", _fact("mean_label")),
+    ReportColumn("label_noise", "mean standard error of the labels estimated from completions", _fact("label_noise")),
+    ReportColumn("consensus_kept", "share of labelled steps that the judge did not mask", _fact("consensus_kept")),
+    ReportColumn("rollout_tokens", "tokens generated for rollouts", _fact("rollout_tokens")),
+    ReportColumn("label_tokens", "tokens generated for completions", _fact("label_tokens")),
+    ReportColumn("judge_tokens", "tokens that the judge generated", _fact("judge_tokens")),
+    ReportColumn(
+        "licences", "licences of its problems, separated by semicolons", lambda row: "; ".join(row.facts.licences)
+    ),
+    ReportColumn("planted", "defects planted on purpose", lambda row: "; ".join(row.facts.planted)),
 )
 
 
@@ -92,21 +96,21 @@ def _side(side: str, name: str) -> Callable[[Change], Cell]:
 
 
 _BOTH = ("verdict", "problems", "rejects", "duplicates", "contaminated", "rollouts", "labelled_steps", "accuracy")
-DIFFERENCE: tuple[Column, ...] = (
-    Column("domain", "name of the training domain", lambda change: change.domain),
-    Column("weight_a", "mean final weight in the workspace reported on", lambda change: change.weight_a),
-    Column("weight_b", "in the one it is held against", lambda change: change.weight_b),
-    Column("difference", "weight_a - weight_b", lambda change: change.difference),
-    Column("difference_low", "lower end of its 95 % interval (Welch)", _at("interval", "low")),
-    Column("difference_high", "upper end", _at("interval", "high")),
-    Column(
+DIFFERENCE: tuple[ReportColumn, ...] = (
+    ReportColumn("domain", "name of the training domain", lambda change: change.domain),
+    ReportColumn("weight_a", "mean final weight in the workspace reported on", lambda change: change.weight_a),
+    ReportColumn("weight_b", "in the one it is held against", lambda change: change.weight_b),
+    ReportColumn("difference", "weight_a - weight_b", lambda change: change.difference),
+    ReportColumn("difference_low", "lower end of its 95 % interval (Welch)", _at("interval", "low")),
+    ReportColumn("difference_high", "upper end", _at("interval", "high")),
+    ReportColumn(
         "moved",
         "heavier, lighter, indistinguishable (the interval has 0 in it) or unknown",
         lambda change: change.moved,
     ),
-    Column("verdict_changed", "whether the verdicts differ", lambda change: change.verdict_changed),
+    ReportColumn("verdict_changed", "whether the verdicts differ", lambda change: change.verdict_changed),
     *(
-        Column(f"{name}_{side}", f"{name} of {side}, as in report.csv", _side(side, name))
+        ReportColumn(f"{name}_{side}", f"{name} of {side}, as in report.csv", _side(side, name))
         for name in _BOTH
         for side in ("a", "b")
     ),
@@ -125,7 +129,7 @@ def cell(value: Cell) -> str:
     return repr(value)
 
 
-def _csv(columns: Sequence[Column], rows: Iterable[Any]) -> str:
+def _csv(columns: Sequence[ReportColumn], rows: Iterable[Any]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([column.name for column in columns])

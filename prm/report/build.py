@@ -16,7 +16,7 @@ from prm.evaluate.select import Selection
 from prm.report import showcase, stats, token_usage, verdict
 from prm.report.model import Account, DomainRow, Report
 from prm.report.null_band import bands_for
-from prm.report.stats import Facts
+from prm.report.stats import DomainFacts
 from prm.sections import ReportConfig, SelectConfig
 
 
@@ -64,13 +64,15 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
     )
 
 
-def _rows(facts: Mapping[str, Facts], trained: stats.Training, learned: bool, least: float) -> tuple[DomainRow, ...]:
+def _rows(
+    facts: Mapping[str, DomainFacts], trained: stats.Training, learned: bool, least: float
+) -> tuple[DomainRow, ...]:
     bands = bands_for(trained.final, trained.null, trained.neutral, trained.noise, least)
     runs = len(trained.final)
     weighings = verdict.weigh(trained.final, bands, learned)
     rows = []
     for domain in facts.keys() | weighings.keys():
-        known, weighing, band = facts.get(domain, Facts()), weighings.get(domain), bands.get(domain)
+        known, weighing, band = facts.get(domain, DomainFacts()), weighings.get(domain), bands.get(domain)
         rows.append(
             DomainRow(
                 domain=domain,

@@ -38,7 +38,7 @@ class Intake:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceLineage:
     """What the lineage of an ingested source says, and which training domains it fed."""
 
     name: str
@@ -47,7 +47,7 @@ class Source:
     defect: str | None
 
 
-def sources(workspace: Workspace) -> list[Source]:
+def sources(workspace: Workspace) -> list[SourceLineage]:
     """Every ingested source, by name."""
     found = []
     for partition in workspace.partitions(PROBLEMS):
@@ -57,11 +57,11 @@ def sources(workspace: Workspace) -> list[Source]:
         domains = tuple(sorted(set(rows["domain"].to_pylist()))) or (config.get("domain") or name,)
         roles = sorted(set(rows["role"].to_pylist()))
         role = roles[0] if len(roles) == 1 else config.get("role")
-        found.append(Source(name, role, domains, config.get("defect")))
+        found.append(SourceLineage(name, role, domains, config.get("defect")))
     return found
 
 
-def left_out(workspace: Workspace, fed_by: Sequence[Source]) -> dict[str | None, Intake]:
+def left_out(workspace: Workspace, fed_by: Sequence[SourceLineage]) -> dict[str | None, Intake]:
     """Domain -> what was left out of it before any rollout; None holds the rejects that no domain can be told for."""
     counts: dict[str | None, Counter[str]] = defaultdict(Counter)
     by_name = {source.name: source for source in fed_by}
@@ -125,7 +125,7 @@ def _lost(workspace: Workspace, min_graded: int) -> Counter[str]:
     return lost
 
 
-def defects(fed_by: Sequence[Source]) -> Mapping[str, set[str]]:
+def defects(fed_by: Sequence[SourceLineage]) -> Mapping[str, set[str]]:
     """Training domain -> the defects that were planted in it."""
     planted = defaultdict[str, set[str]](set)
     for source in fed_by:

@@ -10,8 +10,8 @@ from prm import metrics
 from prm.evaluate.select import Selection
 from prm.metrics import Interval, PairOrder
 from prm.report.null_band import Band
-from prm.report.showcase import Chain, Picture
-from prm.report.stats import Curve, Facts, Over
+from prm.report.showcase import ShownImage, ShownRollout
+from prm.report.stats import Curve, DomainFacts, Over
 from prm.report.token_usage import Spend
 
 SCHEMA = "curate-prm/report/2"
@@ -36,7 +36,7 @@ class DomainRow:
     rank: int | None
     best_rank: int | None
     worst_rank: int | None
-    facts: Facts
+    facts: DomainFacts
     loss_first: float | None
     loss_last: float | None
     t: Over | None
@@ -99,8 +99,8 @@ class Report:
     selection: Selection | None
     ledger: tuple[Account, ...]
     notes: tuple[str, ...]
-    chains: tuple[Chain, ...] = ()
-    pictures: Mapping[str, Picture] = field(default_factory=dict, repr=False)
+    chains: tuple[ShownRollout, ...] = ()
+    pictures: Mapping[str, ShownImage] = field(default_factory=dict, repr=False)
 
     @property
     def planted_total(self) -> PairOrder:

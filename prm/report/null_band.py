@@ -46,7 +46,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Spread:
+class WeightSpread:
     """Of a domain's log weight over runs: its variance with degrees of freedom, its mean, and over how many runs."""
 
     variance: float
@@ -55,7 +55,7 @@ class Spread:
     runs: int
 
 
-def spreads(runs: Mapping[str, Mapping[str, float]]) -> dict[str, Spread]:
+def spreads(runs: Mapping[str, Mapping[str, float]]) -> dict[str, WeightSpread]:
     """Domain -> its spread over these runs, from weights run -> domain -> weight; variances are moderated.
 
     Domains that some run lacks are judged from those that have them.
@@ -64,12 +64,14 @@ def spreads(runs: Mapping[str, Mapping[str, float]]) -> dict[str, Spread]:
     logs = {name: [math.log(max(w[name], _TINY)) for w in runs.values() if name in w] for name in domains}
     variances, freedoms = _moderated(logs) if logs else ({}, {})
     return {
-        name: Spread(variances[name], freedoms[name], math.fsum(values) / len(values), len(values))
+        name: WeightSpread(variances[name], freedoms[name], math.fsum(values) / len(values), len(values))
         for name, values in logs.items()
     }
 
 
-def null_bands(null: Mapping[str, Mapping[str, float]], own: Mapping[str, Spread] | None = None) -> dict[str, Band]:
+def null_bands(
+    null: Mapping[str, Mapping[str, float]], own: Mapping[str, WeightSpread] | None = None
+) -> dict[str, Band]:
     """Domain -> its band, from final weights run -> domain -> weight of null runs; empty without any.
 
     A new run without signal has all its domains inside with probability `LEVEL`. With `own` the bands are of means over
@@ -97,7 +99,7 @@ def bands_for(
     final: Mapping[str, Mapping[str, float]],
     null: Mapping[str, Mapping[str, float]],
     neutral: Mapping[str, float],
-    noise: Mapping[str, Mapping[str, Spread]],
+    noise: Mapping[str, Mapping[str, WeightSpread]],
     least: float = 1.0,
 ) -> dict[str, Band]:
     """Domain -> the band that chance gives the mean of its weights in these real runs (`final`).
@@ -123,7 +125,9 @@ def bands_for(
     return {name: band.reaching(1 / least, least).scaled(here) for name, band in bands.items()}
 
 
-def _own(final: Mapping[str, Mapping[str, float]], noise: Mapping[str, Mapping[str, Spread]]) -> dict[str, Spread]:
+def _own(
+    final: Mapping[str, Mapping[str, float]], noise: Mapping[str, Mapping[str, WeightSpread]]
+) -> dict[str, WeightSpread]:
     """Domain -> how far batches carry the mean log weight of these runs.
 
     Read off their updates where all runs have such: dozens a run, where the runs themselves are few, and not enlarged
@@ -143,7 +147,7 @@ def _own(final: Mapping[str, Mapping[str, float]], noise: Mapping[str, Mapping[s
         logs = [math.log(weights[name]) for weights in final.values() if name in weights]
         variance = math.fsum(one.variance for one in each) / len(each)
         freedom = math.fsum(one.freedom for one in each)
-        own[name] = Spread(variance / len(each), freedom, math.fsum(logs) / len(logs), len(each))
+        own[name] = WeightSpread(variance / len(each), freedom, math.fsum(logs) / len(logs), len(each))
         spread = metrics.deviation(logs)
         # Those that all lie as far as is counted do not differ, whatever batches do.
         if spread and variance and any(abs(log) < math.log(_FAR) for log in logs):

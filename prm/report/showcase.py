@@ -36,7 +36,7 @@ class ChainStep:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ShownRollout:
     """One rollout with its problem."""
 
     rollout_id: str
@@ -54,7 +54,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """An image as the page holds it; `uri` is None when it was left out to keep the page light."""
 
     uri: str | None
@@ -86,7 +86,7 @@ def choose(workspace: Workspace, count: int, roles: Sequence[str] = ("test", "tr
     return [row["rollout_id"] for row in _interleaved(by_role)[:count]]
 
 
-def chains(workspace: Workspace, count: int) -> tuple[Chain, ...]:
+def chains(workspace: Workspace, count: int) -> tuple[ShownRollout, ...]:
     """At most `count` chains, by domain."""
     chosen = among("rollout_id", choose(workspace, count))
     columns = ["rollout_id", "problem_id", "domain", "role", "steps", "answer", "outcome", "finish"]
@@ -111,14 +111,14 @@ def _chain(
     problem: Row,
     labels: Mapping[tuple[str, int], Row],
     scores: Mapping[tuple[str, int], Sequence[float]],
-) -> Chain:
+) -> ShownRollout:
     steps = []
     for index, text in enumerate(rollout["steps"]):
         key = rollout["rollout_id"], index
         label = labels.get(key, {})
         value, k, m, error = (label.get(name) for name in ("value", "k", "m", "standard_error"))
         steps.append(ChainStep(text, value, k, m, error, mean(scores.get(key, ()))))
-    return Chain(
+    return ShownRollout(
         rollout["rollout_id"],
         rollout["problem_id"],
         rollout["domain"],
@@ -134,7 +134,7 @@ def _chain(
     )
 
 
-def pictures(workspace: Workspace, chosen: Iterable[Chain], budget: int = IMAGE_BUDGET) -> dict[str, Picture]:
+def pictures(workspace: Workspace, chosen: Iterable[ShownRollout], budget: int = IMAGE_BUDGET) -> dict[str, ShownImage]:
     """The images of these chains by hash, as data URIs, until the budget in bytes is used up."""
     hashes = sorted({key for chain in chosen for key in chain.image_hashes})
     columns = ["image_hash", "bytes", "format", "width", "height"]
@@ -143,7 +143,7 @@ def pictures(workspace: Workspace, chosen: Iterable[Chain], budget: int = IMAGE_
         data, kind, (width, height) = light(row)
         budget -= len(data)
         text = f"data:{kind};base64,{base64.b64encode(data).decode()}" if budget >= 0 else None
-        found[row["image_hash"]] = Picture(text, width, height)
+        found[row["image_hash"]] = ShownImage(text, width, height)
     return found
 
 

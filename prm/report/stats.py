@@ -15,7 +15,7 @@ from curate.tables import lineage
 from curate.tables.schema import GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES, Table
 from curate.tables.store import Workspace
 from prm.report import exclusions
-from prm.report.null_band import Spread
+from prm.report.null_band import WeightSpread
 from prm.report.token_usage import Spend
 
 # Points of a curve on the page; more cannot be seen.
@@ -26,7 +26,7 @@ _TRUNCATED = ("length", "repetition")
 
 
 @dataclass(frozen=True)
-class Facts:
+class DomainFacts:
     """A domain's training data. Shares are in [0, 1], of its rollouts; None where there is nothing to take them of.
 
     `given` rollouts were imported or came with a source, and were not sampled here. `accuracy` is the share of right
@@ -94,7 +94,7 @@ class Training:
     final: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     null: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     neutral: Mapping[str, float] = field(default_factory=dict)
-    noise: Mapping[str, Mapping[str, Spread]] = field(default_factory=dict)
+    noise: Mapping[str, Mapping[str, WeightSpread]] = field(default_factory=dict)
     updates: int = 0
     weights: tuple[Curve, ...] = ()
     null_curve: Curve | None = None
@@ -114,7 +114,7 @@ def _frame(workspace: Workspace, table: Table, columns: Sequence[str], where: An
     return frame
 
 
-def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dict[str, Facts], int]:
+def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dict[str, DomainFacts], int]:
     """Facts of each training domain, and how many rows that ingest left out belong to none of them.
 
     `costs` are what `prm.report.token_usage.spent` finds.
@@ -154,7 +154,7 @@ def domain_facts(workspace: Workspace, costs: Sequence[Spend] = ()) -> tuple[dic
         row = by_problem.get(domain, {}) | by_rollout.get(domain, {}) | by_label.get(domain, {})
         licences = tuple(row.pop("licences", ()))
         spend = spends.get(domain)
-        facts[domain] = Facts(
+        facts[domain] = DomainFacts(
             **row,
             **vars(left.get(domain, exclusions.Intake())),
             consensus_kept=kept.get(domain),
@@ -253,16 +253,16 @@ def _neutral(frame: pl.DataFrame) -> dict[str, float]:
     return {row["run"]: row["scale"] for row in last.group_by("run").agg(scale=scale).to_dicts()}
 
 
-def _noise(frame: pl.DataFrame) -> dict[str, dict[str, Spread]]:
+def _noise(frame: pl.DataFrame) -> dict[str, dict[str, WeightSpread]]:
     """Mirrored run -> domain -> what its updates alone spread the log weight, which is the sum of n changes: n times
     their variance. Runs with fewer than three have none.
     """
-    found: dict[str, dict[str, Spread]] = defaultdict(dict)
+    found: dict[str, dict[str, WeightSpread]] = defaultdict(dict)
     change = pl.col("raw").diff().over("run", "domain")
     changes = frame.sort("run", "domain", "update").with_columns(change=change).drop_nulls("change")
     grouped = changes.group_by("run", "domain").agg(spread=pl.col("change").var(), n=pl.len(), end=pl.col("raw").last())
     for row in grouped.filter(pl.col("n") > 2).to_dicts():
-        found[row["run"]][row["domain"]] = Spread(row["n"] * row["spread"], row["n"] - 1.0, row["end"], 1)
+        found[row["run"]][row["domain"]] = WeightSpread(row["n"] * row["spread"], row["n"] - 1.0, row["end"], 1)
     return dict(found)
 
 

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from curate.errors import RowError
-from prm.serving.rows import Limits, Refused, Row, read
-from prm.serving.scorer import Batcher, Busy, Scored
+from prm.serving.rows import Limits, RequestRefused, ServedRollout, read
+from prm.serving.scorer import Batcher, Busy, RolloutScores
 from prm.serving.visitors import refusal
 
 # In which a client must have sent its body, and in which some more of it must come.
@@ -43,7 +43,7 @@ class Service:
                 Route("/health", self.health),
                 Route("/info", self.tell),
             ],
-            exception_handlers={Refused: _refusal, HTTPException: _plain, Exception: _broken},
+            exception_handlers={RequestRefused: _refusal, HTTPException: _plain, Exception: _broken},
             lifespan=self._life,
         )
         # Else another spelling of a path would be answered by a redirect without a sentence.
@@ -72,7 +72,7 @@ class Service:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Which also keeps web pages of others from asking through a browser on this machine.
         if kind != "application/json":
-            raise Refused(415, "Send JSON, with the header Content-Type: application/json.")
+            raise RequestRefused(415, "Send JSON, with the header Content-Type: application/json.")
         _check_length(request, self._limits.body_bytes)
         with self._holding() as hold:
             body = await _body(request, self._limits.body_bytes, hold)
@@ -84,13 +84,13 @@ class Service:
             return JSONResponse(answers)
         return JSONResponse(answers[0], 500 if scored[0].failed else 422 if scored[0].error else 200)
 
-    async def _scored(self, rows: list[Row | RowError]) -> list[Scored]:
+    async def _scored(self, rows: list[ServedRollout | RowError]) -> list[RolloutScores]:
         """Scores of the rows that are sound, and the errors of the others, in order."""
         try:
-            found = iter(await self._batcher.submit([row for row in rows if isinstance(row, Row)]))
+            found = iter(await self._batcher.submit([row for row in rows if isinstance(row, ServedRollout)]))
         except Busy:
-            raise Refused(503, "Too many rows are waiting; try again in a second.") from None
-        return [Scored(None, None, str(row)) if isinstance(row, RowError) else next(found) for row in rows]
+            raise RequestRefused(503, "Too many rows are waiting; try again in a second.") from None
+        return [RolloutScores(None, None, str(row)) if isinstance(row, RowError) else next(found) for row in rows]
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[Callable[[int], None]]:
@@ -103,7 +103,7 @@ class Service:
         def hold(size: int) -> None:
             nonlocal held
             if size > self._room:
-                raise Refused(503, "Too much is being read; try again in a second.")
+                raise RequestRefused(503, "Too much is being read; try again in a second.")
             self._room -= size
             held += size
 
@@ -129,12 +129,12 @@ class Door:
         await self._app(scope, receive, send)
 
 
-def _answer(scored: Scored) -> dict[str, Any]:
+def _answer(scored: RolloutScores) -> dict[str, Any]:
     return {"steps": scored.steps, "score": scored.score, "error": scored.error}
 
 
-def _too_large(limit: int) -> Refused:
-    return Refused(413, f"The body is larger than {limit:,} bytes; send fewer rows, or smaller images.")
+def _too_large(limit: int) -> RequestRefused:
+    return RequestRefused(413, f"The body is larger than {limit:,} bytes; send fewer rows, or smaller images.")
 
 
 def _check_length(request: Request, limit: int) -> None:
@@ -159,16 +159,16 @@ async def _body(request: Request, limit: int, hold: Callable[[int], None]) -> by
                 parts.append(part)
                 patience.reschedule(min(ends, loop.time() + _PART_SECONDS))
     except TimeoutError:
-        raise Refused(
+        raise RequestRefused(
             408, f"The body came too slowly: all within {_BODY_SECONDS:g} seconds, some every {_PART_SECONDS:g}."
         ) from None
     except ClientDisconnect:
-        raise Refused(400, "The connection ended within the body.") from None
+        raise RequestRefused(400, "The connection ended within the body.") from None
     return b"".join(parts)
 
 
 def _refusal(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)  # noqa: S101 - Starlette's type is wider than what it gives
+    assert isinstance(error, RequestRefused)  # noqa: S101 - Starlette's type is wider than what it gives
     headers = dict(_RETRY) if error.status == 503 else {}
     # What is left of a body that was not read must not be taken for the next request.
     headers |= {"Connection": "close"} if error.status in (408, 413, 415, 503) else {}

@@ -25,7 +25,7 @@ _VALUES = 1_000_000
 _ADDRESSES = ("http:", "https:", "ftp:", "file:")
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is answered by this HTTP status and sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -49,7 +49,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Row:
+class ServedRollout:
     """A chain to score; `images` are (hash, original bytes), with so many `pixels` together."""
 
     question: str
@@ -59,7 +59,7 @@ class Row:
     pixels: int = 0
 
 
-class _Pictures:
+class _RequestImages:
     """The pictures of a request: each is decoded once, however many rows show it."""
 
     def __init__(self, limits: Limits) -> None:
@@ -86,7 +86,7 @@ class _Pictures:
         if size <= self._limits.pixels:
             self._left -= size
             if self._left < 0:
-                raise Refused(
+                raise RequestRefused(
                     413,
                     f"The images of the request have more than {self._limits.request_pixels:,} pixels together; send "
                     "several requests.",
@@ -96,44 +96,50 @@ class _Pictures:
         return (content_hash(data), data), size
 
 
-def read(body: bytes, limits: Limits) -> tuple[list[Row | RowError], bool]:
+def read(body: bytes, limits: Limits) -> tuple[list[ServedRollout | RowError], bool]:
     """The rows of a body, and whether they came as a list; a RowError in place of a row whose picture is no good.
 
     Refused (400) when the body is not what it must be, (413) when it holds too much.
     """
     if sum(map(body.count, (b"[", b"{", b","))) > max(_VALUES, limits.rows * limits.characters // 4):
         # Empty lists by the million would take a hundred times their bytes in memory.
-        raise Refused(413, "The body has more lists, objects and values than its rows may have; send fewer.")
+        raise RequestRefused(413, "The body has more lists, objects and values than its rows may have; send fewer.")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(400, "The body is no JSON; send an object with question and steps, or a list of them.") from None
+        raise RequestRefused(
+            400, "The body is no JSON; send an object with question and steps, or a list of them."
+        ) from None
     many = isinstance(content, list)
     rows = content if many else [content]
     if not rows:
-        raise Refused(400, "The list has no row.")
+        raise RequestRefused(400, "The list has no row.")
     if len(rows) > limits.rows:
-        raise Refused(413, f"{len(rows)} rows are in the request, the limit is {limits.rows}; send several requests.")
-    pictures = _Pictures(limits)
+        raise RequestRefused(
+            413, f"{len(rows)} rows are in the request, the limit is {limits.rows}; send several requests."
+        )
+    pictures = _RequestImages(limits)
     return [_row(row, f"rows[{place}]." if many else "", limits, pictures) for place, row in enumerate(rows)], many
 
 
-def _row(content: Any, where: str, limits: Limits, pictures: _Pictures) -> Row | RowError:
+def _row(content: Any, where: str, limits: Limits, pictures: _RequestImages) -> ServedRollout | RowError:
     if not isinstance(content, dict):
-        raise Refused(400, f"{where.rstrip('.') or 'The body'} must be an object with question and steps.")
+        raise RequestRefused(400, f"{where.rstrip('.') or 'The body'} must be an object with question and steps.")
     for key in content:
         if key not in _KEYS:
-            raise Refused(400, f'There is no field "{_shown(key)}"{did_you_mean(key, _KEYS)}')
+            raise RequestRefused(400, f'There is no field "{_shown(key)}"{did_you_mean(key, _KEYS)}')
     question = content.get("question")
     if not isinstance(question, str):
-        raise Refused(400, f"{where}question must be a text.")
+        raise RequestRefused(400, f"{where}question must be a text.")
     choices, steps, images = (_texts(content, key, where) for key in ("choices", "steps", "images"))
     if not steps:
-        raise Refused(400, f"{where}steps must have at least one text.")
+        raise RequestRefused(400, f"{where}steps must have at least one text.")
     _check(question, choices, steps, images, where, limits)
     try:
         shown = [pictures.get(text) for text in images]
-        return Row(question, choices, tuple(image for image, _ in shown), steps, sum(size for _, size in shown))
+        return ServedRollout(
+            question, choices, tuple(image for image, _ in shown), steps, sum(size for _, size in shown)
+        )
     except RowError as error:
         return error
 
@@ -143,15 +149,15 @@ def _check(
 ) -> None:
     for name, count, most in (("steps", len(steps), limits.steps), ("images", len(images), limits.images)):
         if count > most:
-            raise Refused(413, f"{where}{name} has {count} entries, the limit is {most}.")
+            raise RequestRefused(413, f"{where}{name} has {count} entries, the limit is {most}.")
     texts = (question, *choices, *steps)
     length = sum(map(len, texts))
     if length > limits.characters:
-        raise Refused(413, f"{where.rstrip('.') or 'The row'} has {length:,} characters of text, the limit is "
+        raise RequestRefused(413, f"{where.rstrip('.') or 'The row'} has {length:,} characters of text, the limit is "
                            f"{limits.characters:,}.")  # fmt: skip
     # JSON can spell half of a surrogate pair, which no tokenizer takes.
     if any(not _encodes(text) for text in texts):
-        raise Refused(400, f"{where.rstrip('.') or 'The row'} has text that is no valid Unicode.")
+        raise RequestRefused(400, f"{where.rstrip('.') or 'The row'} has text that is no valid Unicode.")
 
 
 def _encodes(text: str) -> bool:
@@ -170,7 +176,7 @@ def _shown(text: str) -> str:
 def _texts(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
     found = content.get(key, [])
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise Refused(400, f"{where}{key} must be a list of texts.")
+        raise RequestRefused(400, f"{where}{key} must be a list of texts.")
     return tuple(found)
 
 

@@ -25,14 +25,14 @@ from prm.evaluate.score import load_prm
 from prm.model.aggregate import aggregation, rollout_logit
 from prm.model.inference import step_logits, step_scores
 from prm.model.saved import read_card
-from prm.serving.rows import Row
+from prm.serving.rows import ServedRollout
 
 # Of what pictures become, for the time of one batch.
 _MEGABYTES = 256
 
 
 @dataclass(frozen=True)
-class Scored:
+class RolloutScores:
     """A score for every step (null: it has no text), and the rollout's (null where a step has none).
 
     With an `error` there are no scores; `failed` says that it is not the row's fault.
@@ -67,31 +67,31 @@ class Scorer:
             "versions": lineage.versions(),
         }
 
-    def __call__(self, rows: Sequence[Row]) -> list[Scored]:
+    def __call__(self, rows: Sequence[ServedRollout]) -> list[RolloutScores]:
         """Scores of these rows, in order; a row that cannot be read has its error and harms no other."""
         images = {key: data for row in rows for key, data in row.images} if self._encoder.sees else {}
         encoder = self._encoder.of(images, _MEGABYTES)
         # Kept no longer than the batch: the next ones show other pictures.
         self._prm.share_features(Kept(_MEGABYTES))
-        found, encoded = list[Scored | None]([None] * len(rows)), []
+        found, encoded = list[RolloutScores | None]([None] * len(rows)), []
         for place, row in enumerate(rows):
             try:
                 if row.images and not encoder.sees:
                     raise RowError("image", "this model reads text only; leave images out")
                 encoded.append(encoder.encode(_example(place, row)))
             except RowError as error:
-                found[place] = Scored(None, None, str(error))
+                found[place] = RolloutScores(None, None, str(error))
         for one, logits in step_logits(self._prm, encoder, encoded, self._batch_rows):
             place, steps = one.example.sample_index, step_scores(one, logits, self.card.of_outcomes)
             if any(score is not None and math.isnan(score) for score in steps):
-                found[place] = Scored(None, None, "the model gives no number for this row", failed=True)
+                found[place] = RolloutScores(None, None, "the model gives no number for this row", failed=True)
                 continue
             logit = rollout_logit(steps[-1:] if self.card.of_outcomes else steps, self._aggregate)
-            found[place] = Scored(tuple(steps), None if logit is None else probability(logit))
+            found[place] = RolloutScores(tuple(steps), None if logit is None else probability(logit))
         return [scored for scored in found if scored is not None]
 
 
-def _example(place: int, row: Row) -> Example:
+def _example(place: int, row: ServedRollout) -> Example:
     count = len(row.steps)
     hashes = tuple(key for key, _ in row.images)
     return Example(
@@ -122,14 +122,14 @@ class Batcher:
 
     def __init__(
         self,
-        score: Callable[[Sequence[Row]], list[Scored]],
+        score: Callable[[Sequence[ServedRollout]], list[RolloutScores]],
         batch_rows: int,
         queue_rows: int,
         batch_pixels: int | None = None,
     ) -> None:
         self._score, self._batch_rows, self._queue_rows = score, batch_rows, queue_rows
         self._batch_pixels = math.inf if batch_pixels is None else batch_pixels
-        self._queue: deque[tuple[Row, asyncio.Future[Scored]]] = deque()
+        self._queue: deque[tuple[ServedRollout, asyncio.Future[RolloutScores]]] = deque()
         self._more, self._thread = asyncio.Event(), ThreadPoolExecutor(1, "prm-serve")
         self._task: asyncio.Task[None] | None = None
 
@@ -152,7 +152,7 @@ class Batcher:
         self._queue.clear()
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def submit(self, rows: Sequence[Row]) -> list[Scored]:
+    async def submit(self, rows: Sequence[ServedRollout]) -> list[RolloutScores]:
         """Scores of these rows, in order; Busy when they find no room, and then none of them is taken."""
         if not rows:
             return []
@@ -166,9 +166,9 @@ class Batcher:
         self._more.set()
         return list(await asyncio.gather(*futures))
 
-    def _next(self) -> list[tuple[Row, asyncio.Future[Scored]]]:
+    def _next(self) -> list[tuple[ServedRollout, asyncio.Future[RolloutScores]]]:
         """The rows of the next batch."""
-        part, pixels = list[tuple[Row, asyncio.Future[Scored]]](), 0
+        part, pixels = list[tuple[ServedRollout, asyncio.Future[RolloutScores]]](), 0
         while self._queue and len(part) < self._batch_rows:
             pixels += self._queue[0][0].pixels
             if part and pixels > self._batch_pixels:
@@ -196,7 +196,7 @@ class Batcher:
                 for _, future in part:
                     future.cancel()
 
-    def _safely(self, rows: Sequence[Row]) -> list[Scored]:
+    def _safely(self, rows: Sequence[ServedRollout]) -> list[RolloutScores]:
         """Scores; where a batch fails (memory, a bug), its rows one by one, so that one harms no other."""
         try:
             return self._score(rows)
@@ -204,4 +204,4 @@ class Batcher:
             if len(rows) > 1:
                 return [one for row in rows for one in self._safely([row])]
             traceback.print_exc()
-            return [Scored(None, None, "the model failed on this row; the server's log says why", failed=True)]
+            return [RolloutScores(None, None, "the model failed on this row; the server's log says why", failed=True)]

@@ -43,7 +43,7 @@ def clear(workspace: Workspace, run: str) -> None:
     shutil.rmtree(board.folder(workspace, run), ignore_errors=True)
 
 
-class Watch:
+class Callbacks:
     """Goes along with one run; without `train.validation` and `train.tensorboard` it only counts steps.
 
     `rows` are the held-out ones that are measured. All processes of a team have one and call it in step; the one that

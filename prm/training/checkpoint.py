@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from curate.errors import UserError
 from curate.tables.schema import Row
-from prm.bilevel.loop import Bilevel, Tally
+from prm.bilevel.loop import Bilevel, DomainTally
 from prm.distributed.process_group import local
 from prm.model import digests
 
@@ -135,7 +135,7 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
     state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
     state.upper.updates = header["updates"]
     # It is of all processes, so one goes on with it.
-    state.tally = Tally(**header["tally"]) if state.team.leads else Tally()
+    state.tally = DomainTally(**header["tally"]) if state.team.leads else DomainTally()
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]
     state.validations = header.get("validations", [])
 

@@ -25,7 +25,7 @@ from prm.data.examples import (
 )
 from prm.data.meta import AnyPairs, MetaSet, Pairs, Singles, shuffled_outcomes
 from prm.training import validation
-from prm.training.validation import Held
+from prm.training.validation import HeldOut
 
 STAGE = "train"
 
@@ -46,7 +46,7 @@ class Data:
     fingerprint: str
     features: Kept
     pooled: int | None = None
-    held: Held = field(default_factory=Held)
+    held: HeldOut = field(default_factory=HeldOut)
 
     def strata(self, count: int) -> dict[str, dict[str, list[str]]]:
         """Domain -> strata of its train rows by their mean label, so that every batch has low and high ones: most of

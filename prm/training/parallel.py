@@ -27,8 +27,8 @@ from curate.runtime.signals import held_off
 from curate.tables.store import Workspace
 from prm.config import TrainConfig
 from prm.training.inputs import prepare
-from prm.training.run import OnStep, Plan, RunResult, do
-from prm.training.stop import Stop
+from prm.training.run import OnStep, RunPlan, RunResult, do
+from prm.training.stop import TrainingStop
 
 if TYPE_CHECKING:
     from curate.tables.lock import Share
@@ -47,7 +47,7 @@ def processes(config: TrainConfig, runs: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Task:
+class _WorkerTask:
     """What a worker is told at its start."""
 
     config: TrainConfig
@@ -57,7 +57,7 @@ class _Task:
     threads: int
 
 
-class _Asked(Stop):
+class _PipeStop(TrainingStop):
     """Stops when anything comes through the pipe while a run is under way."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -69,7 +69,7 @@ class _Asked(Stop):
         return self._pipe.poll()
 
 
-def _work(task: _Task, pipe: Connection) -> None:
+def _work(task: _WorkerTask, pipe: Connection) -> None:
     """A worker: prepare, then do the runs that come through the pipe until it is closed."""
     # A Ctrl+C at a terminal reaches all processes; the one that handed out the work says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -78,7 +78,7 @@ def _work(task: _Task, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
     if task.config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(task.place % torch.cuda.device_count())
-    workspace, stop = Workspace.open(task.root, create=False), _Asked(pipe)
+    workspace, stop = Workspace.open(task.root, create=False), _PipeStop(pipe)
     data, ledger = prepare(task.config, workspace, task.run_seed, rejects=False)
 
     def tell(run: str, step: int, total: int, info: dict[str, float]) -> None:
@@ -118,9 +118,9 @@ def _say(pipe: Connection, kind: str, what: Any) -> None:
         os._exit(1)
 
 
-def _next(pipe: Connection) -> Plan | None:
+def _next(pipe: Connection) -> RunPlan | None:
     try:
-        plan: Plan | None = pipe.recv()
+        plan: RunPlan | None = pipe.recv()
     except EOFError:
         return None
     return plan
@@ -142,14 +142,14 @@ def _end_with_owner() -> None:
 
 
 def run_all(
-    plans: Sequence[Plan],
+    plans: Sequence[RunPlan],
     config: TrainConfig,
     workspace: Workspace,
     run_seed: int,
     on_step: OnStep,
-    stop: Stop,
+    stop: TrainingStop,
     count: int,
-) -> dict[Plan, RunResult]:
+) -> dict[RunPlan, RunResult]:
     """Do these runs in `count` processes.
 
     The first failure of a run ends all: its error is raised when the others have saved their states. A process that
@@ -163,7 +163,7 @@ def run_all(
     try:
         for place in range(count):
             ours, theirs = context.Pipe()
-            task = _Task(config, workspace.root, run_seed, place, threads)
+            task = _WorkerTask(config, workspace.root, run_seed, place, threads)
             workers[ours] = context.Process(target=_work, args=(task, theirs))
             with held_off():
                 workers[ours].start()
@@ -178,15 +178,17 @@ def run_all(
 class _Hand:
     """Hands out runs and listens until all are done."""
 
-    def __init__(self, plans: Sequence[Plan], workers: dict[Connection, Any], on_step: OnStep, stop: Stop) -> None:
+    def __init__(
+        self, plans: Sequence[RunPlan], workers: dict[Connection, Any], on_step: OnStep, stop: TrainingStop
+    ) -> None:
         self.owed, self.on_step, self.stop = list(plans), on_step, stop
         self.workers, self.open = workers, set(workers)
-        self.doing: dict[Connection, Plan] = {}
-        self.found: dict[Plan, RunResult] = {}
+        self.doing: dict[Connection, RunPlan] = {}
+        self.found: dict[RunPlan, RunResult] = {}
         self.error: Exception | None = None
         self.stopping = False
 
-    def all(self, workspace: Workspace) -> dict[Plan, RunResult]:
+    def all(self, workspace: Workspace) -> dict[RunPlan, RunResult]:
         """Results of all runs."""
         for pipe in self.workers:
             self._send(pipe, workspace.share())
@@ -215,7 +217,7 @@ class _Hand:
             pipe.close()
             self.open.discard(pipe)
 
-    def _send(self, pipe: Connection, what: Share | Plan | None) -> None:
+    def _send(self, pipe: Connection, what: Share | RunPlan | None) -> None:
         try:
             pipe.send(what)
         except ConnectionError:

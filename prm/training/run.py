@@ -17,8 +17,8 @@ from curate.tables.store import Partition, Workspace
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.objective import PrmObjective
 from prm.config import TrainConfig
-from prm.data.batches import Even, Pooled
-from prm.distributed.process_group import ALONE, Team, usable_device
+from prm.data.batches import EvenBatches, PooledBatches
+from prm.distributed.process_group import ALONE, ProcessGroup, usable_device
 from prm.model.aggregate import aggregation
 from prm.model.lora import adapt, halve
 from prm.model.reward_model import Prm
@@ -26,7 +26,7 @@ from prm.model.saved import Card, model_folder, save_model
 from prm.training import callbacks, checkpoint, rollout_weights
 from prm.training.inputs import STAGE, Data, meta_set
 from prm.training.records import progress, update_rows, with_t
-from prm.training.stop import Stop
+from prm.training.stop import TrainingStop
 
 # Of the configuration, what does not change a run.
 _FREE = {
@@ -51,7 +51,7 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """One run to do."""
 
     name: str
@@ -59,7 +59,7 @@ class Plan:
     null_control: bool
 
 
-def settings_of(plan: Plan, config: TrainConfig, data: Data) -> dict[str, Any]:
+def settings_of(plan: RunPlan, config: TrainConfig, data: Data) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=_FREE) | {
         # A folder counts by its content, wherever it lies.
         "model": model_fingerprint(config.model, config.revision),
@@ -70,14 +70,14 @@ def settings_of(plan: Plan, config: TrainConfig, data: Data) -> dict[str, Any]:
 
 
 def do(
-    plan: Plan,
+    plan: RunPlan,
     config: TrainConfig,
     workspace: Workspace,
     data: Data,
     ledger: Ledger,
     on_step: OnStep,
-    stop: Stop,
-    team: Team = ALONE,
+    stop: TrainingStop,
+    team: ProcessGroup = ALONE,
 ) -> RunResult:
     """A run that is owed, from its last checkpoint or from the start. Errors as in `run`."""
     partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
@@ -88,7 +88,9 @@ def do(
         # Only now: a start that failed leaves nothing behind that other settings would clash with.
         if team.leads:
             lineage.write(partition, STAGE, settings, {"examples": ledger.out})
-    along = callbacks.Watch(config, workspace, plan.name, plan.null_control, prm, state, data.encoder, data.held.rows)
+    along = callbacks.Callbacks(
+        config, workspace, plan.name, plan.null_control, prm, state, data.encoder, data.held.rows
+    )
     rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop, along)
     along.finish()
     whole = team.whole(prm, lambda: load_model(config))
@@ -115,7 +117,9 @@ def load_model(config: TrainConfig) -> Prm:
     return Prm.load(config.model, config.revision, config.freeze_vision, config.cache_megabytes)
 
 
-def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: Team = ALONE) -> tuple[Prm, Bilevel]:
+def start(
+    seed: int, null_control: bool, config: TrainConfig, data: Data, team: ProcessGroup = ALONE
+) -> tuple[Prm, Bilevel]:
     """A fresh PRM and the state of its run."""
     prm = load_model(config)
     prm.share_features(data.features)
@@ -140,9 +144,9 @@ def start(seed: int, null_control: bool, config: TrainConfig, data: Data, team: 
         prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
     )
     train = (
-        Even("train", data.strata(config.rows_per_domain), config.rows_per_domain, seed)
+        EvenBatches("train", data.strata(config.rows_per_domain), config.rows_per_domain, seed)
         if data.pooled is None
-        else Pooled("train", data.train, data.pooled, seed)
+        else PooledBatches("train", data.train, data.pooled, seed)
     )
     return prm, Bilevel(config, objective, prm.trained(), train, meta, team)
 
@@ -152,15 +156,15 @@ def _checkpoint_path(partition: Partition) -> Path:
 
 
 def _drive(
-    plan: Plan,
+    plan: RunPlan,
     config: TrainConfig,
     prm: Prm,
     state: Bilevel,
     partition: Partition,
     stamp: str,
     on_step: OnStep,
-    stop: Stop,
-    along: callbacks.Watch,
+    stop: TrainingStop,
+    along: callbacks.Callbacks,
 ) -> list[Row]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
     who = (plan.name, plan.seed, plan.null_control)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from curate.errors import asked
 
 
-class Stop:
+class TrainingStop:
     """First Ctrl+C: stop after this step, with the state saved. Second: at once."""
 
     asked = False
@@ -22,9 +22,9 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask this `Stop` meanwhile."""
-    stop = Stop()
+def stopping() -> Iterator[TrainingStop]:
+    """SIGINT and SIGTERM ask this `TrainingStop` meanwhile."""
+    stop = TrainingStop()
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:

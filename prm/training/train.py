@@ -21,13 +21,13 @@ from curate.tables.schema import ROLLOUT_WEIGHTS, UPDATES
 from curate.tables.store import Workspace
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import subset
-from prm.distributed.process_group import ALONE, Team
+from prm.distributed.process_group import ALONE, ProcessGroup
 from prm.model.aggregate import aggregation
 from prm.model.saved import has_card, model_folder
 from prm.training import board, callbacks, parallel, validation
 from prm.training.inputs import Data, pair_notes, prepare
 from prm.training.records import last_weights
-from prm.training.run import OnStep, Plan, RunResult, do, settings_of
+from prm.training.run import OnStep, RunPlan, RunResult, do, settings_of
 from prm.training.stop import stopping
 
 REPLACE = "prm train --replace"
@@ -46,11 +46,11 @@ def _nobody(run: str, step: int, total: int, info: dict[str, float]) -> None:
     """Tells nobody."""
 
 
-def plans(config: TrainConfig, run_seed: int) -> list[Plan]:
+def plans(config: TrainConfig, run_seed: int) -> list[RunPlan]:
     """The runs of a configuration. Only modes that learn weights have null controls."""
-    real = [Plan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
+    real = [RunPlan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
     controls = config.null_runs if config.learns else 0
-    return real + [Plan(f"null-{i}", run_seed + i, True) for i in range(controls)]
+    return real + [RunPlan(f"null-{i}", run_seed + i, True) for i in range(controls)]
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
     run_seed: int,
     on_step: OnStep = _nobody,
     replace: bool = False,
-    team: Team = ALONE,
+    team: ProcessGroup = ALONE,
 ) -> TrainResult:
     """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
 
@@ -94,7 +94,13 @@ def run(
 
 
 def _there(
-    plan: Plan, config: TrainConfig, workspace: Workspace, data: Data, on_step: OnStep, replace: bool, team: Team
+    plan: RunPlan,
+    config: TrainConfig,
+    workspace: Workspace,
+    data: Data,
+    on_step: OnStep,
+    replace: bool,
+    team: ProcessGroup,
 ) -> RunResult | None:
     """What came of a run that is finished; null for one that is owed. With `replace` what it left is deleted."""
     partition, there = workspace.partition(UPDATES, plan.name), False

@@ -18,7 +18,7 @@ from prm.config import TrainConfig, ValidationConfig
 from prm.data.encode import Encoded, Encoder
 from prm.data.examples import Example
 from prm.data.holdout import held_out
-from prm.distributed.process_group import Team
+from prm.distributed.process_group import ProcessGroup
 from prm.evaluate.best_of_n import Candidate, share_right
 from prm.model.aggregate import Aggregation, aggregation
 from prm.model.inference import safe_scores, step_logits
@@ -34,7 +34,7 @@ _MISSING = {
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOut:
     """What is held out: `names` of all rollouts of the held-out problems, and the rows among them that are measured.
 
     These leave harvested completions out, which come with the problem and sample index of their rollout.
@@ -44,7 +44,7 @@ class Held:
     rows: Sequence[Encoded] = ()
 
 
-def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str, Encoded]) -> Held:
+def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str, Encoded]) -> HeldOut:
     """Of these examples, and the rows of those that can be encoded, what is held out; nothing without
     `train.validation`.
 
@@ -52,7 +52,7 @@ def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str
     """
     train = [example for example in examples if example.role == "train"]
     if config.validation is None or not train:
-        return Held()
+        return HeldOut()
     problems = held_out(train, config.validation.share)
     if not problems:
         raise UserError(
@@ -65,7 +65,7 @@ def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str
     for name in sorted(names & rows.keys()):
         first.setdefault((rows[name].example.problem_id, rows[name].example.sample_index), rows[name])
     _check(config, config.validation, list(first.values()))
-    return Held(names, list(first.values()))
+    return HeldOut(names, list(first.values()))
 
 
 def _check(config: TrainConfig, how: ValidationConfig, rows: Sequence[Encoded]) -> None:
@@ -77,7 +77,7 @@ def _check(config: TrainConfig, how: ValidationConfig, rows: Sequence[Encoded]) 
         )
 
 
-def notes(config: TrainConfig, held: Held, train: Mapping[str, Any]) -> list[str]:
+def notes(config: TrainConfig, held: HeldOut, train: Mapping[str, Any]) -> list[str]:
     """What is held out, and of which domains nothing is."""
     if config.validation is None:
         return []
@@ -93,7 +93,9 @@ def notes(config: TrainConfig, held: Held, train: Mapping[str, Any]) -> list[str
 class Validation:
     """Evaluates a PRM on rows, each process of a team its part of them."""
 
-    def __init__(self, config: TrainConfig, prm: Prm, encoder: Encoder, rows: Sequence[Encoded], team: Team) -> None:
+    def __init__(
+        self, config: TrainConfig, prm: Prm, encoder: Encoder, rows: Sequence[Encoded], team: ProcessGroup
+    ) -> None:
         if config.validation is None:
             raise ValueError("nothing to validate by")
         self.config, self.prm, self.encoder, self.rows, self.team = config.validation, prm, encoder, rows, team

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from prm.bench import read
-from prm.bench.suites.base import Scored
+from prm.bench.suites.base import ScoredRollout
 from prm.bench.suites.catalog import BENCHMARKS
 
 # Half of them on the threshold 0.5 or beside it: ties must fall as the scorers have them.
@@ -105,17 +105,19 @@ def write_lines(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def scored_chains(name: str, path: Path, rng: random.Random, missing: float = 0.2, levels=SCORES) -> list[Scored]:
+def scored_chains(
+    name: str, path: Path, rng: random.Random, missing: float = 0.2, levels=SCORES
+) -> list[ScoredRollout]:
     """The chains of a file by the real reader, with random scores; some chains have none, some steps have none."""
     found = []
     for chain in read.load(BENCHMARKS[name], str(path)).chains:
         if rng.random() < missing:
-            found.append(Scored(chain, (None,) * len(chain.steps), "too-long"))
+            found.append(ScoredRollout(chain, (None,) * len(chain.steps), "too-long"))
             continue
         scores = [rng.choice(levels) for _ in chain.steps]
         if rng.random() < missing / 2:
             scores[rng.randrange(len(scores))] = None
-        found.append(Scored(chain, tuple(scores)))
+        found.append(ScoredRollout(chain, tuple(scores)))
     return found
 
 

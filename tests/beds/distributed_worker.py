@@ -18,7 +18,7 @@ from prm.config import TrainConfig, UpperConfig
 from prm.data.batches import Stream
 from prm.data.meta import Singles
 from prm.distributed import launch
-from prm.distributed.process_group import Team
+from prm.distributed.process_group import ProcessGroup
 from prm.distributed.torch_group import joined
 from prm.training import checkpoint
 
@@ -79,7 +79,7 @@ def settings(**changes) -> TrainConfig:
     return TrainConfig(**(basic | changes | ({"upper": UpperConfig(**upper)} if learns else {})))
 
 
-def build(config: TrainConfig, team: Team) -> tuple[Toy, Bilevel]:
+def build(config: TrainConfig, team: ProcessGroup) -> tuple[Toy, Bilevel]:
     toy = Toy()
     team.place(toy.net, "cpu", [toy.net[1]])
     parameters = [p for p in toy.net.parameters() if p.requires_grad]
@@ -100,7 +100,7 @@ def whole(run: Bilevel) -> list[torch.Tensor]:
     return [run.team.full(p.detach(), p).clone() for p in run.parameters]
 
 
-def outcome(config: TrainConfig, team: Team) -> dict:
+def outcome(config: TrainConfig, team: ProcessGroup) -> dict:
     """A run from its beginning to its end."""
     _, run = build(config, team)
     updates = advance(run, config.steps)
@@ -108,7 +108,7 @@ def outcome(config: TrainConfig, team: Team) -> dict:
     return {"updates": updates, "clipped": run.clipped, "skipped": run.skipped, "parameters": whole(run)}
 
 
-def resumed(config: TrainConfig, team: Team, path: Path) -> dict:
+def resumed(config: TrainConfig, team: ProcessGroup, path: Path) -> dict:
     """The second half of a run, from a checkpoint."""
     _, run = build(config, team)
     early = checkpoint.load(path, run, names(run), "stamp")
@@ -116,13 +116,13 @@ def resumed(config: TrainConfig, team: Team, path: Path) -> dict:
     return {"updates": [*early, *updates], "parameters": whole(run)}
 
 
-def saved(config: TrainConfig, team: Team, path: Path, steps: int) -> None:
+def saved(config: TrainConfig, team: ProcessGroup, path: Path, steps: int) -> None:
     """The first half of a run, into a checkpoint."""
     _, run = build(config, team)
     checkpoint.save(path, run, names(run), advance(run, steps), "stamp")
 
 
-def equal_runs(team: Team, folder: Path) -> None:
+def equal_runs(team: ProcessGroup, folder: Path) -> None:
     """Every case, replicated and sharded; checkpoints of two processes, and of one going on in two."""
     found = {}
     for sharding in ("none", "full"):
@@ -134,7 +134,7 @@ def equal_runs(team: Team, folder: Path) -> None:
     torch.save(found, folder / f"found-{team.rank}.pt")
 
 
-def differing(team: Team, folder: Path) -> None:
+def differing(team: ProcessGroup, folder: Path) -> None:
     """A process whose weights went another way."""
     toy, run = build(settings(), team)
     run.agree()
@@ -153,7 +153,7 @@ def differing(team: Team, folder: Path) -> None:
         (folder / f"parameters-{team.rank}").write_text(str(error))
 
 
-def broken(how: str, team: Team) -> None:
+def broken(how: str, team: ProcessGroup) -> None:
     """Train for ever, but for process 1, which does something else after three steps."""
     _, run = build(settings(steps=10**6), team.arranged("full" if how.startswith("sharded") else "none"))
     advance(run, 3)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.attention
 
-from prm.bilevel.ghost import Layout
+from prm.bilevel.ghost import RowLayout
 from prm.bilevel.hypergradient import dot
 
 Tensor = Any
@@ -127,6 +127,6 @@ def forward_mode(module: Any, towards: Mapping[str, Tensor], losses: Callable[[]
     return slopes
 
 
-def batch_first(*inputs, **named) -> Layout:
+def batch_first(*inputs, **named) -> RowLayout:
     """The layout of a module whose first input is [rows, ...] and whose inner ones are, too."""
-    return Layout(len(next(iter((*inputs, *named.values())))))
+    return RowLayout(len(next(iter((*inputs, *named.values())))))

@@ -17,7 +17,7 @@ from curate.engines.base import Sample
 from curate.engines.detokenize import join_bytes
 from curate.engines.server.event_stream import Documents, Unusable
 
-__all__ = ["Answer", "Refused", "Unusable"]
+__all__ = ["AnswerRefused", "ChatAnswer", "Unusable"]
 
 _FINISHES = {
     "stop": ("stop", "eos", "eos_token", "end", "end_turn", "stop_sequence", "stop_token", "complete", "completed",
@@ -43,7 +43,7 @@ _BYTES_A_TOKEN = 4096
 _BYTES_A_CHOICE = 2**20
 
 
-class Refused(Exception):
+class AnswerRefused(Exception):
     """An answer that is an error: its body, as text or parsed, its status (0 where it tells none), its headers."""
 
     def __init__(self, tree: Any, status: int, headers: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -93,7 +93,7 @@ class _Choice:
         return bool(text or thought or refusal or ids or entries or finish)
 
 
-class Answer:
+class ChatAnswer:
     """An answer under way to a request for `n` samples of at most `max_tokens`: `feed` and `close`, then `samples`."""
 
     def __init__(self, n: int, max_tokens: int) -> None:
@@ -263,7 +263,7 @@ def _check_error(tree: dict[str, Any]) -> None:
     status = next((int(str(code)) for code in codes if str(code) in _STATUSES), 0)
     if not status and ("invalid_request" in kinds or "badrequest" in kinds):
         status = 400
-    raise Refused(tree, status)
+    raise AnswerRefused(tree, status)
 
 
 def _is(value: Any, kind: type, what: str) -> Any:

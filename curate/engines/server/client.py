@@ -29,7 +29,7 @@ from typing import Any
 
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.engines.images import Sent
-from curate.engines.server.answer import Answer, Refused, Unusable
+from curate.engines.server.answer import AnswerRefused, ChatAnswer, Unusable
 from curate.engines.server.continuing import Verdict, find_out
 from curate.engines.server.endpoints import Endpoint, Endpoints, retry_after
 from curate.engines.server.refusals import read, without
@@ -231,7 +231,7 @@ class ServerEngine:
         while True:
             count = min(most, dialect.most)
             body = dialect.body(self._config.model, request, first, count, pictures)
-            answer = Answer(count, request.sampling.max_tokens)
+            answer = ChatAnswer(count, request.sampling.max_tokens)
             try:
                 await self._try(place, body, answer)
                 if answer.mixed:
@@ -243,7 +243,7 @@ class ServerEngine:
                 samples = answer.samples(dialect.seeds(request, first, count))
             except Unusable as error:
                 raise _Failure(f"its answer cannot be used: {error}") from None
-            except Refused as error:
+            except AnswerRefused as error:
                 self._learn_from(servers, place, error, body)
                 continue
             place.streams = answer.streamed
@@ -254,7 +254,7 @@ class ServerEngine:
                 servers.tell(place, f"gives {len(samples)} of {count} samples; the others are asked for one by one")
             return samples
 
-    def _learn_from(self, servers: Endpoints, place: Endpoint, error: Refused, body: dict[str, Any]) -> None:
+    def _learn_from(self, servers: Endpoints, place: Endpoint, error: AnswerRefused, body: dict[str, Any]) -> None:
         """Learn from a refusal. Where there is nothing to learn: _Failure if it passes, RequestRejected, UserError."""
         refusal = read(error.status, error.tree, self._key)
         if refusal.of_parameters:
@@ -283,7 +283,7 @@ class ServerEngine:
             )
         raise RequestRejected(f"the server refused: {failure}"[:500])
 
-    async def _try(self, place: Endpoint, body: dict[str, Any], answer: Answer) -> None:
+    async def _try(self, place: Endpoint, body: dict[str, Any], answer: ChatAnswer) -> None:
         """Send one request and take in its answer; _Failure, Unusable, or Refused."""
         from openai import APIConnectionError
 
@@ -299,13 +299,13 @@ class ServerEngine:
                     raise _Failure(f"it brought no token for {self._args['stall']:g} s", strike=False) from None
                 raise _Failure(f"it took longer than {self._args['timeout']:g} s") from None
             except APIConnectionError as error:
-                if isinstance(error.__cause__, Refused):
+                if isinstance(error.__cause__, AnswerRefused):
                     raise error.__cause__ from None
                 raise _Failure(str(error.__cause__ or error) or type(error).__name__) from None
             finally:
                 place.tries.discard(deadline)
 
-    async def _take_in(self, place: Endpoint, body: dict[str, Any], answer: Answer) -> None:
+    async def _take_in(self, place: Endpoint, body: dict[str, Any], answer: ChatAnswer) -> None:
         # The raw bytes: the client's own parsing of every token's chunk takes several times as long.
         async with place.client.chat.completions.with_streaming_response.create(
             model=body["model"],
@@ -327,7 +327,7 @@ async def _stop_at_errors(response: Any) -> None:
         said += piece
         if len(said) > _MAX_ERROR:
             break
-    raise Refused(said.decode(errors="replace"), response.status_code, response.headers)
+    raise AnswerRefused(said.decode(errors="replace"), response.status_code, response.headers)
 
 
 async def _bytes(response: Any) -> AsyncIterator[bytes]:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RowError
-from curate.exports.base import Item, Layout, Options, check_labelled
-from curate.exports.formats.texts import Array, Pictures
+from curate.exports.base import CardLayout, Item, Options, check_labelled
+from curate.exports.formats.texts import Array, ImageFolder
 from curate.tables.schema import Row
 from curate.text import prompts
 
@@ -90,14 +90,14 @@ def response_of(head: str, item: Item) -> str:
     return "".join(texts).rstrip()
 
 
-class DreamPrm:
+class DreamPrmFormat:
     """`train.json` of prefixes, `meta.json` of chains, and a folder of pictures."""
 
     takes = frozenset[str]()
 
     def __init__(self, folder: Path, options: Options) -> None:
         self._files = {role: Array(folder / f"{role}.json") for role in ("train", "meta")}
-        self._pictures = Pictures(folder / "images")
+        self._pictures = ImageFolder(folder / "images")
         self._problem: str | None = None
         self._number = -1
         self._renumbered = 0
@@ -152,7 +152,7 @@ class DreamPrm:
         self._renumbered += response != plain
         return {"true_false": item.rollout["outcome"], "input": head + response}
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Finish the files."""
         for file in self._files.values():
             file.close()
@@ -160,7 +160,7 @@ class DreamPrm:
         if self._renumbered:
             notes.append(f"The steps of {self._renumbered:,} meta rows were numbered anew (Step 1: ...), because the "
                          "public loader would not have found them.")  # fmt: skip
-        return Layout(_FIELDS, _LOADING, notes)
+        return CardLayout(_FIELDS, _LOADING, notes)
 
 
 def _head(problem: Row) -> str:

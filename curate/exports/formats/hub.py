@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from curate.exports import columns
-from curate.exports.base import Item, Layout, Options
-from curate.exports.formats.parquet import Shards
+from curate.exports.base import CardLayout, Item, Options
+from curate.exports.formats.parquet import ParquetShards
 
 LOADING = 'from datasets import load_dataset\n\ndata = load_dataset("{folder}")'
 
@@ -20,17 +20,17 @@ class Datasets:
 
     def __init__(self, folder: Path, options: Options) -> None:
         types = {name: kind for name, (kind, _) in columns.COLUMNS.items()}
-        self._shards = Shards(folder, columns.schema({**types, "images": pa.list_(columns.IMAGE)}))
+        self._shards = ParquetShards(folder, columns.schema({**types, "images": pa.list_(columns.IMAGE)}))
 
     def add(self, item: Item) -> int:
         """Every rollout, with or without labels."""
         self._shards.add(item.rollout["role"], {**columns.row_of(item), "images": columns.image(item)})
         return len(item.steps)
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Finish the files."""
         meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
-        return Layout(
+        return CardLayout(
             fields={**meanings, "images": "The pictures, as original bytes, in order."},
             loading=LOADING,
             data_files=self._shards.close(),

@@ -68,7 +68,7 @@ class Split:
             path.rename(path.with_name(f"{self.name}-{number:05d}-of-{len(self._paths):05d}.parquet"))
 
 
-class Shards:
+class ParquetShards:
     """The splits of an export, in its folder `data`."""
 
     def __init__(self, folder: Path, schema: pa.Schema, shard_bytes: int = SHARD_BYTES) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from curate.errors import UserError, did_you_mean
 from curate.exports.base import Maker
-from curate.exports.formats.dreamprm import DreamPrm
+from curate.exports.formats.dreamprm import DreamPrmFormat
 from curate.exports.formats.hub import Datasets
 from curate.exports.formats.trl import Trl
 from curate.exports.formats.visualprm import VisualPrm
@@ -14,7 +14,7 @@ FORMATS: dict[str, Maker] = {
     "datasets": Datasets,
     "trl": Trl,
     "visualprm": VisualPrm,
-    "dreamprm": DreamPrm,
+    "dreamprm": DreamPrmFormat,
     "webdataset": WebDataset,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from curate.errors import UserError
-from curate.exports.base import Picture
+from curate.exports.base import ExportImage
 
 
 def encoded(record: Any) -> bytes:
@@ -15,7 +15,7 @@ def encoded(record: Any) -> bytes:
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
 
 
-class Lines:
+class JsonLines:
     """JSON Lines."""
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class Lines:
         self._file.close()
 
 
-class Array(Lines):
+class Array(JsonLines):
     """One JSON array, a record a line."""
 
     _count = 0
@@ -47,14 +47,14 @@ class Array(Lines):
         self._file.close()
 
 
-class Pictures:
+class ImageFolder:
     """A folder of pictures, each once, under its content hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._there: set[str] = set()
 
-    def name(self, picture: Picture) -> str:
+    def name(self, picture: ExportImage) -> str:
         """The picture's name in the folder, in which it is from now on."""
         name = picture.name
         if name not in self._there:

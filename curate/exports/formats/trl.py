@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from curate.exports import columns
-from curate.exports.base import Item, Layout, Options, judged
+from curate.exports.base import CardLayout, Item, Options, judged
 from curate.exports.formats.hub import LOADING
-from curate.exports.formats.parquet import Shards
+from curate.exports.formats.parquet import ParquetShards
 from curate.text import prompts
 
 # More likely right than not.
@@ -36,7 +36,7 @@ class Trl:
 
     def __init__(self, folder: Path, options: Options) -> None:
         self._threshold = THRESHOLD if options.threshold is None else options.threshold
-        self._shards = Shards(folder, columns.schema({name: kind for name, (kind, _) in _FIELDS.items()}))
+        self._shards = ParquetShards(folder, columns.schema({name: kind for name, (kind, _) in _FIELDS.items()}))
         self._pictured = 0
 
     def add(self, item: Item) -> int:
@@ -54,7 +54,7 @@ class Trl:
         self._shards.add(item.rollout["role"], row)
         return len(found)
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Finish the files."""
         notes = [f"A step is right where its label is above {self._threshold:g}.", "Steps come without the white space "
                  "around them: PRMTrainer puts a separator behind each."]  # fmt: skip
@@ -62,4 +62,4 @@ class Trl:
             notes.append(f"{self._pictured:,} rows are about pictures, which PRMTrainer does not read.")
         notes.append("PRMTrainer was part of TRL up to release 1.13 (`trl.experimental.prm`).")
         meanings = {name: meaning for name, (_, meaning) in _FIELDS.items()}
-        return Layout(meanings, LOADING, notes, self._shards.close())
+        return CardLayout(meanings, LOADING, notes, self._shards.close())

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RowError
-from curate.exports.base import Item, Layout, Options, judged
-from curate.exports.formats.texts import Lines, Pictures, encoded
+from curate.exports.base import CardLayout, Item, Options, judged
+from curate.exports.formats.texts import ImageFolder, JsonLines, encoded
 from curate.seeds import digest
 from curate.text import prompts
 
@@ -54,9 +54,9 @@ class VisualPrm:
         self._folder = folder
         self._threshold = THRESHOLD if options.threshold is None else options.threshold
         self._system, self._own = options.system or SYSTEM, options.system is None
-        self._files: dict[tuple[str, str], Lines] = {}
+        self._files: dict[tuple[str, str], JsonLines] = {}
         self._meta: dict[str, dict[str, Any]] = {}
-        self._pictures = Pictures(folder / "images")
+        self._pictures = ImageFolder(folder / "images")
 
     def add(self, item: Item) -> int:
         """A labelled rollout."""
@@ -67,7 +67,7 @@ class VisualPrm:
         name = f"{key[0]}-{file_name(key[1])}"
         if key not in self._files:
             path = f"annotations/{name}_prm.jsonl"
-            self._files[key] = Lines(self._folder / path)
+            self._files[key] = JsonLines(self._folder / path)
             self._meta[name] = {
                 "root": "images",
                 "annotation": path,
@@ -92,7 +92,7 @@ class VisualPrm:
         self._meta[name]["length"] += 1
         return len(found)
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Finish the files and name them in `meta.json`."""
         for file in self._files.values():
             file.close()
@@ -103,4 +103,4 @@ class VisualPrm:
                 "The system turn says what VisualPRM400K's says, in other words; a model that was tuned on those wants "
                 "them (`--system FILE`)."
             )
-        return Layout(_FIELDS, _LOADING, notes)
+        return CardLayout(_FIELDS, _LOADING, notes)

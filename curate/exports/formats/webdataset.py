@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from curate.exports import columns
-from curate.exports.base import Item, Layout, Options
+from curate.exports.base import CardLayout, Item, Options
 from curate.exports.formats.hub import LOADING
 from curate.exports.formats.texts import encoded
 from curate.seeds import digest
@@ -27,7 +27,7 @@ def key_of(rollout_id: str) -> str:
     return rollout_id if re.fullmatch(r"[A-Za-z0-9_-]+", rollout_id) else digest(rollout_id)
 
 
-class _Shards:
+class _TarShards:
     """The tar files of one split."""
 
     def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
@@ -64,7 +64,7 @@ class WebDataset:
 
     def __init__(self, folder: Path, options: Options, shard_bytes: int = SHARD_BYTES) -> None:
         self._folder, self._shard_bytes = folder / "data", shard_bytes
-        self._splits: dict[str, _Shards] = {}
+        self._splits: dict[str, _TarShards] = {}
         self._endings: set[str] = set()
 
     def add(self, item: Item) -> int:
@@ -72,7 +72,7 @@ class WebDataset:
         split, key = item.rollout["role"], key_of(item.rollout["rollout_id"])
         if split not in self._splits:
             self._folder.mkdir(exist_ok=True)
-            self._splits[split] = _Shards(self._folder, split, self._shard_bytes)
+            self._splits[split] = _TarShards(self._folder, split, self._shard_bytes)
         single = len(item.pictures) == 1
         endings = [each.ending if single else f"{place}.{each.ending}" for place, each in enumerate(item.pictures)]
         row = columns.row_of(item) | {"images": [picture.image_hash for picture in item.pictures]}
@@ -81,14 +81,14 @@ class WebDataset:
         self._endings |= set(endings)
         return len(item.steps)
 
-    def close(self) -> Layout:
+    def close(self) -> CardLayout:
         """Finish the files."""
         for split in self._splits.values():
             split.close()
         types = {name: kind for name, (kind, _) in columns.COLUMNS.items()} | {"images": pa.list_(pa.string())}
         members = {"json": pa.struct(types.items()), **dict.fromkeys(sorted(self._endings), columns.IMAGE)}
         meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
-        return Layout(
+        return CardLayout(
             fields={**meanings, "images": "Content hashes of the pictures, in the order of their members."},
             loading=LOADING,
             notes=(

@@ -73,7 +73,7 @@ class Extracted:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AnswerWanted:
     """What kind of answer is looked for; without a type anything is one."""
 
     answer_type: str | None = None
@@ -94,9 +94,9 @@ class Wanted:
         return True
 
 
-def extract(text: str, wanted: Wanted | None = None) -> Extracted | None:
+def extract(text: str, wanted: AnswerWanted | None = None) -> Extracted | None:
     """The answer that a response comes to; None when no rule reads one. See the order of rules above."""
-    wanted = wanted or Wanted()
+    wanted = wanted or AnswerWanted()
     written = thinking.apart(text).text
     text = _first_question(spans.bare(written), wanted)
     found = _stated(_statements(text, wanted), wanted)
@@ -105,7 +105,7 @@ def extract(text: str, wanted: Wanted | None = None) -> Extracted | None:
     return found or _emphasised(written, wanted)
 
 
-def _emphasised(written: str, wanted: Wanted) -> Extracted | None:
+def _emphasised(written: str, wanted: AnswerWanted) -> Extracted | None:
     """The one value that a text prints in bold."""
     if wanted.answer_type not in _READABLE or len(written) > 20_000:
         return None
@@ -114,17 +114,17 @@ def _emphasised(written: str, wanted: Wanted) -> Extracted | None:
     return Extracted(read.pop(), "bold") if len(read) == 1 else None
 
 
-def runs_on(text: str, wanted: Wanted | None = None) -> bool:
+def runs_on(text: str, wanted: AnswerWanted | None = None) -> bool:
     """Whether a text states its answer and then goes on with another question."""
     text = spans.bare(thinking.apart(text).text)
-    return len(_first_question(text, wanted or Wanted())) < len(text)
+    return len(_first_question(text, wanted or AnswerWanted())) < len(text)
 
 
-def _statements(text: str, wanted: Wanted) -> list[Statement]:
+def _statements(text: str, wanted: AnswerWanted) -> list[Statement]:
     return statements(text, wanted.words, wanted.answer_type == "choice", wanted.several)
 
 
-def _first_question(text: str, wanted: Wanted) -> str:
+def _first_question(text: str, wanted: AnswerWanted) -> str:
     """The text up to where another question begins, where an answer was stated before it."""
     for place in spans.next_questions(text)[:_MOST_QUESTIONS]:
         head = text[:place]
@@ -133,11 +133,11 @@ def _first_question(text: str, wanted: Wanted) -> str:
     return text
 
 
-def _bare_head(head: str, wanted: Wanted) -> bool:
+def _bare_head(head: str, wanted: AnswerWanted) -> bool:
     return len(head.split()) <= _BARE_WORDS and any(_bare(head, wanted))
 
 
-def _stated(found: Sequence[Statement], wanted: Wanted) -> Extracted | None:
+def _stated(found: Sequence[Statement], wanted: AnswerWanted) -> Extracted | None:
     """The last statement that counts: the last one that can be read, unless a firm one comes after it."""
     unread: Extracted | None = None
     found = found[-_MOST_STATEMENTS:]
@@ -159,7 +159,7 @@ def _stated(found: Sequence[Statement], wanted: Wanted) -> Extracted | None:
     )
 
 
-def _read(value: str, wanted: Wanted) -> str | None:
+def _read(value: str, wanted: AnswerWanted) -> str | None:
     """The part of a stated value that can be read: all of it, or up to where it gives its reason."""
     clause = _CLAUSE.split(value, maxsplit=1)[0]
     if wanted.answer_type not in _READABLE:
@@ -170,7 +170,7 @@ def _read(value: str, wanted: Wanted) -> str | None:
     return next((plain(each) for each in variants if wanted.reads(each)), None)
 
 
-def _bare(text: str, wanted: Wanted) -> Iterator[Extracted]:
+def _bare(text: str, wanted: AnswerWanted) -> Iterator[Extracted]:
     """The whole text, where it is short and can be read; without a wanted type anything short would be."""
     if wanted.answer_type is None:
         return
@@ -195,7 +195,7 @@ def _is_sentence(text: str) -> bool:
     return re.search(r"\b(?:is|are|was|were|do|does|did|have|has|can|cannot|I|we|you|let)\b", text) is not None
 
 
-def _letter_lines(text: str, wanted: Wanted) -> Iterator[Extracted]:
+def _letter_lines(text: str, wanted: AnswerWanted) -> Iterator[Extracted]:
     """The last or the first line, where it begins with a choice's letter and is not one of a list of choices."""
     if wanted.answer_type != "choice":
         return
@@ -211,7 +211,7 @@ def _letter_lines(text: str, wanted: Wanted) -> Iterator[Extracted]:
             yield Extracted(plain(lines[place]), rule)
 
 
-def _last_value(text: str, wanted: Wanted) -> Iterator[Extracted]:
+def _last_value(text: str, wanted: AnswerWanted) -> Iterator[Extracted]:
     """A value on a line of its own at the end, behind a line that ends with a colon ("That leaves:")."""
     lines = [line for line in text[-2000:].split("\n") if re.search(r"\w", line)]
     if len(lines) < 2 or wanted.answer_type not in _READABLE or len(lines[-1].split()) > _VALUE_WORDS:
@@ -220,7 +220,7 @@ def _last_value(text: str, wanted: Wanted) -> Iterator[Extracted]:
         yield Extracted(plain(lines[-1]), "last-value")
 
 
-def _confirmed(text: str, wanted: Wanted) -> Iterator[Extracted]:
+def _confirmed(text: str, wanted: AnswerWanted) -> Iterator[Extracted]:
     """The number of the last sentence, where the equation before it came to it: "4 + 9 = 13. She needs $13."."""
     if wanted.answer_type != "number":
         return
@@ -230,7 +230,7 @@ def _confirmed(text: str, wanted: Wanted) -> Iterator[Extracted]:
         yield Extracted(plain(found[-1]), "confirmed")
 
 
-def _conclusion(text: str, wanted: Wanted) -> Iterator[Extracted]:
+def _conclusion(text: str, wanted: AnswerWanted) -> Iterator[Extracted]:
     """The last sentence that draws a conclusion; of a short text, its last sentence."""
     if wanted.answer_type not in _READABLE or len(text) > 50_000:
         return
@@ -247,12 +247,12 @@ def _conclusion(text: str, wanted: Wanted) -> Iterator[Extracted]:
         yield from (Extracted(answer, "short") for each in (found[-1], found[0]) if (answer := _said(each, wanted)))
 
 
-def _said(sentence: str, wanted: Wanted) -> str | None:
+def _said(sentence: str, wanted: AnswerWanted) -> str | None:
     """What can be read of a sentence: all of it, or up to where it gives its reason."""
     return next((plain(each) for each in (sentence, _REASON.split(sentence)[0]) if wanted.reads(each)), None)
 
 
-_FALLBACKS: tuple[Callable[[str, Wanted], Iterator[Extracted]], ...] = (
+_FALLBACKS: tuple[Callable[[str, AnswerWanted], Iterator[Extracted]], ...] = (
     _bare,
     _letter_lines,
     _last_value,

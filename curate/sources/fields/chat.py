@@ -25,7 +25,7 @@ _OF_THOUGHTS = frozenset({"thinking", "reasoning", "reasoning_text"})
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """What a model said, and what it thought before, where the log tells it apart."""
 
     text: str | None
@@ -54,7 +54,7 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def last(turns: Sequence[Mapping[str, Any]]) -> Turn:
+def last(turns: Sequence[Mapping[str, Any]]) -> ChatTurn:
     """The model's last turn; RowError where it has none."""
     for turn in reversed(turns):
         turn = turn if _role(turn) is not None else turn["message"]
@@ -70,18 +70,18 @@ def _role(turn: Mapping[str, Any]) -> str | None:
     return next((turn[name] for name in _ROLES if isinstance(turn.get(name), str)), None)
 
 
-def _turn(turn: Mapping[str, Any]) -> Turn:
+def _turn(turn: Mapping[str, Any]) -> ChatTurn:
     content = next((turn[name] for name in _CONTENTS if turn.get(name) is not None), None)
     thought = next((text for name in _THOUGHTS if (text := text_of(turn.get(name)))), None)
     if not isinstance(content, list):
-        return Turn(text_of(content), thought)
+        return ChatTurn(text_of(content), thought)
     texts, thoughts = list[str](), [thought] if thought else []
     for part in content:
         of_thoughts = isinstance(part, Mapping) and part.get("type") in _OF_THOUGHTS
         text = _part(part)
         if text is not None:
             (thoughts if of_thoughts else texts).append(text)
-    return Turn("".join(texts), "\n\n".join(thoughts) or None)
+    return ChatTurn("".join(texts), "\n\n".join(thoughts) or None)
 
 
 def _part(part: Any) -> str | None:

@@ -12,7 +12,7 @@ from curate.sources.values import look, number_of
 _ENOUGH = 20
 
 
-class Indices:
+class IndexColumns:
     """What the index columns of a source hold, seen row by row, where the recipe takes them to count from 0."""
 
     def __init__(self, source: MappedSource) -> None:

@@ -188,11 +188,11 @@ def _response(value: Any, columns: Columns, reasoning: Any, outcome: Any, extrac
     try:
         if isinstance(value, RowError):
             return value
-        turn = chat.Turn(None)
+        turn = chat.ChatTurn(None)
         if chat.is_chat(value) or chat.is_turn(value):
             turn = chat.last(value if isinstance(value, list) else [value])
         else:
-            turn = chat.Turn(text_of(value))
+            turn = chat.ChatTurn(text_of(value))
         thoughts = [text for text in (text_of(reasoning), turn.reasoning) if text and text.strip()]
         if (turn.text is None or not turn.text.strip()) and not thoughts:
             return RowError("no-response", "the response is empty")

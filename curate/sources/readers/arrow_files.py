@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import RowError, UserError
 from curate.sources.readers.inputs import Input
-from curate.sources.values import Label
+from curate.sources.values import ClassLabel
 
 Numbered = tuple[int, dict[str, Any] | RowError]
 # Pictures may be in them.
@@ -135,7 +135,7 @@ def _named(value: Any, feature: Any) -> Any:
             value = int(value)
         # -1 is how a test set without labels has them.
         if isinstance(value, int) and isinstance(names, list):
-            return Label.of(str(names[value]), value) if 0 <= value < len(names) else None
+            return ClassLabel.of(str(names[value]), value) if 0 <= value < len(names) else None
         return value
     if kind in ("Sequence", "List", "LargeList"):
         below = feature.get("feature")

@@ -2,7 +2,7 @@
 
 A cell is in quotes when it begins with one and the next single one ends it, before a delimiter or the end of the line.
 Every other quote is a character. Where a cell in quotes goes over lines that are rows by themselves, both readings are
-possible, and the file decides: see `_Lines.trusted`.
+possible, and the file decides: see `_TableLines.trusted`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def rows(found: Input, usual: str) -> tuple[list[str], Iterator[tuple[int, dict[
     Cells are parted by the `usual` delimiter, or by the one that the header has instead. UserError when a column is
     there twice.
     """
-    lines = _Lines(found, _delimiter(found, usual))
+    lines = _TableLines(found, _delimiter(found, usual))
     records = lines.resolved()
     first = next(records, None)
     header = [cell.strip().encode(errors="replace").decode() for cell in first.cells] if first else []
@@ -99,7 +99,7 @@ class _Cells(NamedTuple):
     end: int
 
 
-class _Lines:
+class _TableLines:
     """The lines of a file, put together to rows."""
 
     def __init__(self, found: Input, delimiter: str) -> None:
@@ -117,7 +117,7 @@ class _Lines:
         """Whether quotes are meant in this file: every row has the header's cells, no quote is a mere character, and
         enough cells are in quotes beyond doubt. Reads the whole file.
         """
-        proof, lines = 0, _Lines(self._input, self._delimiter)
+        proof, lines = 0, _TableLines(self._input, self._delimiter)
         for record in lines.records():
             if record.stray or (len(record.cells) != lines._width and record.cells != [""]):
                 return False

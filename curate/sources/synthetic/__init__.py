@@ -18,7 +18,7 @@ from curate.recipe.source_sections import SyntheticSource
 from curate.seeds import rng
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.synthetic import chain
-from curate.sources.synthetic.tasks import TASKS, Facts, Task
+from curate.sources.synthetic.tasks import TASKS, Facts, SyntheticTask
 
 # Of a domain with wrong gold answers, this share of rows is wrong.
 WRONG_GOLD_SHARE = 0.7
@@ -120,7 +120,7 @@ def _until(draw: Callable[[], str], good: Callable[[str], bool]) -> str:
     raise UserError("A synthetic defect could not be planted: every drawn answer is the right one; use another task.")
 
 
-def _by_wrong_rule(task: Task, facts: Facts, right: str, index: int) -> str:
+def _by_wrong_rule(task: SyntheticTask, facts: Facts, right: str, index: int) -> str:
     """What a careful reader gets who takes the wrong rule; the right answer where both rules agree."""
     for attempt in range(20):
         random = rng("wrong-rule", task.name, index, attempt)

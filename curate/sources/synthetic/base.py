@@ -1,9 +1,9 @@
 """What a synthetic task is: facts, picture, question, and five steps with slots; and the parts that steps share.
 
-A task is a list of five `Step`s after DreamPRM's structured prompt: what is asked, what the picture shows, what else is
-known, the two put together, the conclusion. A step is a sentence with slots; `fill` computes the slots from the facts
-and from what the chain has *written* so far, so that a slip early in a chain is carried on faithfully, as a reader
-would. The same templates, read backwards, are the exact checker (`chain.py`).
+A task is a list of five `SyntheticStep`s after DreamPRM's structured prompt: what is asked, what the picture shows,
+what else is known, the two put together, the conclusion. A step is a sentence with slots; `fill` computes the slots
+from the facts and from what the chain has *written* so far, so that a slip early in a chain is carried on faithfully,
+as a reader would. The same templates, read backwards, are the exact checker (`chain.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMED = ("red", "blue", "green", "orange", "purple")
 
 
 @dataclass(frozen=True)
-class Step:
+class SyntheticStep:
     """One sentence: `fill(facts, written)` gives its right slots, `near[slot]` the wrong values one could write."""
 
     template: str
@@ -33,7 +33,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Task:
+class SyntheticTask:
     """A family of problems with exact answers; `facts` are plain JSON values."""
 
     name: str
@@ -41,7 +41,7 @@ class Task:
     sample: Callable[[random.Random], Facts]
     picture: Callable[[Facts], Image.Image]
     question: Callable[[Facts], str]
-    steps: tuple[Step, ...]
+    steps: tuple[SyntheticStep, ...]
     answer_type: str = "number"
     choices: tuple[str, ...] = ()
 
@@ -65,12 +65,12 @@ def seen(key: str) -> Near:
     return lambda facts, slots: [item[0] if isinstance(item, list | tuple) else item for item in facts[key]]
 
 
-def conclude(near: Near) -> Step:
-    return Step("The answer is {answer}.", lambda facts, slots: {"answer": slots["result"]}, {"answer": near})
+def conclude(near: Near) -> SyntheticStep:
+    return SyntheticStep("The answer is {answer}.", lambda facts, slots: {"answer": slots["result"]}, {"answer": near})
 
 
-def step(template: str, fill: Callable[[Facts, Slots], Slots], **near: Near) -> Step:
-    return Step(template, fill, near)
+def step(template: str, fill: Callable[[Facts, Slots], Slots], **near: Near) -> SyntheticStep:
+    return SyntheticStep(template, fill, near)
 
 
 PAIR_RULES: dict[str, tuple[str, Callable[[int, int], int]]] = {

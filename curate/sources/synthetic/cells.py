@@ -14,7 +14,7 @@ from curate.sources.synthetic.base import (
     PAIR_RULES,
     Facts,
     Slots,
-    Task,
+    SyntheticTask,
     among,
     combine,
     conclude,
@@ -51,7 +51,7 @@ def _count(facts: Facts, colour: str) -> int:
 
 _HALF_RULES: dict[str, Callable[[Sequence[int]], int]] = {"adding the halves": sum, "taking the fuller half": max}
 
-dots_count = Task(
+dots_count = SyntheticTask(
     "dots_count",
     "counting",
     _sample_dots,
@@ -79,7 +79,7 @@ dots_count = Task(
     ),
 )
 
-dots_more = Task(
+dots_more = SyntheticTask(
     "dots_more",
     "counting",
     _sample_dots,
@@ -141,7 +141,7 @@ def _walk(f: Facts, s: Slots) -> Slots:
     return ends | {"across": str(across), "down": str(down), "result": str(result)}
 
 
-grid_distance = Task(
+grid_distance = SyntheticTask(
     "grid_distance",
     "geometry",
     _sample_grid,
@@ -193,8 +193,8 @@ _SIZE_RULES: dict[str, Callable[[int, int], int]] = {
 _QUANTITIES = {"area": "the product", "perimeter": "twice the sum"}
 
 
-def _rectangle(quantity: str) -> Task:
-    return Task(
+def _rectangle(quantity: str) -> SyntheticTask:
+    return SyntheticTask(
         f"rectangle_{quantity}",
         "geometry",
         _sample_rectangle,

@@ -13,7 +13,7 @@ from curate.sources.synthetic.base import (
     NAMED,
     PAIR_RULES,
     Facts,
-    Task,
+    SyntheticTask,
     among,
     combine,
     conclude,
@@ -44,7 +44,7 @@ def _height(facts: Facts, colour: str) -> int:
 
 _BAR_RULES = {"the top": 0, "the line above the top": 1}
 
-bars_read = Task(
+bars_read = SyntheticTask(
     "bars_read",
     "read-off",
     _sample_bars,
@@ -68,8 +68,8 @@ bars_read = Task(
 )
 
 
-def _bars_pair(name: str, question: str, goal: str, rule: str) -> Task:
-    return Task(
+def _bars_pair(name: str, question: str, goal: str, rule: str) -> SyntheticTask:
+    return SyntheticTask(
         name,
         "arithmetic",
         _sample_bars,
@@ -119,7 +119,7 @@ def _sample_dial(rng: random.Random) -> dict[str, Any]:
 
 _DIAL_RULES = {"the mark at the tip": 0, "the mark after the tip": 1}
 
-dial_read = Task(
+dial_read = SyntheticTask(
     "dial_read",
     "read-off",
     _sample_dial,
@@ -177,7 +177,7 @@ def _crossings(facts: Facts, colour: str) -> int:
     return sum(_crosses(target, line) for line in facts["lines"])
 
 
-needles = Task(
+needles = SyntheticTask(
     "needles",
     "geometry",
     _sample_needles,

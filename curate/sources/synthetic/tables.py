@@ -6,7 +6,18 @@ import random
 from typing import Any
 
 from curate.sources.synthetic import draw
-from curate.sources.synthetic.base import LETTERS, NAMED, Facts, Slots, Task, among, conclude, numbers_near, seen, step
+from curate.sources.synthetic.base import (
+    LETTERS,
+    NAMED,
+    Facts,
+    Slots,
+    SyntheticTask,
+    among,
+    conclude,
+    numbers_near,
+    seen,
+    step,
+)
 
 # ---------------------------------------------------------------- table: look-up
 
@@ -31,7 +42,7 @@ _READ_ROW = (
 )
 _digit_near = {slot: numbers_near(slot, 0, 9) for slot in _DIGITS}
 
-table_lookup = Task(
+table_lookup = SyntheticTask(
     "table_lookup",
     "table",
     _sample_table,
@@ -67,7 +78,7 @@ def _under(f: Facts, s: Slots) -> Slots:
     return {"same": s["largest"], "result": LETTERS[place]}
 
 
-table_largest = Task(
+table_largest = SyntheticTask(
     "table_largest",
     "table",
     _sample_table,

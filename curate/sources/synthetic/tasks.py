@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from curate.sources.synthetic import cells, charts, tables
-from curate.sources.synthetic.base import NAMED, Facts, Slots, Step, Task
+from curate.sources.synthetic.base import NAMED, Facts, Slots, SyntheticStep, SyntheticTask
 
-__all__ = ["NAMED", "TASKS", "Facts", "Slots", "Step", "Task"]
+__all__ = ["NAMED", "TASKS", "Facts", "Slots", "SyntheticStep", "SyntheticTask"]
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, SyntheticTask] = {
     task.name: task
     for task in (
         charts.bars_read,

@@ -34,7 +34,7 @@ from curate.stages.ingest import removal, rows
 from curate.stages.ingest.matching import Problems
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.sample_indices import Indices
+from curate.tables.sample_indices import SampleIndices
 from curate.tables.schema import GIVEN, PROBLEMS, REJECTS, ROLLOUTS, Row
 from curate.tables.store import Partition, Workspace, Writer
 from curate.text import steps, thinking
@@ -198,7 +198,7 @@ def _ids(rollouts: Partition) -> set[str]:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _ImportedRollout:
     """A response that becomes a rollout, before it has its index."""
 
     key: str
@@ -218,7 +218,7 @@ class _Import:
         self._there = _ids(workspace.partition(ROLLOUTS, name))
         others = (part for part in workspace.partitions(ROLLOUTS) if part.folder.name != name)
         self._seen = {key for part in others for key in _ids(part)}
-        self._indices = Indices(workspace)
+        self._indices = SampleIndices(workspace)
         self._texts: Counter[str] = Counter()
         self._filters: dict[str, str] = {}
         self._filtered: Counter[str] = Counter()
@@ -228,7 +228,7 @@ class _Import:
 
     def take(self, chunk: Sequence[tuple[int | str, Record]], ledger: Ledger) -> tuple[list[Row], list[Row]]:
         """(new rollouts, rejects) of these records, counted."""
-        drafts, bad = list[_Draft](), list[Row]()
+        drafts, bad = list[_ImportedRollout](), list[Row]()
         for number, record in chunk:
             for place, found in enumerate(self._drafts(record, number)):
                 ledger.taken += 1
@@ -246,7 +246,7 @@ class _Import:
         self._indices.bring_near({draft.problem["problem_id"] for draft in drafts})
         return [self._rollout(draft) for draft in drafts], bad
 
-    def _drafts(self, record: Record, number: int | str) -> list[_Draft | RowError]:
+    def _drafts(self, record: Record, number: int | str) -> list[_ImportedRollout | RowError]:
         """A rollout to be, or what is wrong, for each response of a record; one error where it has none."""
         if isinstance(record, RowError):
             return [record]
@@ -279,7 +279,7 @@ class _Import:
             raise RowError("no-policy", f"{self._columns.policy} is empty")
         return found
 
-    def _draft(self, response: Response | RowError, problem: Row, policy: str | None) -> _Draft | RowError:
+    def _draft(self, response: Response | RowError, problem: Row, policy: str | None) -> _ImportedRollout | RowError:
         if isinstance(response, RowError):
             return response
         parts = thinking.apart(response.text)
@@ -296,7 +296,7 @@ class _Import:
         if key in self._seen:
             cure = "" if policy is not None else "; give --policy where another model wrote it"
             return RowError("duplicate", f"{key} is the same chain, of another source or import{cure}")
-        return _Draft(key, problem, chain, response, repeat)
+        return _ImportedRollout(key, problem, chain, response, repeat)
 
     def _cut(self, text: str) -> str:
         """The text up to its first stop text."""
@@ -307,7 +307,7 @@ class _Import:
         self._stopped.update(stop for _, stop in found)
         return text[:place]
 
-    def _rollout(self, draft: _Draft) -> Row:
+    def _rollout(self, draft: _ImportedRollout) -> Row:
         index = self._indices.take(draft.problem["problem_id"])
         row = rows.rollout_of(
             draft.chain, draft.problem, self._name, index, draft.repeat, self._config.answer_words.table

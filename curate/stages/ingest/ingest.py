@@ -21,12 +21,12 @@ from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, Source, SourceRow
 from curate.stages.ingest import rows
 from curate.stages.ingest.inspectors import Batch, Inspectors
-from curate.stages.ingest.known_rows import Known, check_role, first_keys
-from curate.stages.ingest.rows import AnySource, Picture
+from curate.stages.ingest.known_rows import KnownRows, check_role, first_keys
+from curate.stages.ingest.rows import AnySource, InspectedImage
 from curate.tables import lineage
 from curate.tables.id_map import IdMap
 from curate.tables.lineage import Ledger
-from curate.tables.sample_indices import Indices
+from curate.tables.sample_indices import SampleIndices
 from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
 from curate.tables.store import Partition, Workspace, Writer, among, read_file
 
@@ -57,7 +57,7 @@ class _Read:
         """The row's pictures."""
         return self.row.images if isinstance(self.row, SourceRow) else ()
 
-    def looked(self) -> list[Picture | RowError]:
+    def looked(self) -> list[InspectedImage | RowError]:
         """Its pictures inspected; waits."""
         if self.batch is None:
             return []
@@ -209,7 +209,7 @@ class _Made:
 
     row: SourceRow | BadRow
     problem: Row | None = None
-    pictures: Sequence[Picture] = ()
+    pictures: Sequence[InspectedImage] = ()
     error: RowError | None = None
 
     @property
@@ -223,14 +223,14 @@ class _Sink:
 
     def __init__(self, source: AnySource, workspace: Workspace, adapter: Source) -> None:
         self._source, self._adapter = source, adapter
-        self._seen = Known(workspace, source.name)
+        self._seen = KnownRows(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.
         tables = (IMAGES, PROBLEMS, *(CHAIN_TABLES if source.brings_chains else ()), REJECTS)
         self._writers = {table.name: Writer(workspace.partition(table, source.name)) for table in tables}
         self._there = {name: IdMap() for name in self._writers}
         for name, there in self._there.items():
             there.add(first_keys([self._writers[name].partition]))
-        self._indices = Indices(workspace)
+        self._indices = SampleIndices(workspace)
         self._first: dict[str, Row] = {}
 
     def notes(self, ledger: Ledger) -> list[str]:

@@ -16,7 +16,7 @@ from curate.tables.store import MAIN, Partition, Workspace
 _BATCH = 20_000
 
 
-class Known:
+class KnownRows:
     """What the workspace holds: pictures, chains, the source of each problem, and which role a picture serves.
 
     It answers for the problems (and chains) that were last brought near: those of a chunk.
@@ -96,7 +96,7 @@ def _question_key(row: Row) -> str:
     return digest(row["question"], row["choices"])
 
 
-def check_role(problem: Row, seen: Known) -> None:
+def check_role(problem: Row, seen: KnownRows) -> None:
     """Each image (or text-only question) is in one role only: the later row yields."""
     for key, role in seen.roles_of(problem).items():
         if role is not None and role != problem["role"]:

@@ -24,7 +24,7 @@ AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | Package
 
 
 @dataclass(frozen=True)
-class Picture:
+class InspectedImage:
     """A picture of a row, inspected."""
 
     image_hash: str
@@ -32,18 +32,20 @@ class Picture:
     facts: ImageFacts
 
 
-def picture(data: bytes, found: Found) -> Picture | RowError:
+def picture(data: bytes, found: Found) -> InspectedImage | RowError:
     """A picture with what its inspection found."""
-    return found if isinstance(found, RowError) else Picture(found[0], data, found[1])
+    return found if isinstance(found, RowError) else InspectedImage(found[0], data, found[1])
 
 
-def looked(row: SourceRow, config: IngestConfig) -> list[Picture | RowError]:
+def looked(row: SourceRow, config: IngestConfig) -> list[InspectedImage | RowError]:
     """All pictures of a row, inspected here."""
     limits = (config.max_pixels, config.max_image_bytes)
     return [picture(data, look(data, *limits)) for data in row.images]
 
 
-def problem_of(row: SourceRow, source: AnySource, looked: Sequence[Picture | RowError]) -> tuple[Row, list[Picture]]:
+def problem_of(
+    row: SourceRow, source: AnySource, looked: Sequence[InspectedImage | RowError]
+) -> tuple[Row, list[InspectedImage]]:
     """The problem of a source row, checked; RowError with the reason when it cannot be one."""
     question = _wanted("question", row.question)
     pictures = []
@@ -106,7 +108,7 @@ def _check_gold(answer: str, answer_type: str, row: SourceRow) -> None:
     raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
 
 
-def image_row(picture: Picture, problem_id: str) -> Row:
+def image_row(picture: InspectedImage, problem_id: str) -> Row:
     """The row of `images`."""
     facts = picture.facts
     return {

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from curate.engines.base import Request, Sample
-from curate.engines.supervisor import Engines, Keeper
+from curate.engines.supervisor import Engines, Supervisor
 from curate.errors import UserError
 from curate.recipe.sections import JudgeConfig
 from curate.runtime.reporter import Reporter
@@ -25,7 +25,7 @@ from curate.stages import generation
 from curate.stages.active import dropped
 from curate.stages.base import Outcome, Unit, resume, run_units
 from curate.stages.judge import judgement
-from curate.stages.stored_images import Pictures
+from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
@@ -62,7 +62,7 @@ def settings(config: JudgeConfig) -> dict[str, Any]:
 
 
 @dataclass
-class Counts:
+class JudgeCounts:
     """Rollouts to judge, votes that are wanted, votes that are there, and rollouts that are owed any."""
 
     rollouts: int = 0
@@ -71,7 +71,7 @@ class Counts:
     owed: int = 0
 
 
-class Wanted:
+class JudgeWork:
     """Labelled rollouts that the recipe wants judged and what of them is owed, shard by shard."""
 
     def __init__(self, config: JudgeConfig, workspace: Workspace) -> None:
@@ -125,9 +125,9 @@ class Wanted:
                     )
                 yield row, [vote for vote in range(self._config.samples) if vote not in there[name]]
 
-    def count(self) -> Counts:
-        """See `Counts`."""
-        found = Counts()
+    def count(self) -> JudgeCounts:
+        """See `JudgeCounts`."""
+        found = JudgeCounts()
         for shard in range(self._workspace.shards):
             for _, missing in self._rows(shard):
                 found.rollouts += 1
@@ -176,7 +176,7 @@ def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, config: JudgeConfig, policy: str, pictures: Pictures, run_seed: int
+    unit: Unit, *, engine: Supervisor, config: JudgeConfig, policy: str, pictures: StoredImages, run_seed: int
 ) -> list[Row]:
     problem, rollout, missing = unit.payload
     # Vote j draws from base + j, so however votes are shared out over requests, they are the same.
@@ -210,7 +210,7 @@ def run(
     record = settings(config) | {"seed": run_seed}
     lineage.guard(partition, record, REPLACE)
     resume(partition)
-    wanted = Wanted(config, workspace)
+    wanted = JudgeWork(config, workspace)
     before = wanted.count()
     inputs = {"rollouts": before.rollouts}
     outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
@@ -228,17 +228,23 @@ def run(
 
 
 async def _run(
-    engine: Keeper, *, config: JudgeConfig, workspace: Workspace, wanted: Wanted, run_seed: int, reporter: Reporter
+    engine: Supervisor,
+    *,
+    config: JudgeConfig,
+    workspace: Workspace,
+    wanted: JudgeWork,
+    run_seed: int,
+    reporter: Reporter,
 ) -> tuple[Outcome, Mapping[str, str]]:
     units = (Unit(shard, payload) for shard, *payload in wanted.owed())
     # Once: it reads the model's files.
-    policy, pictures = policy_digest(config), Pictures(workspace)
+    policy, pictures = policy_digest(config), StoredImages(workspace)
     work = partial(_work, engine=engine, config=config, policy=policy, pictures=pictures, run_seed=run_seed)
     outcome = await run_units(workspace.partition(JUDGEMENTS), units, work, config.engine.in_flight, reporter)
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, wanted: Wanted, before: Counts, outcome: Outcome) -> Ledger:
+def _account(workspace: Workspace, wanted: JudgeWork, before: JudgeCounts, outcome: Outcome) -> Ledger:
     failed: Counter[str] = Counter()
     rejects = []
     for unit, error in outcome.failed:

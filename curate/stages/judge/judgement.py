@@ -30,7 +30,7 @@ _NONE = re.compile(r"none|no errors?|none is wrong|no paragraph is wrong|all cor
 
 
 @dataclass(frozen=True)
-class Reading:
+class JudgeReading:
     """`first_error`: number of the first wrong step, -1 for none, null when the answer cannot be read; `unread` is then
     why: `no-verdict`, `not-a-number`, `out-of-range`, or `finish-...` for an answer that did not come to its end.
     """
@@ -39,24 +39,24 @@ class Reading:
     unread: str | None = None
 
 
-def read(text: str, steps: int, finish: str = "stop") -> Reading:
+def read(text: str, steps: int, finish: str = "stop") -> JudgeReading:
     """The verdict of an answer about a chain of `steps` steps that ended with this finish class."""
     if finish != "stop":
-        return Reading(None, f"finish-{finish}")
+        return JudgeReading(None, f"finish-{finish}")
     # What a model thinks to itself is no answer, whatever it says on the way.
     said = text.rpartition("</think>")[2]
     if "<think>" in said:
-        return Reading(None, "no-verdict")
+        return JudgeReading(None, "no-verdict")
     boxes = _BOX.findall(said)
     if boxes:
         number = _number(_TEXT.sub(r"\1", boxes[-1]))
         if number is None:
-            return Reading(None, "not-a-number")
+            return JudgeReading(None, "not-a-number")
     else:
         number = _number(_last_line(said))
         if number is None:
-            return Reading(None, "no-verdict")
-    return Reading(number) if NONE_WRONG <= number < steps else Reading(None, "out-of-range")
+            return JudgeReading(None, "no-verdict")
+    return JudgeReading(number) if NONE_WRONG <= number < steps else JudgeReading(None, "out-of-range")
 
 
 def _last_line(text: str) -> str:

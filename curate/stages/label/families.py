@@ -22,7 +22,7 @@ from curate.stages.active import dropped
 from curate.stages.label.allocation import Siblings
 from curate.stages.label.rules import Outcomes
 from curate.tables.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import MAIN, Files, Workspace, among
+from curate.tables.store import MAIN, CommittedFiles, Workspace, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 1000
@@ -131,13 +131,13 @@ def siblings_of(rollouts: Sequence[Row], domain: Habits) -> dict[str, Siblings]:
 
 
 @dataclass(frozen=True)
-class _Shard:
+class _ShardFiles:
     """The files of a shard that are read, as they were when it was opened."""
 
-    rollouts: Files
-    problems: Files
-    labels: Files
-    completions: Files
+    rollouts: CommittedFiles
+    problems: CommittedFiles
+    labels: CommittedFiles
+    completions: CommittedFiles
 
 
 class Families:
@@ -175,14 +175,14 @@ class Families:
             self.policies[row["policy"]] += 1
             self.without_tokens |= count > 0 and not row["step_ends"]
 
-    def _open(self, shard: int) -> _Shard:
+    def _open(self, shard: int) -> _ShardFiles:
         place = self._workspace
-        completions = Files(place.partition(COMPLETIONS).files(shard), COMPLETIONS)
+        completions = CommittedFiles(place.partition(COMPLETIONS).files(shard), COMPLETIONS)
         rollouts, problems = place.shard(ROLLOUTS, shard), place.shard(PROBLEMS, shard)
         # Labels that came with a source; the stage's own are written afresh.
-        return _Shard(rollouts, problems, place.shard(STEP_LABELS, shard, MAIN), completions)
+        return _ShardFiles(rollouts, problems, place.shard(STEP_LABELS, shard, MAIN), completions)
 
-    def _rows(self, files: _Shard, where: Any, columns: Sequence[str]) -> list[Row]:
+    def _rows(self, files: _ShardFiles, where: Any, columns: Sequence[str]) -> list[Row]:
         """Rollouts of this range that may be labelled, by problem and id."""
         given = files.labels.read(["rollout_id"], where & (pc.field("mode") == GIVEN))["rollout_id"].to_pylist()
         problems = files.problems.read(["problem_id"], where)["problem_id"].to_pylist()
@@ -232,7 +232,7 @@ def _ranges(problems: Any) -> list[Any]:
     ]
 
 
-def _store(files: Files, where: Any) -> dict[tuple[str, int], Drawn]:
+def _store(files: CommittedFiles, where: Any) -> dict[tuple[str, int], Drawn]:
     """The stored completions of a range by prefix. Whole units are stored, so their indices have no gaps."""
     found: dict[tuple[str, int], list[tuple[int, bool | None, str, int | None]]] = defaultdict(list)
     for batch in files.read(_DRAWN, where).to_batches(max_chunksize=20_000):

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from curate.engines.base import Request, Sample
-from curate.engines.supervisor import Engines, Keeper
+from curate.engines.supervisor import Engines, Supervisor
 from curate.errors import UserError
 from curate.graders import Words
 from curate.recipe.sections import LabelConfig, RolloutConfig
@@ -28,9 +28,9 @@ from curate.stages.base import Outcome, Unit, resume, run_units
 from curate.stages.label import labels, rules
 from curate.stages.label.allocation import Siblings, cost, pull, rate
 from curate.stages.label.families import Families, Family
-from curate.stages.label.labels import Ruled, Tally
+from curate.stages.label.labels import LabelTally, Ruled
 from curate.stages.label.rules import Rule
-from curate.stages.stored_images import Pictures
+from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import COMPLETIONS, GIVEN, ROLLOUTS, Row
@@ -44,7 +44,7 @@ Group = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class _Plan:
+class LabelPlan:
     """What is labelled, and by which rule; `entries` are the rules that drew completions here.
 
     `new` says that the rule is to draw as well, and is among them; `settled` that it was before.
@@ -114,7 +114,7 @@ def _factor(config: LabelConfig, families: Families) -> float:
 
 def plan_of(
     config: LabelConfig, workspace: Workspace, policy: str, new: bool, families: Families | None = None
-) -> _Plan:
+) -> LabelPlan:
     """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
     golds.check(workspace, ROLLOUTS, COMPLETIONS)
     families = families or Families(config, workspace)
@@ -134,7 +134,7 @@ def plan_of(
         entry = asked | {"factor": fresh if config.mode == "pooled" else None}
         if new:
             entries.append(entry)
-    plan = _Plan(families, entry, entries, new, settled)
+    plan = LabelPlan(families, entry, entries, new, settled)
     _check_policy(families.policies, plan.rules_of({})[0], policy)
     return plan
 
@@ -165,7 +165,7 @@ def _rows(
 
 
 async def _work(
-    unit: Unit, *, engine: Keeper, policy: RolloutConfig, named: str, pictures: Pictures, run_seed: int
+    unit: Unit, *, engine: Supervisor, policy: RolloutConfig, named: str, pictures: StoredImages, run_seed: int
 ) -> list[Row]:
     problem, rollout, step, outcomes, rule = unit.payload
     rows = list[Row]()
@@ -305,7 +305,7 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_s
 
 
 async def complete(
-    engine: Keeper,
+    engine: Supervisor,
     *,
     policy: RolloutConfig,
     workspace: Workspace,
@@ -315,7 +315,7 @@ async def complete(
     reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
     """Draw the completions of these units into a partition; also the versions of the engine that drew them."""
-    named, pictures = generation.policy_digest(policy), Pictures(workspace)
+    named, pictures = generation.policy_digest(policy), StoredImages(workspace)
     work = partial(_work, engine=engine, policy=policy, named=named, pictures=pictures, run_seed=run_seed)
     outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
@@ -335,11 +335,11 @@ def _account(workspace: Workspace, prefixes: int, owed: int, outcome: Outcome) -
     return ledger
 
 
-def _write_labels(plan: _Plan, workspace: Workspace, reporter: Reporter) -> Ledger:
+def _write_labels(plan: LabelPlan, workspace: Workspace, reporter: Reporter) -> Ledger:
     def ruled(shard: int) -> Iterator[Ruled]:
         return map(plan.ruled, plan.families.of(shard))
 
-    tally = Tally(each for shard in range(workspace.shards) for each in ruled(shard))
+    tally = LabelTally(each for shard in range(workspace.shards) for each in ruled(shard))
     gap = tally.disagreement() if plan.rules_of({})[0].pools else None
     if gap is not None and abs(gap) > labels.SUSPICIOUS:
         reporter.note(

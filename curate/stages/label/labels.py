@@ -14,7 +14,7 @@ from curate.stages import monte_carlo
 from curate.stages.label import rules
 from curate.stages.label.families import NOTHING, Drawn, Family
 from curate.stages.label.rules import Outcomes, Rule
-from curate.stages.monte_carlo import Label
+from curate.stages.monte_carlo import StepLabel
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import STEP_LABELS, Row
@@ -58,7 +58,7 @@ class Ruled:
         ]
 
 
-def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, drawn: Drawn) -> Row:
+def _row(rollout: Row, step: int, mode: str, label: StepLabel, outcomes: Outcomes, drawn: Drawn) -> Row:
     k, m = monte_carlo.count(outcomes)
     finishes = list(drawn.finishes[: len(outcomes)])
     tokens = drawn.tokens[: len(outcomes)]
@@ -82,7 +82,7 @@ def _row(rollout: Row, step: int, mode: str, label: Label, outcomes: Outcomes, d
     }
 
 
-class Tally:
+class LabelTally:
     """What the labels are going to be made of, over all families: how many rollouts, how many ready ones, and which."""
 
     def __init__(self, every: Iterable[Ruled]) -> None:
@@ -128,7 +128,7 @@ def _gap(family: Family) -> float | None:
 
 
 def write(
-    workspace: Workspace, entry: Mapping[str, Any], tally: Tally, ruled: Callable[[int], Iterable[Ruled]]
+    workspace: Workspace, entry: Mapping[str, Any], tally: LabelTally, ruled: Callable[[int], Iterable[Ruled]]
 ) -> Ledger:
     """Labels by the rule of `entry` in place of those there are; nothing when they are the same. Counts rollouts.
 

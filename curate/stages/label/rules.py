@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from curate.stages import monte_carlo
 from curate.stages.label import allocation
 from curate.stages.label.allocation import Siblings
-from curate.stages.monte_carlo import Label
+from curate.stages.monte_carlo import StepLabel
 from curate.tables.schema import Row
 
 Outcomes = Sequence[bool | None]
@@ -39,7 +39,7 @@ class Rule(Protocol):
         """How many are drawn whatever they say."""
         ...
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Labels of all steps but the last."""
         ...
 
@@ -63,7 +63,7 @@ class Exact:
         """All."""
         return self.most
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined where completions are missing."""
         return [
             monte_carlo.exact(*monte_carlo.count(each)) if len(each) >= self.most else monte_carlo.UNDEFINED
@@ -90,7 +90,7 @@ class Hard:
         """The first."""
         return 1
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined while it is not decided."""
         return [monte_carlo.hard(each, self.most) for each in outcomes]
 
@@ -114,7 +114,7 @@ class Legacy:
         """Three beside the rollout."""
         return min(monte_carlo.LEGACY_LEAST, self.most) - 1
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined before the rule stops."""
         return [monte_carlo.legacy(each, rollout["outcome"], self.most) for each in outcomes]
 
@@ -124,7 +124,7 @@ class Legacy:
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledRule:
     """Sizes by `allocation` with this factor, labels pooled over the chain; `siblings` by rollout.
 
     `floor` is how many completions every step has at least, from another rule before this one.
@@ -145,7 +145,7 @@ class Pooled:
         expected = self.factor * allocation.pull(self._siblings(rollout), step)
         return allocation.size(expected, self.most, rollout["rollout_id"], step)
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[Label]:
+    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """With the weights of the problem's nominal chain."""
         siblings = self._siblings(rollout)
         taus = [allocation.tau(siblings, step, self.factor, self.most, self.floor) for step in range(len(outcomes))]
@@ -163,14 +163,14 @@ class Pooled:
 def made(entry: Mapping[str, Any], siblings: Mapping[str, Siblings], floor: int = 0) -> Rule:
     """The rule that `entry` (its lineage: mode, most, factor) stands for."""
     if entry["mode"] == "pooled":
-        return Pooled(entry["factor"], entry["most"], siblings, floor)
+        return PooledRule(entry["factor"], entry["most"], siblings, floor)
     simple: dict[str, type[Exact] | type[Hard] | type[Legacy]] = {"exact": Exact, "hard": Hard, "legacy": Legacy}
     return simple[entry["mode"]](entry["most"])
 
 
 def floor(history: Sequence[Rule]) -> int:
     """How many completions every step has for certain, whatever its place in the chain."""
-    everywhere = [rule for rule in history if not isinstance(rule, Pooled)]
+    everywhere = [rule for rule in history if not isinstance(rule, PooledRule)]
     return max((rule.certain({}, 0) for rule in everywhere), default=0)
 
 
@@ -187,7 +187,7 @@ def usable(rollout: Row, step: int, outcomes: Outcomes, rule: Rule, history: Seq
 
 def covers(history: Sequence[Rule], rule: Rule) -> bool:
     """Whether what the rules of `history` drew is all that `rule` can ask for."""
-    if isinstance(rule, Pooled):
+    if isinstance(rule, PooledRule):
         return bool(history)
     same = max((each.most for each in history if type(each) is type(rule)), default=0)
     needed = rule.most - 1 if isinstance(rule, Legacy) else rule.most

@@ -18,7 +18,7 @@ from curate.tables.store import Workspace
 
 
 @dataclass
-class Trial:
+class LabelTrial:
     """What completing some prefixes took, by domain, and in how many seconds all of them."""
 
     prefixes: Counter[str] = field(default_factory=Counter)
@@ -37,13 +37,13 @@ def complete_some(
     count: int,
     reporter: Reporter,
     engines: Engines,
-) -> Trial:
+) -> LabelTrial:
     """Complete the prefixes of the first rollout of `count` problems of each domain, as a run would, and keep nothing.
 
     What was drawn stays out of the workspace, where it would be completions of no rule. A budget of tokens is for all
     rollouts, so it says nothing about these: the default mean takes its place.
     """
-    found, staged, problems = Trial(), workspace.staging(COMPLETIONS), Counter[str]()
+    found, staged, problems = LabelTrial(), workspace.staging(COMPLETIONS), Counter[str]()
     plan = plan_of(
         config.model_copy(update={"budget_tokens": None}), workspace, generation.policy_digest(policy), new=True
     )

@@ -23,7 +23,7 @@ Values = dict[tuple[str | None, str], float | None]
 
 
 @dataclass(frozen=True)
-class Chain:
+class LabelledRollout:
     """One labelled chain. `labels` are true, false, or null where a step has none; `lacks` says why it cannot be shown.
 
     `problem` is what resamples draw: chains of one problem stay together. `record` is the row as it was published.
@@ -59,10 +59,10 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRollout:
     """A chain with its step scores, null for a step without; `reason` where it has none at all."""
 
-    chain: Chain
+    chain: LabelledRollout
     scores: tuple[float | None, ...]
     reason: str | None = None
 
@@ -79,7 +79,7 @@ class Judge:
     threshold: float
     missing: str = "wrong"
 
-    def counts(self, scored: Scored) -> bool:
+    def counts(self, scored: ScoredRollout) -> bool:
         """Whether the chain counts at all."""
         return scored.whole or self.missing == "wrong"
 
@@ -87,7 +87,7 @@ class Judge:
         """The verdict on a step; None without a score."""
         return None if score is None else score > self.threshold
 
-    def verdicts(self, scored: Scored) -> list[tuple[bool, bool]]:
+    def verdicts(self, scored: ScoredRollout) -> list[tuple[bool, bool]]:
         """(truth, verdict) of each labelled step of a chain that counts; a missing verdict is the wrong one."""
         if not self.counts(scored):
             return []
@@ -121,11 +121,11 @@ class Benchmark(Protocol):
     # Of several chains with the same name its scorer takes the first.
     unique: bool
 
-    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[LabelledRollout]:
         """The chains of one record; RowError when it has another form."""
         ...
 
-    def count(self, scored: Scored, judge: Judge) -> Sequence[float]:
+    def count(self, scored: ScoredRollout, judge: Judge) -> Sequence[float]:
         """The cells of one chain."""
         ...
 
@@ -133,7 +133,7 @@ class Benchmark(Protocol):
         """Figures of sums [groups, cells]."""
         ...
 
-    def files(self, scored: Sequence[Scored], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
+    def files(self, scored: Sequence[ScoredRollout], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
         """(name, text) of each file in the layout that the benchmark's own scorer reads."""
         ...
 

@@ -23,10 +23,10 @@ from curate.sources.roots import Root
 from curate.sources.values import text_of
 from prm.bench.suites.base import (
     CONFUSION_CELLS,
-    Chain,
     Judge,
+    LabelledRollout,
     Record,
-    Scored,
+    ScoredRollout,
     Values,
     confusion,
     line,
@@ -66,7 +66,7 @@ class PRMBench:
         "model's threshold, 0.5 for most."
     )
 
-    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[LabelledRollout]:
         """The chain with errors; and the unchanged one, where the row brings it. Named as in the benchmark's loader."""
         index = text_of(record.get("idx")) or str(number)
         kind = text_of(record.get("classification"))
@@ -85,12 +85,12 @@ class PRMBench:
 
     def _chain(
         self, name: str, kind: str, question: str, steps: tuple[str, ...], wrong: Sequence[int], record: Record
-    ) -> Chain:
+    ) -> LabelledRollout:
         problem = digest(text_of(record.get("original_question")) or question)
         labels = tuple(place not in wrong for place in range(1, len(steps) + 1))
-        return Chain(name, problem, kind, question, (), steps, labels, record)
+        return LabelledRollout(name, problem, kind, question, (), steps, labels, record)
 
-    def count(self, scored: Scored, judge: Judge) -> Sequence[float]:
+    def count(self, scored: ScoredRollout, judge: Judge) -> Sequence[float]:
         """The confusion of its steps."""
         return confusion(judge.verdicts(scored))
 
@@ -116,7 +116,7 @@ class PRMBench:
             values[None, aspect] = sum(there) / len(there) if len(there) == len(kinds) else None
         return values
 
-    def files(self, scored: Sequence[Scored], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
+    def files(self, scored: Sequence[ScoredRollout], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
         """The checkpoint that the benchmark's toolkit resumes from and scores (`resume_from_ckpt: {prmtest_classified:
         FILE}`, with the model's name as here). A chain that lacks a score is not valid.
         """

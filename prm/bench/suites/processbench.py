@@ -23,7 +23,17 @@ from curate.seeds import digest
 from curate.sources.roots import Root
 from curate.sources.values import text_of
 from prm import metrics
-from prm.bench.suites.base import Chain, Judge, Record, Scored, Values, line, question_of, steps_of, whole_number
+from prm.bench.suites.base import (
+    Judge,
+    LabelledRollout,
+    Record,
+    ScoredRollout,
+    Values,
+    line,
+    question_of,
+    steps_of,
+    whole_number,
+)
 
 
 class ProcessBench:
@@ -45,7 +55,7 @@ class ProcessBench:
         "threshold of PRMs that give scores by the F1 on gsm8k: `tune: gsm8k`."
     )
 
-    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[LabelledRollout]:
         """The one chain of a record."""
         name, problem = text_of(record.get("id")) or str(number), question_of(record, "problem")
         steps = steps_of(record, "steps")
@@ -57,7 +67,7 @@ class ProcessBench:
         # It names a file.
         if not re.fullmatch(NAME, subset):
             raise RowError("unusable-value", f"the id names no subset: {name[:80]}")
-        yield Chain(
+        yield LabelledRollout(
             name=name,
             problem=digest(subset, problem),
             group=subset,
@@ -68,7 +78,7 @@ class ProcessBench:
             record=record,
         )
 
-    def prediction(self, scored: Scored, judge: Judge) -> int | None:
+    def prediction(self, scored: ScoredRollout, judge: Judge) -> int | None:
         """Index of the first step that is judged wrong, -1 where none is; None where a step has no score."""
         scores = [score for score in scored.scores if score is not None]
         if len(scores) < len(scored.scores):
@@ -76,7 +86,7 @@ class ProcessBench:
         found = metrics.first_error(scores, judge.threshold)
         return -1 if found is None else found
 
-    def count(self, scored: Scored, judge: Judge) -> Sequence[float]:
+    def count(self, scored: ScoredRollout, judge: Judge) -> Sequence[float]:
         """One chain: whether it has an error, and whether the prediction matches."""
         if not judge.counts(scored):
             return [0.0] * len(self.cells)
@@ -97,7 +107,7 @@ class ProcessBench:
         known = [f1 for f1 in averaged if f1 is not None]
         return values | {(None, "average_f1"): metrics.mean(known) if len(known) == len(averaged) else None}
 
-    def files(self, scored: Sequence[Scored], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
+    def files(self, scored: Sequence[ScoredRollout], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
         """{subset}_error.jsonl and {subset}_correct.jsonl: the rows as published with `prediction` and `match`."""
         parts: dict[str, list[str]] = defaultdict(list)
         for each in scored:

@@ -26,10 +26,10 @@ from curate.text.forms import FORMS
 from prm import metrics
 from prm.bench.suites.base import (
     CONFUSION_CELLS,
-    Chain,
     Judge,
+    LabelledRollout,
     Record,
-    Scored,
+    ScoredRollout,
     Values,
     confusion,
     line,
@@ -61,7 +61,7 @@ class VisualProcessBench:
         "authors' scorer reads verdicts and picks no threshold."
     )
 
-    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[Chain]:
+    def chains(self, record: Record, number: int | str, root: Root | None) -> Iterator[LabelledRollout]:
         """The one chain of a record. The hub's card declares `response` and `image` as texts: such are parsed."""
         record = {name: _parsed(value) if name in ("response", "image") else value for name, value in record.items()}
         steps = steps_of(record, "response.steps")
@@ -75,7 +75,7 @@ class VisualProcessBench:
         # As `curate ingest visualprocessbench` reads it, so that it looks like what the PRM was trained on.
         asked = FORMS["instructed"](question_of(record, "question"), "")
         images, lacks = _images(record, root)
-        yield Chain(
+        yield LabelledRollout(
             name=str(number),
             problem=digest(source, asked.question, [content_hash(data) for data in images]),
             group=source,
@@ -88,7 +88,7 @@ class VisualProcessBench:
             lacks=lacks,
         )
 
-    def count(self, scored: Scored, judge: Judge) -> Sequence[float]:
+    def count(self, scored: ScoredRollout, judge: Judge) -> Sequence[float]:
         """The confusion of its labelled steps."""
         return confusion(judge.verdicts(scored))
 
@@ -108,7 +108,7 @@ class VisualProcessBench:
         overall = weighted / steps if steps else float("nan")
         return values | {(None, "overall"): None if overall != overall else float(overall)}
 
-    def files(self, scored: Sequence[Scored], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
+    def files(self, scored: Sequence[ScoredRollout], judge: Judge, run: str) -> Iterator[tuple[str, str]]:
         """The rows as published with `prediction` (1 and -1, as the authors' scorer wants them, null without a score);
         and the list that the scorer of Balanced-Info-MPRM writes and reads, where a chain that lacks a score has none.
         """

@@ -25,7 +25,7 @@ from curate.engines import build, simulated, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
 from curate.engines.chat import Chat
 from curate.engines.detokenize import Detokenizer, join_bytes
-from curate.engines.images import Pictures
+from curate.engines.images import DecodedImages
 from curate.errors import UserError
 from curate.models import torch_companions
 from curate.recipe.parsing import validate
@@ -220,7 +220,7 @@ def test_pictures_are_flattened_on_white_and_bad_ones_refused() -> None:
 
     sink = io.BytesIO()
     PIL.Image.new("RGBA", (2, 2), (0, 0, 0, 0)).save(sink, "PNG")
-    decode = Pictures(limit=20)
+    decode = DecodedImages(limit=20)
     seen = decode(Image("clear", sink.getvalue()))
     assert seen.mode == "RGB" and seen.getpixel((0, 0)) == (255, 255, 255)
     assert decode(Image("clear", b"")) is seen, "the same hash is decoded once"

@@ -16,7 +16,7 @@ from server_testbed import Call, Fault, Server, ask, chunks, expected, right, se
 
 from curate.engines import build
 from curate.engines.base import ASKED, Request, RequestRejected, Sample, Sampling
-from curate.engines.server.answer import Answer, Refused, Unusable
+from curate.engines.server.answer import AnswerRefused, ChatAnswer, Unusable
 from curate.engines.server.refusals import read, without
 from curate.errors import UserError
 from curate.recipe.sections import EngineConfig
@@ -334,7 +334,7 @@ def taken(*documents: object, n: int = 1, sep: str = "\n\n", head: str = "data: 
     """The samples of a stream of these documents, byte by byte."""
     lines = [each if isinstance(each, str) else json.dumps(each) for each in documents]
     data = "".join(f"{head}{line}{sep}" for line in lines).encode()
-    answer = Answer(n, most)
+    answer = ChatAnswer(n, most)
     for at in range(len(data)):
         answer.feed(data[at : at + 1])
     answer.close()
@@ -564,7 +564,7 @@ def test_bytes_that_are_none_make_no_sample(spelled: object) -> None:
 def test_whatever_a_server_says_is_samples_or_no_answer(tree: object) -> None:
     try:
         samples = taken({"choices": [tree]} if isinstance(tree, dict) else tree)
-    except (Unusable, Refused):
+    except (Unusable, AnswerRefused):
         return
     for sample in samples:
         assert isinstance(sample.text, str) and sample.finish in ("stop", "length", "repetition", "error")
@@ -574,8 +574,8 @@ def test_whatever_a_server_says_is_samples_or_no_answer(tree: object) -> None:
 
 @given(st.binary(max_size=200))
 def test_whatever_bytes_come_are_samples_or_no_answer(data: bytes) -> None:
-    answer = Answer(1, 5)
-    with pytest.raises((Unusable, Refused)):
+    answer = ChatAnswer(1, 5)
+    with pytest.raises((Unusable, AnswerRefused)):
         answer.feed(data)
         answer.feed(b"\ndata: " + data + b"\n\n")
         answer.close()

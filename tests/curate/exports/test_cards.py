@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from curate.cli.app import app
 from curate.errors import UserError
 from curate.exports import run as exports
-from curate.exports.run import Wanted
+from curate.exports.run import ExportRequest
 from curate.runtime.reporter import Silent
 from curate.stages.ingest import imports
 from curate.stages.ingest.imports import ImportConfig
@@ -53,7 +53,7 @@ def workspace(tmp_path_factory):
 
 
 def card(workspace, folder, domain):
-    report = exports.run(Wanted("datasets", domains=[domain]), folder / "out", workspace, Silent())
+    report = exports.run(ExportRequest("datasets", domains=[domain]), folder / "out", workspace, Silent())
     return (folder / "out" / "README.md").read_text(), report
 
 
@@ -82,7 +82,7 @@ def test_of_chains_that_a_source_brings(workspace, tmp_path):
 
 
 def test_of_everything(workspace, tmp_path):
-    exports.run(Wanted("datasets"), tmp_path / "all", workspace, Silent())
+    exports.run(ExportRequest("datasets"), tmp_path / "all", workspace, Silent())
     text = (tmp_path / "all" / "README.md").read_text()
     # The third source has no rollouts, so that nothing of it is in there either.
     assert all(name in text for name in ("sums", "twice", "owl-7b")) and SECRET not in text

@@ -15,7 +15,7 @@ from curate.exports import run as exports
 from curate.exports.base import Options
 from curate.exports.formats import dreamprm
 from curate.exports.formats.visualprm import file_name
-from curate.exports.run import Wanted
+from curate.exports.run import ExportRequest
 from curate.recipe import shipped
 from curate.runtime.reporter import Silent
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
@@ -31,7 +31,9 @@ def workspace(tmp_path_factory):
 @pytest.fixture
 def export(workspace, tmp_path):
     def go(name, **options):
-        return tmp_path / "out", exports.run(Wanted(name, Options(**options)), tmp_path / "out", workspace, Silent())
+        return tmp_path / "out", exports.run(
+            ExportRequest(name, Options(**options)), tmp_path / "out", workspace, Silent()
+        )
 
     return go
 

@@ -21,7 +21,7 @@ from curate.exports.formats import parquet, webdataset
 from curate.exports.formats.table import FORMATS
 from curate.exports.push import hub as real_hub
 from curate.exports.push import push
-from curate.exports.run import Wanted
+from curate.exports.run import ExportRequest
 from curate.models.torch_companions import mend
 from curate.runtime import hubs
 from curate.runtime.reporter import Silent
@@ -42,7 +42,7 @@ def workspace(tmp_path_factory):
 @pytest.fixture
 def export(workspace, tmp_path):
     def go(name, folder="out", replace=False, roles=(), domains=(), **options):
-        wanted = Wanted(name, Options(**options), roles, domains)
+        wanted = ExportRequest(name, Options(**options), roles, domains)
         return tmp_path / folder, exports.run(wanted, tmp_path / folder, workspace, Silent(), replace)
 
     return go
@@ -149,7 +149,7 @@ def test_many_shards_and_small_groups_hold_the_same_rows(export, monkeypatch):
     whole, _ = export("datasets", "whole")
     monkeypatch.setattr(records, "GROUP", 1)
     monkeypatch.setattr(parquet, "GROUP_ROWS", 2)
-    monkeypatch.setattr(parquet.Shards.__init__, "__defaults__", (600,))
+    monkeypatch.setattr(parquet.ParquetShards.__init__, "__defaults__", (600,))
     parts, _ = export("datasets", "parts")
     names = sorted(path.name for path in (parts / "data").iterdir())
     assert names[0].startswith("meta-00000-of-") and names[0] != "meta-00000-of-00001.parquet"
@@ -195,7 +195,7 @@ def test_a_runs_recipe_is_in_the_card_without_its_secrets(tmp_path):
     words = ["curate", "run", "/home/me/r.yaml", "--url", "http://h:1", "--engine-arg", "api_key=hf_secret",
              "--set", "rollout.engine.urls=[http://h]", "--set", "out=/home/me/x"]  # fmt: skip
     (run / "versions.json").write_text(json.dumps({"command": words}))
-    exports.run(Wanted("datasets"), tmp_path / "out", place, Silent())
+    exports.run(ExportRequest("datasets"), tmp_path / "out", place, Silent())
     text = (tmp_path / "out" / "README.md").read_text()
     assert "curate run r.yaml --url (left out) --engine-arg api_key=(left out)" in text
     assert "out=x" in text
@@ -348,7 +348,7 @@ def test_nothing_to_export_is_an_error_with_reasons(export, tmp_path):
         export("datasets", domains=["fre/train"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="no rollouts; run"):
-        exports.run(Wanted("trl"), tmp_path / "o", Workspace.open(tmp_path / "w"), Silent())
+        exports.run(ExportRequest("trl"), tmp_path / "o", Workspace.open(tmp_path / "w"), Silent())
 
 
 class Recorder:

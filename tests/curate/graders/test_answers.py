@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.graders import Wanted, extract, grade, infer_type
+from curate.graders import AnswerWanted, extract, grade, infer_type
 from curate.graders.worker_pool import Pool
 
 
@@ -60,7 +60,7 @@ def test_a_text_that_repeats_itself_costs_no_time(text):
 def test_no_text_of_a_model_ends_a_run(text, gold):
     kind = infer_type(gold, ["x", "y"] if gold == "B" else [])
     for said in (text, f"Final answer: {text}"):
-        found = extract(said, Wanted(kind, ("x", "y")))
+        found = extract(said, AnswerWanted(kind, ("x", "y")))
         verdict = grade(None if found is None else found.answer, gold, kind, ["x", "y"])
         assert verdict.outcome in (True, False, None)
         assert verdict.rule

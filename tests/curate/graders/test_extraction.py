@@ -2,7 +2,7 @@
 
 import pytest
 
-from curate.graders import Wanted, assess, extract, grade, runs_on, words
+from curate.graders import AnswerWanted, assess, extract, grade, runs_on, words
 
 COLOURS = ("amber", "violet", "teal", "grey")
 
@@ -224,7 +224,7 @@ def test_decoration_of_a_text_is_set_aside(said):
 
 
 def test_an_abbreviation_does_not_end_an_answer():
-    assert extract("The answer is St. Gallen. It lies in the east.", Wanted("text")).answer == "St. Gallen"
+    assert extract("The answer is St. Gallen. It lies in the east.", AnswerWanted("text")).answer == "St. Gallen"
 
 
 def test_words_of_a_recipe_are_added():
@@ -235,7 +235,7 @@ def test_words_of_a_recipe_are_added():
 
 
 def test_a_text_that_runs_on_is_told():
-    wanted = Wanted("number")
+    wanted = AnswerWanted("number")
     assert runs_on("#### 14\n\nQuestion: And now?\n", wanted)
     assert not runs_on("Question: How many?\nWe add 7 and 7", wanted)
     assert not runs_on("We add 7 and 7.\n#### 14", wanted)

@@ -50,7 +50,7 @@ def test_a_secret_is_left_out_and_the_rest_stays(text, capsys):
 
     with pytest.raises(SystemExit):
         guarded(fail)
-    progress.Lines().note(text)
+    progress.PlainProgress().note(text)
     assert KEY not in (said := capsys.readouterr().err) and TOKEN not in said
 
 

@@ -60,7 +60,7 @@ def test_the_console_shows_texts_titles_and_cells_as_they_are(capsys, colours, m
 def test_progress_shows_notes_as_they_are(capsys, monkeypatch):
     for stream in (io.StringIO(), sys.stderr):
         monkeypatch.setattr("sys.stderr", stream)
-        for made in (progress.Lines(), progress.Bar()):
+        for made in (progress.PlainProgress(), progress.Bar()):
             made.start("stage[/]", 3, "units[/x]")
             made.advance(1, EVIL)
             made.note(EVIL)

@@ -14,9 +14,9 @@ from curate.runtime.reporter import Silent
 from curate.stages import base
 from curate.stages.base import Unit, run_units
 from curate.stages.label import families, labels
-from curate.stages.stored_images import Pictures
+from curate.stages.stored_images import StoredImages
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Files, Workspace, Writer
+from curate.tables.store import CommittedFiles, Workspace, Writer
 
 
 def recipe(tmp_path, rows=20):
@@ -86,7 +86,7 @@ def test_pictures_come_right_in_any_order_and_from_little_memory(tmp_path):
     pipeline.run(recipe(tmp_path), workspace, Silent(), ["ingest"])
     problems = workspace.read(PROBLEMS).to_pylist()
     stored = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
-    pictures = Pictures(workspace, held=1)
+    pictures = StoredImages(workspace, held=1)
     for problem in [*problems, *reversed(problems)]:
         assert [(each.image_hash, each.data) for each in pictures.of(problem)] == [
             (key, stored[key]) for key in problem["image_hashes"]
@@ -97,14 +97,14 @@ def test_pictures_come_right_in_any_order_and_from_little_memory(tmp_path):
 
 
 def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):
-    from curate.stages.rollout import Wanted
+    from curate.stages.rollout import RolloutWork
 
     loaded, workspace = recipe(tmp_path), Workspace.open(tmp_path / "w")
     pipeline.run(loaded, workspace, Silent(), ["ingest"])
     config = loaded.section("rollout")
 
     def chosen(limit):
-        return {row["problem_id"] for row in Wanted(config.model_copy(update={"limit": limit}), workspace).rows()}
+        return {row["problem_id"] for row in RolloutWork(config.model_copy(update={"limit": limit}), workspace).rows()}
 
     assert chosen(5) < chosen(9) < chosen(None)
     assert [len(chosen(limit)) for limit in (5, 9, 100, None)] == [5, 9, 20, 20]
@@ -129,7 +129,7 @@ def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, m
     monkeypatch.setattr(base, "JOURNAL_ROWS", 2)
     monkeypatch.setattr(families, "GROUP", 3)
     monkeypatch.setattr(labels, "_CHUNK", 5)
-    most, read = 0, Files.read
+    most, read = 0, CommittedFiles.read
 
     def watched(self, columns=None, where=None):
         nonlocal most
@@ -138,7 +138,7 @@ def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, m
             most = max(most, len(set(found["rollout_id"].to_pylist())))
         return found
 
-    monkeypatch.setattr(Files, "read", watched)
+    monkeypatch.setattr(CommittedFiles, "read", watched)
     assert pipeline.run(label_recipe(tmp_path, **label), pieces, Silent()) == ledgers
     assert 0 < most <= 4  # two problems of two rollouts each
     assert rows(pieces, ROLLOUTS, COMPLETIONS, STEP_LABELS) == rows(whole, ROLLOUTS, COMPLETIONS, STEP_LABELS)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.stages.judge import judgement
-from curate.stages.judge.judgement import Reading, read
+from curate.stages.judge.judgement import JudgeReading, read
 
 STEPS = 5
 spelled = st.sampled_from(
@@ -31,12 +31,12 @@ spelled = st.sampled_from(
 
 @given(spelled, st.integers(-1, STEPS - 1), st.text(alphabet="ab .\n"))
 def test_a_verdict_is_read_in_its_many_spellings(form, number, before):
-    assert read(f"{before}\n{form.format(number)}", STEPS) == Reading(number)
+    assert read(f"{before}\n{form.format(number)}", STEPS) == JudgeReading(number)
 
 
 @pytest.mark.parametrize("word", ["None", "none", "No error", "no errors.", "\u22121", "\u20131", "All correct"])
 def test_none_is_wrong_in_its_many_spellings(word):
-    assert read(f"Fine.\n\\boxed{{{word}}}", STEPS) == read(f"Fine.\n{word}", STEPS) == Reading(-1)
+    assert read(f"Fine.\n\\boxed{{{word}}}", STEPS) == read(f"Fine.\n{word}", STEPS) == JudgeReading(-1)
 
 
 @pytest.mark.parametrize(
@@ -66,13 +66,13 @@ def test_none_is_wrong_in_its_many_spellings(word):
     ],
 )
 def test_what_cannot_be_read_is_null_with_its_reason(text, why):
-    assert read(text, STEPS) == Reading(None, why)
+    assert read(text, STEPS) == JudgeReading(None, why)
 
 
 def test_a_thought_is_no_answer_and_an_answer_that_was_cut_is_none():
-    assert read("<think>\\boxed{1}</think>\\boxed{2}", STEPS) == Reading(2)
-    assert read("\\boxed{2}", STEPS, "length") == Reading(None, "finish-length")
-    assert read("\\boxed{2}", STEPS, "repetition") == Reading(None, "finish-repetition")
+    assert read("<think>\\boxed{1}</think>\\boxed{2}", STEPS) == JudgeReading(2)
+    assert read("\\boxed{2}", STEPS, "length") == JudgeReading(None, "finish-length")
+    assert read("\\boxed{2}", STEPS, "repetition") == JudgeReading(None, "finish-repetition")
 
 
 @given(st.text() | st.from_regex(r"(\\boxed\{[^a-c]{0,6}\}|none|-?[0-9]{1,3}|the |is |\n){0,9}"), st.integers(1, 12))

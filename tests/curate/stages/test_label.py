@@ -231,7 +231,7 @@ def test_rollouts_of_another_token_budget_are_noticed(tmp_path, workspace):
 
 
 def disagreement(families):
-    return labels.Tally(
+    return labels.LabelTally(
         labels.Ruled(family, rules.Exact(8), [], [rules.Exact(8)]) for family in families
     ).disagreement()
 

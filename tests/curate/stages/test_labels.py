@@ -59,7 +59,7 @@ def rule_of(found, own_length=False):
         for step in range(len(rollout["steps"]) - 1)
     ]
     factor = allocation.rate(pulls, None, MEAN * len(pulls), BANK)
-    return rules.Pooled(factor, BANK, siblings)
+    return rules.PooledRule(factor, BANK, siblings)
 
 
 def errors(found, rule):
@@ -164,8 +164,8 @@ def test_a_rule_uses_only_what_was_drawn_whatever_it_said():
         ([rules.Hard(16)], rules.Exact(2), False),
         ([rules.Legacy(11)], rules.Exact(3), True),
         ([rules.Legacy(11)], rules.Hard(4), False),
-        ([rules.Exact(2)], rules.Pooled(0.0, 8, {}), True),
-        ([], rules.Pooled(0.0, 8, {}), False),
+        ([rules.Exact(2)], rules.PooledRule(0.0, 8, {}), True),
+        ([], rules.PooledRule(0.0, 8, {}), False),
     ],
 )
 def test_what_can_be_labelled_again_from_what_was_drawn(history, rule, enough):

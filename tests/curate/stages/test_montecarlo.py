@@ -20,9 +20,9 @@ def test_exact_is_the_share_with_a_positive_error(counts):
 
 
 def test_too_few_graded_is_undefined_never_zero():
-    assert monte_carlo.exact(0, 0) == monte_carlo.Label(None, None)
-    assert monte_carlo.exact(2, 2, min_graded=3) == monte_carlo.Label(None, None)
-    assert monte_carlo.known(None) == monte_carlo.Label(None, None)
+    assert monte_carlo.exact(0, 0) == monte_carlo.StepLabel(None, None)
+    assert monte_carlo.exact(2, 2, min_graded=3) == monte_carlo.StepLabel(None, None)
+    assert monte_carlo.known(None) == monte_carlo.StepLabel(None, None)
 
 
 def test_undecided_completions_are_in_neither_count():

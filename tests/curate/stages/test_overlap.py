@@ -12,14 +12,14 @@ from curate.errors import UserError
 from curate.recipe.sections import DedupConfig, EngineConfig, RolloutConfig
 from curate.runtime.reporter import Silent
 from curate.stages import overlap
-from curate.stages.rollout import Wanted
+from curate.stages.rollout import RolloutWork
 from curate.tables.schema import DROPS, PROBLEMS
 from curate.tables.store import Workspace
 
 
 def to_roll_out(workspace, roles):
     config = RolloutConfig(engine=EngineConfig(kind="simulated", model="world"), roles=tuple(roles))
-    return list(Wanted(config, workspace).rows())
+    return list(RolloutWork(config, workspace).rows())
 
 
 def drawing(seed: int) -> Image.Image:

@@ -14,7 +14,7 @@ from curate.errors import UserError
 from curate.seeds import shard_of
 from curate.tables.journal import Journal
 from curate.tables.schema import REJECTS, STEP_SCORES, TABLES
-from curate.tables.store import VERSION, Files, Workspace, Writer
+from curate.tables.store import VERSION, CommittedFiles, Workspace, Writer
 
 
 def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
@@ -82,7 +82,7 @@ def test_staged_rows_take_the_place_of_others_all_at_once(workspace):
 
 def test_files_stay_what_they_were_when_they_were_opened(workspace):
     partition = workspace.partition(STEP_SCORES)
-    assert Files(partition.files(), STEP_SCORES).read(["step_index"]).num_rows == 0
+    assert CommittedFiles(partition.files(), STEP_SCORES).read(["step_index"]).num_rows == 0
     partition.commit(0, [score("a", 0), score("b", 1)])
     opened = workspace.shard(STEP_SCORES, 0)
     partition.commit(0, [score("c", 2)])

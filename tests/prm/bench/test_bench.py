@@ -28,23 +28,23 @@ from curate import pipeline as recipes
 from curate.errors import UserError
 from curate.recipe.shipped import find
 from curate.sources import open_source
-from curate.sources.files import Files
+from curate.sources.files import FileReader
 from prm import metrics
 from prm.bench import read, resample, run
-from prm.bench.config import CalibrationConfig, JudgeConfig, settings
+from prm.bench.config import CalibrationConfig, VerdictConfig, settings
 from prm.bench.resample import Figure
-from prm.bench.suites.base import Judge, Scored
+from prm.bench.suites.base import Judge, ScoredRollout
 from prm.bench.suites.catalog import BENCHMARKS
 
 
-def measured(name: str, scored: list[Scored], judge: Judge) -> dict:
+def measured(name: str, scored: list[ScoredRollout], judge: Judge) -> dict:
     benchmark = BENCHMARKS[name]
     rows = [(each.chain.problem, each.chain.group, benchmark.count(each, judge)) for each in scored]
     counted = resample.tally(rows, benchmark.stratified)
     return benchmark.measure(counted.sums, counted.groups)
 
 
-def written(name: str, scored: list[Scored], judge: Judge, folder) -> None:
+def written(name: str, scored: list[ScoredRollout], judge: Judge, folder) -> None:
     folder.mkdir(exist_ok=True)
     for file, text in BENCHMARKS[name].files(scored, judge, "seed-0"):
         (folder / file).write_text(text)
@@ -200,7 +200,7 @@ def test_chains_are_read_as_ingest_reads_them(tmp_path, name):
         from curate.recipe.source_sections import FilesSource
 
         mapped = FilesSource(kind="files", name="x", path=path, columns=config.columns, chain=config.chain)
-        source = Files(mapped, tmp_path)
+        source = FileReader(mapped, tmp_path)
     ours = read.load(BENCHMARKS[name], str(path)).chains
     for chain, row in zip(ours, source.rows(), strict=True):
         example = chain.example(0)
@@ -291,19 +291,19 @@ def test_resamples_keep_groups_and_say_nothing_where_there_is_nothing():
     assert found != resample.figures(resample.tally(rows, True), measure, 200, 1)
 
 
-def chains_with_signal(tmp_path, count: int = 300) -> list[Scored]:
+def chains_with_signal(tmp_path, count: int = 300) -> list[ScoredRollout]:
     """Right steps score about 0.3, wrong ones about 0.2: at 0.5 nothing is right."""
     rng = random.Random(2)
     path = write_lines(tmp_path / "test.jsonl", visualprocessbench_rows(rng, count, tmp_path))
     return [
-        Scored(chain, tuple(min(max(rng.gauss(0.32 if label else 0.2, 0.08), 0), 1) for label in chain.labels))
+        ScoredRollout(chain, tuple(min(max(rng.gauss(0.32 if label else 0.2, 0.08), 0), 1) for label in chain.labels))
         for chain in read.load(BENCHMARKS["visualprocessbench"], str(path)).chains
     ]
 
 
 def test_a_tuned_threshold_is_chosen_on_problems_that_the_figures_leave_out(tmp_path):
     scored, benchmark = chains_with_signal(tmp_path), BENCHMARKS["visualprocessbench"]
-    config = JudgeConfig(tune="held-out", held_out=0.3, resamples=100)
+    config = VerdictConfig(tune="held-out", held_out=0.3, resamples=100)
     used, held, rule = run._parts(scored, config)
     assert not {each.chain.problem for each in used} & {each.chain.problem for each in held}
     assert len(used) + len(held) == len(scored)
@@ -327,7 +327,7 @@ def test_settings_without_an_effect_are_refused():
         (["bins=4"], "bins"),
     ):
         with pytest.raises(UserError, match=word):
-            settings(JudgeConfig, given)
+            settings(VerdictConfig, given)
     with pytest.raises(UserError, match="threshold"):
         settings(CalibrationConfig, ["threshold=0.5"])
     assert settings(CalibrationConfig, ["target=truth", "bins=4"]).bins == 4

@@ -17,21 +17,21 @@ from curate.sources.synthetic.tasks import TASKS
 from curate.tables.schema import EXAMPLES, PROBLEMS, STEP_LABELS
 from prm import metrics
 from prm.bench import calibration, resample
-from prm.bench.calibration import Step
+from prm.bench.calibration import ScoredStep
 from prm.bench.resample import Figure
 from prm.bench.targets import Aim, aims
 from prm.data.examples import read_examples
 
 steps_of = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 4), st.sampled_from([4, 1, None])).map(
-        lambda each: Step("a", "p", "c", each[0], each[1] / 4 if each[2] == 4 else float(each[1] > 2), each[2])
+        lambda each: ScoredStep("a", "p", "c", each[0], each[1] / 4 if each[2] == 4 else float(each[1] > 2), each[2])
     ),
     min_size=1,
     max_size=40,
 )
 
 
-def figures(steps: list[Step], bins: int = 10) -> dict[str, float | None]:
+def figures(steps: list[ScoredStep], bins: int = 10) -> dict[str, float | None]:
     rows = [(step.problem, step.group, calibration.cells(step, bins)) for step in steps]
     counted = resample.tally(rows, True)
     found = calibration.measure(counted.sums, counted.groups)
@@ -53,14 +53,14 @@ def test_the_parts_add_up_to_the_brier_score_and_the_rest_is_what_metrics_says(s
     assert (found["noise_floor"] is None) == any(step.draws == 1 for step in steps)
 
 
-def world(count: int, off: float, m: int | None, seed: int) -> tuple[list[Step], float]:
+def world(count: int, off: float, m: int | None, seed: int) -> tuple[list[ScoredStep], float]:
     """Steps with true chances p, scores p moved by `off` and a little noise, k of m; and the true mean of (s - p)^2."""
     rng, steps, errors = np.random.default_rng(seed), [], []
     for place in range(count):
         p = rng.beta(0.6, 0.6)
         score = float(np.clip(p + off + rng.normal(0, 0.05), 0, 1))
         target = p if m is None else rng.binomial(m, p) / m
-        steps.append(Step("a", str(place // 4), str(place // 4), score, float(target), m))
+        steps.append(ScoredStep("a", str(place // 4), str(place // 4), score, float(target), m))
         errors.append((score - p) ** 2)
     return steps, float(np.mean(errors))
 
@@ -82,10 +82,10 @@ def test_the_chance_level_is_what_a_calibrated_prm_shows():
     rng = np.random.default_rng(0)
     scores = rng.beta(0.8, 0.8, size=600).tolist()
 
-    def drawn(seed: int, off: float) -> list[Step]:
+    def drawn(seed: int, off: float) -> list[ScoredStep]:
         rng = np.random.default_rng(seed)
         pairs = [(score, min(max(score + off, 0), 1)) for score in scores]
-        return [Step("a", str(i), str(i), s, rng.binomial(4, p) / 4, 4) for i, (s, p) in enumerate(pairs)]
+        return [ScoredStep("a", str(i), str(i), s, rng.binomial(4, p) / 4, 4) for i, (s, p) in enumerate(pairs)]
 
     chance = calibration.chance(drawn(1, 0), 10, 0)
     inside = sum(chance.low <= figures(drawn(seed, 0))["ece"] <= chance.high for seed in range(100))
@@ -96,8 +96,8 @@ def test_the_chance_level_is_what_a_calibrated_prm_shows():
 
 def test_outcomes_of_one_chain_are_alike_so_chance_is_higher():
     rng = random.Random(1)
-    alike = [Step("a", str(i), str(i), rng.uniform(0.3, 0.7), 1.0, 1) for i in range(60) for _ in range(8)]
-    apart = [Step("a", str(i), str(i), rng.uniform(0.3, 0.7), 1.0, 1) for i in range(480)]
+    alike = [ScoredStep("a", str(i), str(i), rng.uniform(0.3, 0.7), 1.0, 1) for i in range(60) for _ in range(8)]
+    apart = [ScoredStep("a", str(i), str(i), rng.uniform(0.3, 0.7), 1.0, 1) for i in range(480)]
     assert calibration.chance(alike, 5, 0).value > 1.7 * calibration.chance(apart, 5, 0).value
 
 

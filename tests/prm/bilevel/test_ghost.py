@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from train_testbed import Fixed
 
 from curate.errors import UserError
-from prm.bilevel.ghost import Ghost, Layout
+from prm.bilevel.ghost import Ghost, RowLayout
 from prm.bilevel.hypergradient import dot, gradients
 from prm.bilevel.rollout_level import RolloutLevel
 
@@ -156,7 +156,7 @@ def test_packed_inputs_need_an_index():
         def forward(self, x):
             return self.layer(x)
 
-    with Ghost(Packed(), towards, lambda x: Layout(3, {"layer": [torch.zeros(9), rows]})) as ghost:
+    with Ghost(Packed(), towards, lambda x: RowLayout(3, {"layer": [torch.zeros(9), rows]})) as ghost:
         (ghost.module(packed) ** 2).sum().backward()
         found = ghost.take()
     expected = []
@@ -165,7 +165,7 @@ def test_packed_inputs_need_an_index():
         expected.append(dot(list(towards.values()), grads))
     assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
     with (
-        Ghost(Packed(), towards, lambda x: Layout(3)) as ghost,
+        Ghost(Packed(), towards, lambda x: RowLayout(3)) as ghost,
         pytest.raises(UserError, match=r"module layer gave .* 3 rollouts"),
     ):
         ghost.module(packed)

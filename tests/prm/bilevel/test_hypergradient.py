@@ -5,7 +5,7 @@ import torch
 from oracle import adam_direction, exact_direction, finite_difference, sama_direction
 from step_bench import WEIGHTS, Bench, cosine, distance
 
-from prm.bilevel.hypergradient import RunningDots, Turn, direction, dot, gradients
+from prm.bilevel.hypergradient import DirectionTurn, RunningDots, direction, dot, gradients
 from prm.bilevel.weights import pull_back
 
 
@@ -135,13 +135,13 @@ def test_the_rule_of_the_original_code_in_its_precision(tiny_model):
 def test_the_turn_of_a_direction_is_its_cosine_with_the_one_before():
     torch.manual_seed(0)
     one, other = ([torch.randn(30, 7), torch.randn(7)] for _ in range(2))
-    turn = Turn()
+    turn = DirectionTurn()
     assert turn.cosine(one) is None
     expected = dot(one, other) / (dot(one, one) * dot(other, other)) ** 0.5
     assert turn.cosine(other) == pytest.approx(expected, rel=1e-6)
     assert turn.cosine([3 * part for part in other]) == pytest.approx(1, rel=1e-6)
     assert turn.cosine([torch.zeros_like(part) for part in one]) is None
-    turn = Turn()
+    turn = DirectionTurn()
     turn.SAMPLE = 50
     turn.cosine(one)
     assert len(turn.last) <= 50 + len(one)

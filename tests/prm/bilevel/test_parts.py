@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from prm.bilevel.hypergradient import GradientAverage
 from prm.bilevel.weights import UpperAdam, UpperMirror, domain_weights, pull_back
-from prm.data.batches import Even, Stream, by_value
+from prm.data.batches import EvenBatches, Stream, by_value
 from prm.data.meta import AnyPairs, Pairs, Singles, shuffled_outcomes
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.model.aggregate import AGGREGATIONS, aggregation
@@ -163,14 +163,14 @@ def test_a_pair_feels_no_common_shift_and_its_mirror_image_undoes_it(right, wron
 def test_a_stretch_of_an_even_walk_has_of_every_stratum_its_share(sizes, size, seed):
     strata = {f"s{place}": [f"{place}-{row}" for row in range(count)] for place, count in enumerate(sizes)}
     total = sum(sizes)
-    epoch = [row for step in range(total) for row in Even("m", {"g": strata}, 1, seed).rows(step)["g"]]
+    epoch = [row for step in range(total) for row in EvenBatches("m", {"g": strata}, 1, seed).rows(step)["g"]]
     assert sorted(epoch) == sorted(row for part in strata.values() for row in part)
     for start in range(0, total, size):
         stretch = epoch[start : start + size]
         for place, count in enumerate(sizes):
             here = sum(row.startswith(f"{place}-") for row in stretch)
             assert abs(here - len(stretch) * count / total) <= 1 + len(sizes) * count / total + 1e-9
-    walked = Even("m", {"g": strata}, size, seed)
+    walked = EvenBatches("m", {"g": strata}, size, seed)
     assert [row for step in range(5) for row in walked.rows(step)["g"]][:total] == epoch[: 5 * size]
 
 
@@ -190,7 +190,7 @@ def test_strata_are_of_equal_size_and_in_the_order_of_their_values(values, count
 def test_every_batch_of_a_domain_has_low_and_high_labels():
     """Of 40 rows whose labels are their numbers, eight a step: means differ by less than a stratum is wide."""
     rows = {f"r{number:02d}": float(number) for number in range(40)}
-    walked = Even("train", {"a": by_value(rows, 8)}, 8, 3)
+    walked = EvenBatches("train", {"a": by_value(rows, 8)}, 8, 3)
     plain = Stream("train", {"a": list(rows)}, 8, 3)
     means = [statistics.mean(rows[name] for name in walked.rows(step)["a"]) for step in range(50)]
     apart = [statistics.mean(rows[name] for name in plain.rows(step)["a"]) for step in range(50)]

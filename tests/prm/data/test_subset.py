@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from prm.config import SubsetConfig
 from prm.data import subset
-from prm.data.batches import Pooled
+from prm.data.batches import PooledBatches
 from prm.data.examples import Example
 
 
@@ -136,11 +136,11 @@ def test_texts_that_share_words_are_near():
 
 def test_a_pool_gives_each_domain_what_comes_up():
     groups = {"a": [f"a{i}" for i in range(9)], "b": ["b0"]}
-    pool = Pooled("train", groups, 5, 0)
+    pool = PooledBatches("train", groups, 5, 0)
     steps = [pool.rows(step) for step in range(2)]
     assert all(set(rows) == {"a", "b"} for rows in steps)
     assert sorted(name for rows in steps for part in rows.values() for name in part) == sorted(
         [*groups["a"], *groups["b"]]
     )
     assert all(sum(map(len, rows.values())) == 5 for rows in steps)
-    assert steps[1] == Pooled("train", groups, 5, 0).rows(1)
+    assert steps[1] == PooledBatches("train", groups, 5, 0).rows(1)

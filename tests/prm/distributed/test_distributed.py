@@ -20,7 +20,7 @@ from train_testbed import evaluations, updates
 from train_testbed import settings as train_settings
 
 from prm.config import TrainConfig
-from prm.distributed.process_group import ALONE, Team
+from prm.distributed.process_group import ALONE, ProcessGroup
 from prm.distributed.torch_group import cut, deal
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
@@ -277,4 +277,4 @@ def test_one_process_pays_nothing_for_the_others():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
-    assert Team().share([1, 2], lambda item: item) == [([1, 2], True)]
+    assert ProcessGroup().share([1, 2], lambda item: item) == [([1, 2], True)]

@@ -14,7 +14,7 @@ from train_testbed import settings, updates
 from curate.errors import Interrupted, UserError
 from curate.tables.store import Workspace
 from prm.config import TrainConfig
-from prm.distributed.process_group import Team
+from prm.distributed.process_group import ProcessGroup
 from prm.training import parallel, train
 
 
@@ -145,7 +145,7 @@ def test_how_many_are_side_by_side(tiny_model, make_workspace):
     assert parallel.processes(settings(tiny_model, device="cpu", parallel=3), 5) == 3
     assert parallel.processes(settings(tiny_model, device="cpu", parallel=3), 2) == 2
 
-    class Two(Team):
+    class Two(ProcessGroup):
         size = 2
 
     with pytest.raises(UserError, match="does nothing under torchrun"):

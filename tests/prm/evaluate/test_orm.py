@@ -18,7 +18,7 @@ from prm.evaluate import score, select
 from prm.model.saved import model_folder, read_card
 from prm.sections import SelectConfig
 from prm.serving import export
-from prm.serving.rows import Row
+from prm.serving.rows import ServedRollout
 from prm.serving.scorer import Scorer
 from prm.training import train
 from prm.training.inputs import prepare, targeted
@@ -117,7 +117,7 @@ def test_a_service_says_what_is_stored_and_step_benchmarks_refuse_it(tiny_model,
     scorer = Scorer(folder, batch_rows=1)
     for example in examples:
         pictures = tuple((key, images[key]) for key in example.image_hashes)
-        (found,) = scorer([Row(example.question, example.choices, pictures, example.steps)])
+        (found,) = scorer([ServedRollout(example.question, example.choices, pictures, example.steps)])
         wanted = [stored[example.rollout_id, step] for step in range(len(example.steps))]
         assert found.steps == pytest.approx(wanted, abs=1e-6)
         assert found.score == pytest.approx(wanted[-1], abs=1e-6)

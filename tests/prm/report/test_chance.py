@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from prm.report.null_band import LEVEL, Spread, bands_for, common_variance, null_bands
+from prm.report.null_band import LEVEL, WeightSpread, bands_for, common_variance, null_bands
 from prm.report.verdict import DOWN, SAME, UP, weigh
 
 
@@ -133,7 +133,7 @@ def test_what_batches_do_to_real_runs_alone_is_no_verdict(runs, told):
         meta = {name: rng.gauss(0, 0.03) for name in names}
         real = {f"seed-{i}": {name: math.exp(meta[name] + rng.gauss(0, 0.06)) for name in names} for i in range(runs)}
         spread = 0.06 if told == "the truth" else 0.03
-        each = {name: Spread(spread**2, 60.0, 0.0, 1) for name in names}
+        each = {name: WeightSpread(spread**2, 60.0, 0.0, 1) for name in names}
         found = weigh(real, bands_for(real, null, {}, {} if told == "nothing" else dict.fromkeys(real, each)))
         outside += any(one.verdict != SAME for one in found.values())
         naive += any(one.verdict != SAME for one in weigh(real, null_bands(null)).values())
@@ -146,7 +146,7 @@ def test_an_effect_that_is_larger_in_one_run_than_in_another_is_no_noise():
     rng, names = random.Random(13), [f"d{k}" for k in range(8)]
     null = {f"null-{i}": run(rng, dict.fromkeys(names, 0.1)) for i in range(8)}
     real = {f"seed-{i}": run(rng, dict.fromkeys(names, 0.1)) | {"d0": math.exp(-0.6 - i)} for i in range(2)}
-    noise = {key: {name: Spread(0.1**2, 60.0, 0.0, 1) for name in names} for key in real}
+    noise = {key: {name: WeightSpread(0.1**2, 60.0, 0.0, 1) for name in names} for key in real}
     called = [
         {name for name, one in weigh(real, bands_for(real, null, {}, each)).items() if one.verdict == DOWN}
         for each in (noise, {})

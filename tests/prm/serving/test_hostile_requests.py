@@ -20,8 +20,8 @@ from test_serve import GOOD, LIMITS, bomb, png, serving
 from prm.model.saved import model_folder
 from prm.serving import app as serving_app
 from prm.serving import connections, page_server, visitors
-from prm.serving.rows import Limits, Refused, Row, read
-from prm.serving.scorer import Batcher, Scored
+from prm.serving.rows import Limits, RequestRefused, ServedRollout, read
+from prm.serving.scorer import Batcher, RolloutScores
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_request_has_a_budget_of_pixels_and_decodes_a_picture_once(client, mon
     rows, _ = read(json.dumps([GOOD | {"images": [text, other]}, GOOD | {"images": [bomb()]}]).encode(), limits)
     assert rows[0].pixels == 19_900
     third = base64.b64encode(png(100, 98)).decode()
-    with pytest.raises(Refused, match="more than 25,000 pixels together"):
+    with pytest.raises(RequestRefused, match="more than 25,000 pixels together"):
         read(json.dumps([GOOD | {"images": [text, other]}, GOOD | {"images": [third]}]).encode(), limits)
 
 
@@ -155,12 +155,12 @@ def test_a_batch_has_a_budget_of_pixels():
     def score(rows):
         sizes.append([one.pixels for one in rows])
         time.sleep(0.05)
-        return [Scored((0.5,), 0.5) for _ in rows]
+        return [RolloutScores((0.5,), 0.5) for _ in rows]
 
     async def scene():
         batcher = Batcher(score, batch_rows=4, queue_rows=20, batch_pixels=10)
         batcher.start()
-        await batcher.submit([Row("", (), (), ("a",), pixels) for pixels in (4, 6, 1, 50, 1, 1, 1, 1, 1)])
+        await batcher.submit([ServedRollout("", (), (), ("a",), pixels) for pixels in (4, 6, 1, 50, 1, 1, 1, 1, 1)])
         await batcher.close()
 
     asyncio.run(scene())
@@ -169,7 +169,7 @@ def test_a_batch_has_a_budget_of_pixels():
 
 @pytest.mark.parametrize("part", [b"[],", b"{},", b"1,", b'[[[{"a":1}]]],'])
 def test_a_body_of_empty_values_takes_no_memory(part):
-    with pytest.raises(Refused, match="more lists, objects and values"):
+    with pytest.raises(RequestRefused, match="more lists, objects and values"):
         read(b"[" + part * 1_100_000 + b"1]", LIMITS)
 
 

@@ -33,8 +33,8 @@ from prm.evaluate.select import probability
 from prm.model.aggregate import aggregation, rollout_logit
 from prm.model.saved import model_folder
 from prm.serving import export, server
-from prm.serving.rows import Limits, Refused, Row, read
-from prm.serving.scorer import Batcher, Busy, Scored, Scorer
+from prm.serving.rows import Limits, RequestRefused, ServedRollout, read
+from prm.serving.scorer import Batcher, Busy, RolloutScores, Scorer
 
 LIMITS = Limits(body_bytes=2**20, rows=40, steps=12, characters=4000, images=2, pixels=20_000)
 
@@ -138,12 +138,12 @@ def test_branches_text_only_models_and_steps_without_text(folders, tmp_path):
     place = serving_bench.trained(tmp_path / "w", folders("qwen2"), "qwen2", test=1, read="branch")
     (row,) = serving_bench.scored_rows(place)
     scorer = Scorer(server.locate("seed-0", place.root), 1)
-    chain = Row(row["question"], (), (), tuple(row["steps"]))
-    shown = Row(row["question"], (), (("hash", b"x"),), ("a",))
-    gap = Row(row["question"], ("no", "yes"), (), ("one\n", " \n", "two"))
+    chain = ServedRollout(row["question"], (), (), tuple(row["steps"]))
+    shown = ServedRollout(row["question"], (), (("hash", b"x"),), ("a",))
+    gap = ServedRollout(row["question"], ("no", "yes"), (), ("one\n", " \n", "two"))
     first, second, third = scorer([chain, shown, gap])
     assert list(first.steps) == row["scores"]
-    assert second == Scored(None, None, "image: this model reads text only; leave images out")
+    assert second == RolloutScores(None, None, "image: this model reads text only; leave images out")
     assert third.steps[1] is None and third.steps[2] is not None and third.score is None
     assert scorer.info()["read"] == "branch" and not scorer.info()["images"]
 
@@ -152,7 +152,7 @@ def test_a_model_that_gives_no_number_is_an_error_and_no_score(workspace):
     scorer = Scorer(model_folder(workspace, "seed-0"), 1)
     with torch.no_grad():
         scorer._prm.score.weight.fill_(float("nan"))
-    (scored,) = scorer([Row("How many?", (), (), ("One.",))])
+    (scored,) = scorer([ServedRollout("How many?", (), (), ("One.",))])
     assert (scored.steps, scored.score, scored.failed) == (None, None, True)
 
 
@@ -279,17 +279,17 @@ def test_any_body_is_rows_or_refused(content):
     body = content if isinstance(content, bytes) else json.dumps(content).encode()
     try:
         rows, many = read(body, LIMITS)
-    except Refused as refusal:
+    except RequestRefused as refusal:
         assert 400 <= refusal.status < 500 and "\n" not in refusal.sentence
         # The sentence can be sent.
         refusal.sentence.encode()
     else:
         assert rows and (many or len(rows) == 1)
-        assert all(isinstance(row, Row | RowError) for row in rows)
+        assert all(isinstance(row, ServedRollout | RowError) for row in rows)
 
 
-def row(name: str) -> Row:
-    return Row(name, (), (), ("step",))
+def row(name: str) -> ServedRollout:
+    return ServedRollout(name, (), (), ("step",))
 
 
 def test_rows_that_fail_are_tried_alone_and_batches_are_bounded(capsys):
@@ -301,7 +301,7 @@ def test_rows_that_fail_are_tried_alone_and_batches_are_bounded(capsys):
         sizes.append(len(rows))
         if any(one.question == "bad" for one in rows):
             raise ValueError("out of memory")
-        return [Scored((0.5,), 0.5) for _ in rows]
+        return [RolloutScores((0.5,), 0.5) for _ in rows]
 
     async def scene():
         batcher = Batcher(score, batch_rows=3, queue_rows=5)

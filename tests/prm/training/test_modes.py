@@ -10,7 +10,7 @@ from curate.errors import UserError
 from curate.tables import lineage
 from curate.tables.schema import REJECTS, ROLLOUT_WEIGHTS
 from prm.config import PER_ROLLOUT, TrainConfig, UpperConfig
-from prm.distributed.process_group import Team
+from prm.distributed.process_group import ProcessGroup
 from prm.evaluate import score
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
@@ -159,7 +159,7 @@ def test_one_train_domain_is_enough_for_weights_of_rollouts(tiny_model, make_wor
 
 @pytest.mark.parametrize("mode", PER_ROLLOUT)
 def test_weights_of_rollouts_are_for_one_process(tiny_model, make_workspace, mode):
-    class Two(Team):
+    class Two(ProcessGroup):
         size = 2
 
     workspace = make_workspace()

@@ -12,7 +12,7 @@ from train_testbed import settings
 from curate.tables.store import Workspace
 from prm.bilevel.hypergradient import gradients
 from prm.config import UpperConfig
-from prm.data.batches import Even
+from prm.data.batches import EvenBatches
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
 from prm.training import train
@@ -57,7 +57,7 @@ def test_uniform_mode_is_a_plain_trainer_bit_for_bit(tiny_model, two_domains, ro
     prm.start_head("scalar", 0, 0, 0)
     matrices, rest = ([p for p in prm.trained() if (p.ndim > 1) == two] for two in (True, False))
     optimiser = torch.optim.AdamW([{"params": matrices}, {"params": rest, "weight_decay": 0.0}], lr=config.lr)
-    walked = Even("train", data.strata(rows_per_domain), rows_per_domain, 0)
+    walked = EvenBatches("train", data.strata(rows_per_domain), rows_per_domain, 0)
     for step in range(config.steps):
         rows = [data.rows[n] for part in walked.rows(step).values() for n in part]
         logits = torch.cat(prm(rows, data.encoder.prompt))
