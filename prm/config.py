@@ -85,7 +85,7 @@ class SubsetConfig(Config):
     """The part of the training rollouts that the modes `s1` and `car` choose."""
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """Of the training rollouts that can be used."""
+    """Share of the training rollouts that can be used."""
     clusters: int | None = Field(default=None, ge=1)
     """For `car`: groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
 
@@ -105,7 +105,7 @@ class ValidationConfig(Config):
     every: int = Field(default=100, ge=1)
     """Lower steps between two evaluations, each a forward of all held-out rollouts; the last step has one, too."""
     share: float = Field(default=0.05, gt=0, lt=1)
-    """Of each domain's training problems; problems that show a picture together stay together."""
+    """Share of each domain's training problems; problems that show a picture together stay together."""
     metric: Literal["brier", "auroc", "first-error-f1", "best-of-n"] = "brier"
     """`brier`, mean squared difference of step score and label, weighted as in training; `auroc`, how often a right
     step scores above a wrong one; `first-error-f1`, harmonic mean of the shares of wrong chains whose first wrong step
@@ -136,7 +136,7 @@ class LoraConfig(Config):
     """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.model.lora`)."""
 
     rank: int = Field(default=16, ge=1)
-    """Of each adapter's change to its layer's weight."""
+    """Rank of each adapter's change to its layer's weight."""
     alpha: float = Field(default=32.0, gt=0)
     """An adapter's output counts alpha / rank."""
     targets: Literal["linear", "attention"] = "linear"
@@ -163,7 +163,7 @@ class TrainConfig(Config):
     seeds: int = Field(default=3, ge=1)
     """Runs that differ in their batches and head, so that a weight has an interval."""
     null_runs: int = Field(default=3, ge=0)
-    """The same runs with shuffled meta outcomes, where weights are learned: where they end without any signal."""
+    """Runs with shuffled meta outcomes beside the real ones: where learned weights end without any signal."""
     steps: int = Field(default=1000, ge=1)
     """Lower updates."""
     rows_per_domain: int = Field(default=2, ge=1)
@@ -215,8 +215,8 @@ class TrainConfig(Config):
     validation: ValidationConfig | None = None
     """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward pass; what is trained, its moments and the head are always float32. With `lora` and
-    bfloat16 the frozen matrices are kept in bfloat16, too."""
+    """Precision of the forward and backward pass; what is trained, its moments and the head are always float32. With
+    `lora` and bfloat16 the frozen matrices are kept in bfloat16, too."""
     checkpointing: bool = False
     """Keep only the input of each layer for the backward pass and compute the rest again there: far less memory, about
     a third more time, the same gradients."""

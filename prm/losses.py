@@ -63,7 +63,7 @@ class Targets:
         return cls(torch.tensor(owners), labelled, weighted, len(rows))
 
     def to(self, logits: Tensor) -> Targets:
-        """The same where the logits are, and as precise."""
+        """Move the targets to where the logits are, in their precision."""
         owners = to_device(self.owners, logits.device)
         labels, weights = (to_device(part.to(logits.dtype), logits.device) for part in (self.labels, self.weights))
         return Targets(owners, labels, weights, self.rollouts)

@@ -32,7 +32,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class PairOrder:
-    """Of `total` (bad, clean) pairs, `right` have the bad one strictly lower."""
+    """Order of (bad, clean) pairs: `right` of `total` have the bad one strictly lower."""
 
     right: int
     total: int
@@ -90,7 +90,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 
 
 def within(found: Interval | None, low: float, high: float) -> Interval | None:
-    """The same, cut to [low, high]."""
+    """The interval, cut to [low, high]."""
     return found and Interval(max(low, found.low), min(high, found.high), found.method)
 
 

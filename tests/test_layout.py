@@ -166,6 +166,34 @@ def test_a_folder_is_a_room_and_not_a_hall(folder):
     assert (folder / "__init__.py").exists()
 
 
+def docstrings(tree: ast.Module):
+    """Every docstring, of modules, classes, functions and fields."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for each in body if isinstance(body, list) else ():
+            if (
+                isinstance(each, ast.Expr)
+                and isinstance(each.value, ast.Constant)
+                and isinstance(each.value.value, str)
+            ):
+                yield each.value.value
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_docstring_stands_alone(path):
+    """An IDE shows it without the one before it, and without the signature's other half."""
+    for text in docstrings(parsed(path)):
+        assert text.split()[:2] != ["The", "same"], text
+        assert text.split()[0] not in ("Of", "As", "Its", "It"), text
+
+
+def test_a_class_name_has_one_meaning():
+    classes = [
+        node.name.lstrip("_") for path in MODULES for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef)
+    ]
+    assert sorted(name for name in set(classes) if classes.count(name) > 1) == []
+
+
 def test_modules_and_functions_are_small():
     lines = sorted(len(path.read_text().splitlines()) for path in MODULES if path.name != "__init__.py")
     assert lines[len(lines) // 2] <= 150

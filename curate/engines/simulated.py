@@ -49,11 +49,11 @@ class Faults(Config):
     dies_after: int | None = None
     """The engine dies at the request after so many; those under way die with it. A new one starts counting afresh."""
     false_alarm: float = 0.0
-    """As a judge: chance that it takes a right step for wrong."""
+    """Chance that the engine, asked as a judge, takes a right step for wrong."""
     miss: float = 0.0
-    """As a judge: chance that it takes a wrong step for right."""
+    """Chance that the engine, asked as a judge, takes a wrong step for right."""
     unreadable: float = 0.0
-    """As a judge: share of answers that come to no verdict."""
+    """Share of its answers as a judge that come to no verdict."""
     latency: float = 0.0
     """Mean seconds that a request takes; between a half and one and a half of it, so that answers change places."""
 
@@ -141,7 +141,7 @@ class SimulatedEngine:
         return rate > 0 and seeds.rng(fault, request.seed, request.prompt, list(request.prefix_ids)).random() < rate
 
     async def _wait(self, request: Request) -> None:
-        """Its latency, or for ever; cut short by death."""
+        """Wait for the latency of a request, or for ever; cut short by death."""
         hangs = self._hits("hang", self._hang_rate, request)
         if hangs and self._faults.hang_once is not None:
             Path(self._faults.hang_once).touch()

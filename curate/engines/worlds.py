@@ -207,10 +207,10 @@ class States(World):
 
 
 class Longer(States):
-    """As `States`, but a chain ends earlier where it is good: wrong chains are longer."""
+    """A world like `States`, in which a chain ends earlier where it is good: wrong chains are longer."""
 
     def most_steps(self, rng: random.Random, steps: int | None) -> int:
-        """As many as there may be."""
+        """The largest number of steps that a chain may have."""
         return steps or MOST_STEPS
 
     def ends(self, state: str, done: int) -> float:

@@ -30,7 +30,7 @@ class ExportImage:
 
     @property
     def name(self) -> str:
-        """Its file's name."""
+        """The name of the image's file."""
         return f"{self.image_hash}.{self.ending}"
 
 

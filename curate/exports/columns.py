@@ -94,7 +94,7 @@ def _name(kind: pa.DataType) -> str:
 
 
 def features(columns: Mapping[str, pa.DataType]) -> list[dict[str, Any]]:
-    """The same for the card's `dataset_info`."""
+    """The columns in the form of the card's `dataset_info`."""
     return [{"name": name, **_yaml(kind)} for name, kind in columns.items()]
 
 

@@ -128,7 +128,7 @@ def public(tree: Any, key: str = "") -> Any:
 
 
 def _path(text: str) -> str:
-    """Of a path that names this machine's folders, the last part."""
+    """The last part of a path that names this machine's folders."""
     if _ADDRESS.match(text) and "@" in text:
         return HIDDEN
     return PurePath(text).name if text.startswith(("/", "~/")) and "\n" not in text else text

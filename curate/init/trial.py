@@ -44,7 +44,7 @@ class SourceTrial:
 
     @property
     def share(self) -> float:
-        """Of the rows that were tried, from 0 to 1."""
+        """Share of the rows tried that would come in, from 0 to 1."""
         return self.out / self.taken if self.taken else 0.0
 
 

@@ -114,7 +114,7 @@ class CostPlan:
 
     @property
     def gpu_hours(self) -> float | None:
-        """Of all devices."""
+        """Hours of all devices together."""
         return None if self.hours is None else self.hours * self.devices
 
     def to_json(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Pilot:
 
     @property
     def label_tokens_per_second(self) -> float | None:
-        """Of completions."""
+        """Tokens of completions that are generated in a second."""
         tokens = 0 if self.label is None else self.label.tokens.total()
         return tokens / self.label.seconds if self.label is not None and tokens else None
 
@@ -249,7 +249,7 @@ class Fresh:
 
 
 def _fresh(wanted: rollout.RolloutWork, label: LabelConfig | None) -> dict[Group, Fresh]:
-    """Of every domain that is wanted, also where nothing is missing."""
+    """Rollouts that are missing, for every domain that is wanted, also where none is."""
     found = {(row["role"], row["domain"]): Fresh() for row in wanted.rows()}
     for _, row, missing in wanted.owed():
         one = found[row["role"], row["domain"]]
@@ -295,7 +295,7 @@ def _labels(
     fresh: Mapping[Group, int],
     tried: trial.LabelTrial | None,
 ) -> dict[Group, Labels]:
-    """Of the rollouts that are there as a run would count it; of `fresh` ones as of chains that are known."""
+    """Costs of labelling: of rollouts that are there as a run counts them, of `fresh` ones by chains that are known."""
     prefixes: dict[Group, float] = {}
     tokens: dict[Group, float | None] = {}
     for group, like in chains.items():
@@ -323,7 +323,7 @@ def _labels(
 
 
 def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: trial.LabelTrial | None) -> float | None:
-    """Of a completion, in the mean: a pilot's, or those that are there; null where nothing was measured."""
+    """Mean tokens of a completion: those of a pilot, or those that are there; null where nothing was measured."""
     if tried is not None and tried.counted[group[1]]:
         return tried.tokens[group[1]] / tried.counted[group[1]]
     if owed.counted[group]:

@@ -87,7 +87,7 @@ def _gold(problem: Row) -> str:
 
 
 def render(found: dict[str, Any]) -> Group:
-    """The same for a terminal."""
+    """Show what was gathered on a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

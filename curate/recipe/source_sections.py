@@ -176,7 +176,7 @@ class MappedSource(_SourceConfig):
     form: Annotated[str, AfterValidator(_known_form)] = "plain"
     """How question and answer are written as texts, see `curate.text.forms`."""
     turns: int | None = Field(default=None, ge=1)
-    """Of a conversation, only the first so many questions."""
+    """Read only the first so many questions of a conversation."""
     choices_form: Literal["list", "commas", "lettered"] = "list"
     """`commas`: one text, parted by commas; `lettered`: one text with the letters in it, "A. 3; B. 4"."""
     answer_form: Literal["text", "index", "accepted", "solution"] = "text"
@@ -203,18 +203,18 @@ class MappedSource(_SourceConfig):
     """Draw rows from a buffer of so many in random order, so that `limit` takes others than the first; the buffer has
     to be read first."""
     seed: int = 0
-    """Of `shuffle`."""
+    """Seed of `shuffle`."""
     revision: str | None = None
-    """Of the data: what the rows are marked with, and for a hub dataset what is loaded."""
+    """Revision of the data: what the rows are marked with, and for a hub dataset what is loaded."""
 
     @property
     def brings_chains(self) -> bool:
-        """As its columns say."""
+        """Whether the rows bring rollouts of their own."""
         return self.chain is not None
 
     @property
     def needs_gold(self) -> bool:
-        """As its columns say."""
+        """Whether the rows have a gold answer to grade by."""
         return self.columns.answer is not None
 
     @model_validator(mode="after")
@@ -289,7 +289,7 @@ class DreamPrmSource(_SourceConfig):
     answer_type: AnswerType | None = None
     """How answers are graded; decided row by row from choices and answer when null."""
     revision: str | None = None
-    """Of the data: what the rows are marked with."""
+    """Revision of the data: what the rows are marked with."""
 
     @property
     def brings_chains(self) -> bool:

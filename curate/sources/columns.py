@@ -321,7 +321,9 @@ def _answer_type(record: Record, source: MappedSource, choices: Sequence[str]) -
 
 
 def _tolerance(record: Record, source: MappedSource, answer: str | None) -> float | None:
-    """Of a number that is right when it rounds to the answer: half a unit of its last decimal, as a share of it."""
+    """Tolerance of a number that is right when it rounds to the answer: half a unit of its last decimal, as a share of
+    it.
+    """
     if source.columns.decimals is None or answer is None:
         return source.tolerance
     decimals = look(record, source.columns.decimals)

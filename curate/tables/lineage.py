@@ -40,7 +40,7 @@ class Ledger:
     rejected: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     skipped: int = 0
-    """Of `out`, how many were there already."""
+    """How many of `out` were there already."""
     masked: dict[str, int] = field(default_factory=dict)
     """Step labels that were not lost, but are not trained on, by reason."""
 
@@ -139,7 +139,9 @@ def write(
 
 
 def mark_stale(partition: Partition) -> None:
-    """Its accounts are of rows that are not all there any more: the stage is to run again, and is not `complete`."""
+    """Mark a partition whose accounts are of rows that are not all there any more: the stage is to run again, and is
+    not `complete`.
+    """
     record = read(partition)
     if record is not None and record["complete"]:
         write_atomic(partition.folder / FILE, sealed(record | {"complete": False}))

@@ -134,7 +134,7 @@ class Partition:
         return {key for keys in self.keys_by_file(shard) for key in keys}
 
     def keys_by_file(self, shard: int | None = None) -> Iterator[list[tuple[Any, ...]]]:
-        """The same, a file at a time."""
+        """The keys of the committed rows, a file at a time."""
         for path in self.files(shard):
             table = _read([path], self.table, self.table.key)
             yield list(zip(*(table[column].to_pylist() for column in self.table.key), strict=True))
@@ -339,7 +339,7 @@ class Workspace:
     def batches(
         self, table: Table, columns: Sequence[str], shard: int | None = None, where: Any = None, size: int = 1000
     ) -> Iterator[pa.RecordBatch]:
-        """The same a few rows at a time, in memory that does not grow with the table; of one shard or of all."""
+        """Read a few rows at a time, in memory that does not grow with the table; of one shard or of all."""
         files = [path for partition in self.partitions(table) for path in partition.files(shard)]
         # So many at once that small files are not opened one by one, and no more than fit in memory.
         for group in _grouped(files, _READ_BYTES):

@@ -144,7 +144,7 @@ def _stopless(answer: str) -> str:
 
 
 def plain(question: str, answer: str) -> Parsed:
-    """As it is."""
+    """Leave the text as it is."""
     return Parsed(question, answer)
 
 

@@ -20,7 +20,7 @@ class BenchConfig(Config):
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples of whole problems that an interval comes from."""
     seed: int = 0
-    """Of the resamples, and of what else is drawn."""
+    """Seed of the resamples, and of what else is drawn."""
     batch_rows: int = Field(default=32, ge=1)
     """Chains in one forward."""
 

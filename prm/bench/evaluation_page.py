@@ -58,7 +58,7 @@ def _head(result: BenchmarkResult) -> list[str]:
 
 
 def _brief(result: BenchmarkResult, cells: list[str]) -> list[str]:
-    """The same in fewer characters: without chains, and without what is unscored where all is scored."""
+    """The table in fewer characters: without chains, and without what is unscored where all is scored."""
     bare = {place for place, name in enumerate(result.shown, start=1) if name in _BARE}
     left = {len(cells) - 3} | (set() if result.overall.counts.unscored else {len(cells) - 1})
     short = [cell.partition(" [")[0] if place in bare else cell for place, cell in enumerate(cells)]

@@ -53,7 +53,7 @@ class ResampledCounts:
 
 
 def tally(rows: Iterable[tuple[str, str, Sequence[float]]], stratified: bool) -> ResampledCounts:
-    """Of (problem, group, cells) rows; with `stratified` a problem's stratum is its group."""
+    """Count (problem, group, cells) rows; with `stratified` a problem's stratum is its group."""
     rows = list(rows)
     groups = tuple(sorted({group for _, group, _ in rows}))
     problems = {problem: place for place, problem in enumerate(sorted({problem for problem, _, _ in rows}))}

@@ -234,7 +234,7 @@ class Ghost:
         return found
 
     def of(self, loss: Tensor) -> list[float]:
-        """The same for a loss made of the last forward, without a gradient for anything else."""
+        """The dots for a loss made of the last forward, without a gradient for anything else."""
         (found,) = torch.autograd.grad(loss, self.probe)
         self.probe = None
         products: list[float] = found.tolist()

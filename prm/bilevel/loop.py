@@ -94,7 +94,7 @@ class UpperReading:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Of lower step `step`, counted from 0."""
+    """Learning rate of lower step `step`, counted from 0."""
     rate = config.lr * min(1.0, (step + 1) / max(1, config.lr_warmup))
     if config.lr_schedule == "cosine":
         rate *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / config.steps))

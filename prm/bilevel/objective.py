@@ -77,7 +77,9 @@ class PrmObjective:
             yield part, losses
 
     def features(self, names: Sequence[str]) -> Tensor:
-        """Of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; [n, 2], no graph."""
+        """Features [n, 2] of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; no
+        graph.
+        """
         rows = []
         for name in names:
             logits, loss = self._last[name]

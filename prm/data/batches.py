@@ -43,8 +43,8 @@ class Stream:
 
 
 class EvenBatches(Stream):
-    """The same with `strata` (group -> strata -> rows): a stretch of an epoch has of every stratum its share, to about
-    one row.
+    """Batches of each group with `strata` (group -> strata -> rows): a stretch of an epoch has of every stratum its
+    share, to about one row.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ def by_value(values: Mapping[str, float], count: int) -> dict[str, list[str]]:
 
 
 class PooledBatches(Stream):
-    """The same with all groups as one pool: each step draws `rows` rows of it, of each group as many as come up."""
+    """Batches of all groups as one pool: each step draws `rows` rows of it, of each group as many as come up."""
 
     def __init__(self, name: str, groups: Mapping[str, Sequence[str]], rows: int, seed: int) -> None:
         super().__init__(name, groups, rows, seed)

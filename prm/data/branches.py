@@ -42,7 +42,7 @@ class Branches:
         return torch.cat([torch.arange(self.trunk), *(end + after for end in self.ends)])
 
     def owners(self) -> Tensor:
-        """Of each token 0 for the trunk, else 1 + its branch's number, [tokens] int64."""
+        """Owner of each token: 0 for the trunk, else 1 + its branch's number, [tokens] int64."""
         each = torch.arange(1, 1 + len(self.ends)).repeat_interleave(self.width)
         return torch.cat([torch.zeros(self.trunk, dtype=torch.int64), each])
 

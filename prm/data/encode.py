@@ -181,7 +181,7 @@ class Encoder:
         self._suffix_ids = self.tokens(self.suffix) if self.suffix else []
 
     def of(self, images: Mapping[str, bytes], cache_megabytes: int) -> Encoder:
-        """The same encoder for other images; it remembers nothing of this one's."""
+        """An equal encoder for other images; it remembers nothing of this one's."""
         return Encoder(
             self.processor, images, self.instruction, self.max_length, cache_megabytes, self._read, self.suffix
         )

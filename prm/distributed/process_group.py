@@ -60,7 +60,7 @@ class ProcessGroup:
         return [(list(items), True)]
 
     def shares(self, groups: Mapping[str, Sequence[Item]], cost: Callable[[Item], int]) -> dict[str, Share[Item]]:
-        """The same for a batch that is gone through group by group."""
+        """Shares of a batch that is gone through group by group."""
         return {name: [(list(items), True)] for name, items in groups.items()}
 
     # Numbers and gradients.

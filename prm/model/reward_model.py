@@ -152,7 +152,7 @@ class Prm(torch.nn.Module):  # type: ignore[misc]
         return [p for _, p in self.trained_names()]
 
     def trained_names(self) -> Iterator[tuple[str, Tensor]]:
-        """The same with their names."""
+        """Trained parameters with their names."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def layers(self) -> list[torch.nn.Module]:

@@ -27,7 +27,7 @@ def interval(change: Change, between: str = " to ") -> str:
 
 
 def verdicts(change: Change) -> str:
-    """Of B and then of A where they differ; "only in B" where A has no such domain."""
+    """The verdicts of B and then of A where they differ; "only in B" where A has no such domain."""
     if change.a is None or change.b is None:
         return f"only in {'A' if change.b is None else 'B'}"
     return f"{change.b.verdict} → {change.a.verdict}" if change.verdict_changed else change.a.verdict
@@ -84,7 +84,7 @@ def terminal(comparison: Comparison) -> Group:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The same as Markdown; names are escaped."""
+    """The comparison as Markdown; names are escaped."""
     title = f"# Difference: {escape(comparison.a)} against {escape(comparison.b)}"
     lines = [title, "", f"Made {comparison.made}. {escape(' '.join(summary(comparison)))}", ""]
     head = ["domain", "weight is", "verdict (B → A)", "A", "B", "A - B", "95 % interval", "counts that differ (B → A)"]

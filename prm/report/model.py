@@ -109,7 +109,7 @@ class Report:
 
     @property
     def controls_total(self) -> PairOrder:
-        """The same over all null runs: what the order is worth. Half of them is chance."""
+        """(bad, clean) pairs in the right order over all null runs: what the order is worth. Half of them is chance."""
         return metrics.total_order(self.planted_controls.values())
 
     def to_json(self) -> dict[str, Any]:

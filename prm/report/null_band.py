@@ -29,7 +29,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Band:
-    """Of one domain: edges, what null runs give in the mean, and from how many null runs."""
+    """Band of chance for one domain: its edges, what null runs give in the mean, and from how many null runs."""
 
     low: float
     high: float
@@ -37,17 +37,19 @@ class Band:
     runs: int
 
     def scaled(self, factor: float) -> Band:
-        """The same for weights that are all this much larger."""
+        """The band for weights that are all this much larger."""
         return Band(self.low * factor, self.high * factor, self.centre * factor, self.runs)
 
     def reaching(self, low: float, high: float) -> Band:
-        """The same, from `low` to `high` at least."""
+        """The band, widened to reach from `low` to `high` at least."""
         return replace(self, low=min(self.low, low), high=max(self.high, high))
 
 
 @dataclass(frozen=True)
 class WeightSpread:
-    """Of a domain's log weight over runs: its variance with degrees of freedom, its mean, and over how many runs."""
+    """Spread of a domain's log weight over runs: its variance with degrees of freedom, its mean, and over how many
+    runs.
+    """
 
     variance: float
     freedom: float

@@ -274,14 +274,14 @@ def _thinned(steps: Sequence[int]) -> set[int]:
 
 
 def _last_t(frame: pl.DataFrame) -> dict[str, Over]:
-    """Of each domain the last running t that a run has, over runs."""
+    """Gather for each domain the last running t that a run has, over runs."""
     t, last = pl.col("t"), pl.col("update") == pl.col("update").max().over("run", "domain")
     ends = frame.drop_nulls("t").filter(last).group_by("domain").agg(mean=t.mean(), low=t.min(), high=t.max())
     return {row.pop("domain"): Over(**row) for row in ends.to_dicts()}
 
 
 def _curves(frame: pl.DataFrame, column: str) -> tuple[Curve, ...]:
-    """Of each domain, a column over steps."""
+    """Curves of a column over steps, one for each domain."""
     value = pl.col(column)
     grouped = frame.group_by("domain", "step").agg(mean=value.mean(), low=value.min(), high=value.max())
     kept = grouped.filter(pl.col("step").is_in(list(_thinned(sorted(frame["step"].unique())))))

@@ -27,7 +27,7 @@ class Spend:
 
     @property
     def generated(self) -> int:
-        """Of all kinds that are known."""
+        """Tokens of all kinds that are known."""
         return sum(part or 0 for part in (self.rollouts, self.completions, self.judge))
 
 

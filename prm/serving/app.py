@@ -120,7 +120,7 @@ class Door:
         self._app, self._names, self._addresses = app, frozenset(names), addresses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """As ASGI has it."""
+        """Answer one connection, as ASGI defines it."""
         if scope["type"] == "http":
             why = refusal(Headers(scope=scope), self._names, self._addresses)
             if why is not None:

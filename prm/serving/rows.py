@@ -35,8 +35,8 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a request: bytes of its body, rows, pixels of all its images together; of a row: steps, characters, images; of
-    an image: pixels.
+    """Limits of a request: bytes of its body, rows, pixels of all its images together; and of a row: steps, characters,
+    images; of an image: pixels.
     """
 
     body_bytes: int = 64 * 2**20

@@ -110,7 +110,9 @@ def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, reject
 
 
 def targeted(example: Example, target: str) -> Example:
-    """The same with the labels of `train.target`: of an outcome, only that at the last step, null where undecided."""
+    """Examples with the labels of `train.target`: for an outcome, only the label at the last step, null where
+    undecided.
+    """
     if target == "steps" or example.role != "train":
         return example
     before, value = len(example.steps) - 1, None if example.outcome is None else float(example.outcome)

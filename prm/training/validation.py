@@ -45,8 +45,9 @@ class HeldOut:
 
 
 def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str, Encoded]) -> HeldOut:
-    """Of these examples, and the rows of those that can be encoded, what is held out; nothing without
-    `train.validation`.
+    """Choose what is held out of these examples, and of the rows of those that can be encoded.
+
+    Nothing is held out without `train.validation`.
 
     UserError when nothing can be, or the metric has no value on it, whatever the scores.
     """

@@ -57,7 +57,7 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Its address without user names, passwords and keys that it may hold."""
+        """The address, without user names, passwords and keys that it may hold."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -68,7 +68,7 @@ class Endpoint:
         self.tries.add(deadline)
 
     def rest_for(self, seconds: float) -> None:
-        """It asked for so long a pause."""
+        """Rest: the server asked for a pause of so many seconds."""
         self.not_before = max(self.not_before, time.monotonic() + seconds)
 
     def ready(self, now: float) -> bool:
@@ -101,7 +101,7 @@ class Endpoints:
             await asyncio.sleep(wait + random.random() * min(1.0, wait / 4))
 
     def answered(self, place: Endpoint) -> None:
-        """It gave an answer that can be used."""
+        """Note that the server gave an answer that can be used."""
         if place.strikes >= STRIKES:
             self._note(f"The server {place.name} answers again.")
         place.strikes, place.rests, place.moved, place.proven = 0, 0, time.monotonic(), True
@@ -113,7 +113,7 @@ class Endpoints:
             self._note(f"The server {place.name} {what}{why}.")
 
     def failed(self, place: Endpoint, why: str, strikes: int = 1) -> None:
-        """It failed; after `STRIKES` failures in a row it is set aside for a while."""
+        """Note a failure; after `STRIKES` failures in a row the server is set aside for a while."""
         now = time.monotonic()
         place.strikes += strikes
         if place.strikes < STRIKES or now < place.aside_until:

@@ -59,7 +59,7 @@ class Input:
 
     @contextmanager
     def unpacked(self) -> Iterator[IO[bytes]]:
-        """Its bytes, unpacked; UserError when they cannot be unpacked."""
+        """The bytes of the file, unpacked; UserError when they cannot be unpacked."""
         self.check()
         unpack = _PACKED.get(PurePosixPath(self.name.lower()).suffix)
         with self.raw() as file:

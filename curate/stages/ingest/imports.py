@@ -54,7 +54,7 @@ class ImportConfig(Config):
     records: str | None = None
     """Key of a JSON object, `a.b` for one below another, that holds the records as a list or by their ids."""
     name: str | None = None
-    """Of the rollouts' partition, and in their policy; the file's own name when null."""
+    """Name of the rollouts' partition, and of their policy; the file's own name when null."""
     source: str | None = None
     """Where the problems came from; ids are looked for in all sources when null."""
     source_column: str | None = None
@@ -83,11 +83,11 @@ class ImportConfig(Config):
     policy_column: str | None = None
     """Column that names the model that wrote each row's responses."""
     answer_words: AnswerWords = AnswerWords()
-    """As in the section rollout."""
+    """What the key of the same name in the section rollout means."""
     max_steps: int = 12
-    """As in the section rollout."""
+    """What the key of the same name in the section rollout means."""
     min_step_characters: int = 1
-    """As in the section rollout."""
+    """What the key of the same name in the section rollout means."""
 
     @field_validator("response", mode="before")
     @classmethod

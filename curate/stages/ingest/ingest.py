@@ -58,7 +58,7 @@ class _Read:
         return self.row.images if isinstance(self.row, SourceRow) else ()
 
     def looked(self) -> list[InspectedImage | RowError]:
-        """Its pictures inspected; waits."""
+        """Wait for the row's pictures to be inspected."""
         if self.batch is None:
             return []
         found = self.batch.found()[self.start : self.start + len(self.images)]
@@ -154,7 +154,7 @@ def _inspect(reads: Sequence[_Read], inspectors: Inspectors) -> None:
 
 
 def _ahead(chunks: Iterator[T]) -> Iterator[T]:
-    """The same, with the next one under way in another thread while this one is used."""
+    """The batches of an iterator, with the next one under way in another thread while this one is used."""
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, chunks, None)
         while (chunk := coming.result()) is not None:

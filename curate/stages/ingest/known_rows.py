@@ -23,7 +23,9 @@ class KnownRows:
     """
 
     def __init__(self, workspace: Workspace, besides: str) -> None:
-        """Of every source but `besides`, whose own rows are read again; of that one the pictures only."""
+        """Read what is known of every source but `besides`, whose own rows are read again; of that one the pictures
+        only.
+        """
         self._names: list[str] = [besides]
         self.images, self.chains = IdMap(), IdMap()
         self._problems, self._image_roles, self._question_roles = IdMap(), IdMap(), IdMap()

@@ -157,11 +157,11 @@ class _Anew(Partition):
         self._of, self._target = of, target
 
     def mark(self, _path: Path) -> dict[str, Any]:
-        """Of the file that it is to be."""
+        """Marker of the file that it is to be."""
         return self._of.mark(self._target)
 
     def settings(self) -> str | None:
-        """Of the file that it is now."""
+        """Settings of the file that it is now."""
         return marks.settings_of(self._target)
 
 

@@ -22,7 +22,7 @@ def masks(
     whole_chain: bool,
     mask_unjudged: bool,
 ) -> list[str | None]:
-    """Of each step, why its label is masked; null where it is not, or where it has none.
+    """Say for each step why its label is masked; null where it is not, or where it has none.
 
     A label above `threshold` calls its step right; where it or the verdict is missing there is nothing to compare. With
     `whole_chain` labels and verdicts are compared up to the first step that both call wrong: one disagreement before

@@ -78,12 +78,12 @@ def _number(text: str) -> int | None:
 
 
 def verdicts(first_error: int, steps: int) -> list[bool]:
-    """Of each step, whether nothing is wrong up to and with it."""
+    """Say for each step whether nothing is wrong up to and with it."""
     return [first_error == NONE_WRONG or step < first_error for step in range(steps)]
 
 
 def majority(votes: Sequence[int | None], steps: int) -> list[bool | None]:
-    """Of each step, what more than half of the votes say that can be read; null where they tie or there is none."""
+    """Say for each step what more than half of the votes say that can be read; null where they tie or there is none."""
     said = [verdicts(vote, steps) for vote in votes if vote is not None]
     right = [sum(column) for column in zip(*said, strict=True)] if said else [0] * steps
     return [None if 2 * count == len(said) else 2 * count > len(said) for count in right]

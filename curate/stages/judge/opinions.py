@@ -25,11 +25,11 @@ class Opinions:
     steps: Counter[str | None] = field(default_factory=Counter)
     """Labelled steps of training examples by why they are masked; null: they are not."""
     judged: int = 0
-    """Of these steps, how many have a verdict."""
+    """How many of these steps have a verdict."""
 
     @classmethod
     def of(cls, workspace: Workspace) -> Opinions:
-        """Of the table of judgements."""
+        """Read the opinions of the table of judgements."""
         votes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
         for batch in workspace.batches(JUDGEMENTS, ["rollout_id", "steps_digest", "first_error"]):
             for row in batch.to_pylist():
@@ -37,7 +37,7 @@ class Opinions:
         return cls(votes)
 
     def verdicts(self, rollout: Row) -> list[bool | None]:
-        """Of each step, what the majority of the votes says; null where there is none."""
+        """Say for each step what the majority of the votes says; null where there is none."""
         votes = self.votes.get(rollout["rollout_id"], ())
         if votes and votes[0][0] != digest(rollout["steps"]):
             self.changed += 1

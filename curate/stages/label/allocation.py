@@ -72,7 +72,7 @@ class Siblings:
 
     @property
     def spread(self) -> float:
-        """Of one outcome: p (1 - p) of the problem."""
+        """Variance of one outcome, p (1 - p) of the problem."""
         return self.right * (1 - self.right)
 
     def left(self, step: int) -> float:

@@ -50,7 +50,7 @@ class Habits:
     lengths: Counter[int] = field(default_factory=Counter)
     steps: int = 0
     size: int = 0
-    """Of all steps but the last ones, of which there are `steps`."""
+    """Size of all steps but the last ones; there are `steps` of them."""
     last: int = 0
 
     def add(self, sizes: Sequence[int]) -> None:
@@ -92,7 +92,7 @@ class Family:
 
     @cached_property
     def siblings(self) -> dict[str, Siblings]:
-        """Of each rollout with steps: what the problem's other rollouts and the chains of other problems say."""
+        """Gather for each rollout with steps what the problem's other rollouts and the chains of other problems say."""
         return siblings_of(self.everyone, self.domain)
 
     def prefixes(self) -> Iterator[tuple[Row, int]]:
@@ -105,7 +105,7 @@ class Family:
 
 
 def _sizes(row: Row) -> list[int]:
-    """Of a chain's steps, in tokens; in characters where the engine gave no tokens."""
+    """Sizes of a chain's steps, in tokens; in characters where the engine gave no tokens."""
     if not row["step_ends"]:
         return list(map(len, row["steps"]))
     return [end - start for start, end in itertools.pairwise([0, *row["step_ends"]])]

@@ -272,9 +272,9 @@ class Owed:
     begun: Counter[Group] = field(default_factory=Counter)
     """Those of them that are of open prefixes."""
     tokens: Counter[Group] = field(default_factory=Counter)
-    """Of the drawn ones, as far as they were counted."""
+    """Tokens of the drawn completions, as far as they were counted."""
     counted: Counter[Group] = field(default_factory=Counter)
-    """Of how many of the drawn ones the tokens are known."""
+    """How many of the drawn completions have a known number of tokens."""
     settled: bool = False
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 

@@ -36,7 +36,7 @@ class Ruled:
     enough: Sequence[Rule]
 
     def ready(self) -> Iterator[Row]:
-        """Its rollouts that have all completions that one of `enough` asks for; one without steps has not."""
+        """The family's rollouts that have all completions that one of `enough` asks for; one without steps has not."""
         for rollout in self.family.rollouts:
             drawn = [self.family.drawn(rollout, step).outcomes for step in range(len(rollout["steps"]) - 1)]
             if rollout["steps"] and any(

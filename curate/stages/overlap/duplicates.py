@@ -22,12 +22,12 @@ _LATEST = 32
 
 
 def dedup(config: DedupConfig, workspace: Workspace) -> Ledger:
-    """Of problems of one role that are the same one stays; the ledger counts problems.
+    """Keep one of the problems of a role that are the same; the ledger counts problems.
 
-    The same are equal questions, or near ones with equal numbers, on the same pictures in order, with the same choices
-    in any order and the same right answer. The first one stays, by domain and identity, one with a gold answer before
-    one without. Where equal questions have different gold answers, the answer that most of the problems give stays, on
-    a tie the first one's; the others are dropped as `contradiction`.
+    Problems are the same that have equal questions, or near ones with equal numbers, on the same pictures in order,
+    with the same choices in any order and the same right answer. The first one stays, by domain and identity, one with
+    a gold answer before one without. Where equal questions have different gold answers, the answer that most of the
+    problems give stays, on a tie the first one's; the others are dropped as `contradiction`.
     """
     every = reading.read(workspace)
     texts_alike = _Alike(every, config)
@@ -57,7 +57,7 @@ class _Alike:
         ]
 
     def pictures(self) -> set[str]:
-        """Of all of them."""
+        """The pictures of all problems."""
         groups = (*self.equal, *self.reworded)
         return {key for group in groups for problem in group for key in problem.image_hashes}
 

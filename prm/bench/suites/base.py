@@ -41,7 +41,7 @@ class LabelledRollout:
     lacks: RowError | None = None
 
     def example(self, place: int) -> Example:
-        """As the PRM reads it; `place` makes its name unique."""
+        """The rollout as an example that the PRM reads; `place` makes its name unique."""
         return Example(
             rollout_id=f"{place}:{self.name}",
             problem_id=self.problem,
