@@ -34,7 +34,7 @@ help:
 	@echo "make test-avx2   run all tests without AVX-512, as on a processor that has none; numerics-avx2 and demo-avx2, too"
 	@echo "make lint        ruff and mypy"
 	@echo "make campaign    kills, faults, damage and hostile input for every command that writes (CAMPAIGN_SECONDS a part)"
-	@echo "make fuzz        random rows, texts and pictures for ten minutes (FUZZ_SECONDS)"
+	@echo "make fuzz        random rows, texts and images for ten minutes (FUZZ_SECONDS)"
 	@echo "make clean       delete .venv and the demo workspace"
 
 setup:

@@ -30,7 +30,7 @@ CORES = os.cpu_count() or 1
 
 
 def draw(task: tuple[Path, int]) -> None:
-    """Every other picture a chart (flat bars, lines, words), the others smooth with some noise, as photographs are."""
+    """Every other image a chart (flat bars, lines, words), the others smooth with some noise, as photographs are."""
     folder, number = task
     rng = np.random.default_rng(number)
     width, height = SIZES[number // 2 % len(SIZES)]
@@ -52,7 +52,7 @@ def draw(task: tuple[Path, int]) -> None:
 
 
 def make(folder: Path, rows: int) -> None:
-    """Pictures and the file of problems that names them."""
+    """Images and the file of problems that names them."""
     images = folder / "images"
     if (folder / "rows.jsonl").exists():
         return
@@ -61,7 +61,7 @@ def make(folder: Path, rows: int) -> None:
         list(pool.map(draw, ((images, number) for number in range(rows)), chunksize=64))
     order = list(range(rows))
     random.Random(0).shuffle(order)
-    lines = (json.dumps({"question": f"What is in picture {n}?", "answer": str(n), "image": f"{n}.jpg"}) for n in order)
+    lines = (json.dumps({"question": f"What is in image {n}?", "answer": str(n), "image": f"{n}.jpg"}) for n in order)
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
 
 
@@ -90,12 +90,12 @@ def with_datasets(folder: Path, rows: int, out: Path) -> None:
 
     def facts(row: dict) -> dict:
         data = (folder / "images" / row["image"]).read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            seen = imagehash.phash(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            seen = imagehash.phash(image.convert("RGB"))
             return {
                 "bytes": data, "image_hash": hashlib.sha256(data).hexdigest(), "perceptual_hash": str(seen),
-                "width": picture.width, "height": picture.height, "format": picture.format,
+                "width": image.width, "height": image.height, "format": image.format,
             }  # fmt: skip
 
     data = datasets.load_dataset("json", data_files=str(folder / "rows.jsonl"), split="train", cache_dir=str(out / "c"))
@@ -136,7 +136,7 @@ def measure(part: str, folder: Path, rows: int) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--keep", type=Path, help="folder for the pictures, kept")
+    parser.add_argument("--keep", type=Path, help="folder for the images, kept")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -2,11 +2,11 @@
 
 python benchmarks/overlap.py FOLDER [--before CHECKOUT] [--read 40]
 
-FOLDER holds test.jsonl and dev.jsonl (id, question, choices, answer, image) and the pictures that they name, of
+FOLDER holds test.jsonl and dev.jsonl (id, question, choices, answer, image) and the images that they name, of
 lupantech/PromptPG (data/tabmwp). The test set is the training side here and the dev set the clean one. Each command
 runs as a user runs it, in a process of its own; memory is the peak of its processes by `VmHWM`. `--before` runs the
 same commands of another checkout on a workspace of its own. `--read` prints so many of the reported pairs, drawn by
-seed, to be read by eye; what ingest finds by the bytes of a picture is among them. The last line is one JSON object.
+seed, to be read by eye; what ingest finds by the bytes of an image is among them. The last line is one JSON object.
 """
 
 from __future__ import annotations

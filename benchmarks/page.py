@@ -3,7 +3,7 @@
     python benchmarks/page.py [--chains 10000] [--folder FOLDER] [--embedded]
 
 A synthetic workspace of that many rollouts (of the shape of real ones: 8 steps of 150 characters, 4 completions a step,
-a picture a problem of 4 rollouts) is reported on, and its page opened from disk: once as it is, its chains in files
+an image a problem of 4 rollouts) is reported on, and its page opened from disk: once as it is, its chains in files
 beside it, and once without any browser of chains, to hold against. `--embedded` opens a third page that holds all
 chains itself, as pages did before there was a browser. The last line is one JSON object; seconds, bytes.
 """
@@ -61,7 +61,7 @@ def words(rng: random.Random, characters: int) -> str:
     return text[:characters]
 
 
-def picture(rng: random.Random, problem_id: str) -> Row:
+def image_row(rng: random.Random, problem_id: str) -> Row:
     image = Image.new("RGB", (224, 224), "white")
     draw = ImageDraw.Draw(image)
     for bar in range(8):
@@ -133,7 +133,7 @@ def fill(workspace: Workspace, count: int) -> None:
     tables: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
     for number in range(-(-count // SAMPLES)):
         identity = digest("page", number)
-        image = picture(rng, identity)
+        image = image_row(rng, identity)
         images[image["image_hash"]] = image
         problem = {
             "problem_id": identity,

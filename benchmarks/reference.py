@@ -1,6 +1,6 @@
 """The way of the original DreamPRM code, written anew from its description for comparison.
 
-One row is one prefix: the picture is opened and run through the processor in the dataset's `__getitem__`, each time;
+One row is one prefix: the image is opened and run through the processor in the dataset's `__getitem__`, each time;
 batches have one row; the score is a linear layer over the vocabulary's logits at the last position after the chat
 suffix; the loss is its domain's weight times the squared error. After every fifth step the upper level scores each
 prefix of a whole meta response by a forward of its own, averages their log-odds, takes the gradient of the squared
@@ -34,13 +34,13 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[dict[str, Tensor], Any, int]:
         example, step = self.prefixes[index]
-        pictures = [Image.open(io.BytesIO(self.images[name])).convert("RGB") for name in example.image_hashes]
+        images = [Image.open(io.BytesIO(self.images[name])).convert("RGB") for name in example.image_hashes]
         text = f"{example.question}\n\n{''.join(example.steps[: step + 1])}"
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
         chat = self.processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        made = self.processor(text=[chat], images=pictures, return_tensors="pt", return_mm_token_type_ids=True)
+        made = self.processor(text=[chat], images=images, return_tensors="pt", return_mm_token_type_ids=True)
         return {name: value.to(self.device) for name, value in made.items()}, example, step
 
 

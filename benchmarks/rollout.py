@@ -3,7 +3,7 @@
 python benchmarks/rollout.py [--problems 600] [--rounds 6] [--requests 1000000]
 
 `wall_vs_vllm`: seconds of the stage, from the table of problems to the committed table of rollouts, over those of
-vLLM's own `LLM.generate` with the same prompts, pictures, seeds and settings in one batch; engines are started and warm
+vLLM's own `LLM.generate` with the same prompts, images, seeds and settings in one batch; engines are started and warm
 in both, each in a process of its own, in turn; the mean of all rounds counts, with the ratio of each round beside it.
 `requests_per_s` and memory: the simulated engine, one sample a problem, a tenth of the requests and all of them. The
 last line is one JSON object.
@@ -96,12 +96,12 @@ def bare(folder: Path, problems: int) -> None:
     def requests(problems: int) -> list:
         loaded, workspace = ingested(folder, problems)
         config = pipeline.located(loaded, workspace)
-        pictures = StoredImages(workspace)
+        images = StoredImages(workspace)
         return [
             Request(
                 row["problem_id"],
                 prompts.render(config.prompt, row["question"], row["choices"], len(row["image_hashes"])),
-                pictures.of(row),
+                images.of(row),
                 (),
                 SAMPLES,
                 seed(1, STAGE, row["problem_id"], 0),
@@ -118,7 +118,7 @@ def bare(folder: Path, problems: int) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     from curate.engines.chat import Chat, end_ids
-    from curate.engines.chat import Pictures as Decoded
+    from curate.engines.chat import Images as Decoded
     from curate.engines.transformers import load_generation_config, load_processor
     from curate.models import torch_companions
 
@@ -127,7 +127,7 @@ def bare(folder: Path, problems: int) -> None:
     llm = vllm.LLM(**arguments)
     ours._chat = Chat(load_processor(str(MODEL), None))
     ours._end_ids = end_ids(ours._chat.tokenizer, load_generation_config(str(MODEL), None))
-    ours._pictures, ours._max_len = Decoded(), 512
+    ours._images, ours._max_len = Decoded(), 512
 
     def generate(asked: list) -> int:
         outputs = llm.generate(

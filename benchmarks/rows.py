@@ -2,7 +2,7 @@
 
 python benchmarks/rows.py [--rows 1000000]
 
-Rows of JSON Lines without pictures, ingested by the command as a user runs it, in processes of their own: a tenth of
+Rows of JSON Lines without images, ingested by the command as a user runs it, in processes of their own: a tenth of
 the rows, all of them, and the same command again. Memory is the peak of the process tree by `VmHWM`. The last line is
 one JSON object.
 """

@@ -65,7 +65,7 @@ def layer_parameters(model: Path) -> int:
 
 
 def _synthetic(rng: random.Random, domain: int) -> tuple[Image.Image, str, list[str], list[bool]]:
-    """A problem of a domain's task with a chain that slips now and then: picture, question, steps, right so far."""
+    """A problem of a domain's task with a chain that slips now and then: image, question, steps, right so far."""
     tasks = [task for task in TASKS.values() if task.name != "needles"]
     task = tasks[domain % len(tasks)]
     facts = task.sample(rng)
@@ -74,17 +74,17 @@ def _synthetic(rng: random.Random, domain: int) -> tuple[Image.Image, str, list[
     lines = chain.render(task, slots).split("\n")
     steps = [line + "\n" for line in lines[: STEPS - 1]] + ["\n".join(lines[STEPS - 1 :])]
     return (
-        task.picture(facts), task.question(facts), steps,
+        task.image(facts), task.question(facts), steps,
         [slots[: step + 1] == truth[: step + 1] for step in range(STEPS)],
     )  # fmt: skip
 
 
 def _noise(rng: random.Random, index: int, side: int) -> tuple[Image.Image, str, list[str], list[bool]]:
-    """A random picture and random words: only the shape counts."""
+    """A random image and random words: only the shape counts."""
     draw = np.random.default_rng(index)
-    picture = Image.fromarray(draw.integers(0, 255, (side, side, 3), dtype=np.uint8))
+    image = Image.fromarray(draw.integers(0, 255, (side, side, 3), dtype=np.uint8))
     steps = [f"Step {k}: " + " ".join(rng.choices(WORDS, k=24)) + ".\n" for k in range(1, STEPS + 1)]
-    return picture, f"How many in {index}?", steps, [rng.random() < 0.5 for _ in steps]
+    return image, f"How many in {index}?", steps, [rng.random() < 0.5 for _ in steps]
 
 
 def _examples(domains: int, rows: int, meta: int, side: int | None) -> Iterator[tuple[dict, dict, dict]]:
@@ -92,17 +92,17 @@ def _examples(domains: int, rows: int, meta: int, side: int | None) -> Iterator[
     places = [("train", k, n) for k in range(domains) for n in range(rows)]
     places += [("meta", n % domains, n) for n in range(meta)]
     for index, (role, place, number) in enumerate(places):
-        picture, question, steps, right = _noise(rng, index, side) if side else _synthetic(rng, place)
+        image, question, steps, right = _noise(rng, index, side) if side else _synthetic(rng, place)
         domain = f"d{place}"
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         name, key = f"{role}-{domain}-{number:04d}", content_hash(buffer.getvalue())
         yield (
             {"problem_id": name, "domain": domain, "role": role, "source": domain, "source_row": name,
              "revision": None, "licence": None, "question": question, "choices": [], "answer": "1", "accepted": [],
              "answer_type": "number", "tolerance": None, "image_hashes": [key], "truth": None},
             {"image_hash": key, "problem_id": name, "bytes": buffer.getvalue(), "format": "PNG",
-             "width": picture.width, "height": picture.height, "perceptual_hash": "0" * 16, "orientation": None,
+             "width": image.width, "height": image.height, "perceptual_hash": "0" * 16, "orientation": None,
              "has_alpha": False, "note": None},
             {"rollout_id": f"{name}-000", "problem_id": name, "domain": domain, "role": role, "sample_index": 0,
              "question": question, "choices": [], "image_hashes": [key], "steps": steps, "answer": "1",
@@ -112,9 +112,9 @@ def _examples(domains: int, rows: int, meta: int, side: int | None) -> Iterator[
 
 
 def fill(workspace: Workspace, domains: int, rows: int, meta: int, side: int | None) -> None:
-    """Commit examples of these many train domains with `rows` each and `meta` meta examples, one picture each.
+    """Commit examples of these many train domains with `rows` each and `meta` meta examples, one image each.
 
-    `side` null: the embedded tasks; else random pictures of this many points a side, with some 24 words a step.
+    `side` null: the embedded tasks; else random images of this many points a side, with some 24 words a step.
     """
     problems, images, examples = zip(*_examples(domains, rows, meta, side), strict=True)
     for table, found in ((PROBLEMS, problems), (IMAGES, images), (EXAMPLES, examples)):

@@ -74,7 +74,7 @@ def ours(part: str, options: argparse.Namespace) -> Turn:
     data, _ = train.prepare(config, Workspace.open(options.workspace))
     _, state = run.start(0, False, config, data)
     with torch.no_grad():
-        # Every picture is seen once before the clock starts.
+        # Every image is seen once before the clock starts.
         list(state.objective.train_losses(list(data.rows)))
 
     def turn() -> dict[str, float]:
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4, help="rollouts of a domain in a batch")
     parser.add_argument("--domains", type=int, default=8)
     parser.add_argument("--micro", type=int, default=16, help="rollouts in one forward")
-    parser.add_argument("--side", type=int, default=448, help="with --large: of the pictures, in points")
+    parser.add_argument("--side", type=int, default=448, help="with --large: of the images, in points")
     parser.add_argument("--seconds", type=float, default=2, help="of a turn, at least; cycles are whole")
     parser.add_argument("--parts", default="abcd", help="which to measure")
     parser.add_argument("--part", choices=tuple("abcd"), help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""What a picture is: format, size, orientation, perceptual hash. Pure: bytes in, facts out, nothing re-encoded."""
+"""What an image is: format, size, orientation, perceptual hash. Pure: bytes in, facts out, nothing re-encoded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 _HASHED = 64
 # Modes whose points can be averaged as they are.
 _REDUCED = ("L", "RGB", "CMYK", "YCbCr")
-# Programs, not pictures: Pillow would start an interpreter for them.
+# Programs, not images: Pillow would start an interpreter for them.
 _PROGRAMS = ("EPS", "WMF")
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Facts of one picture. `perceptual_hash` is 16 hexadecimal digits of a 64-bit DCT hash, upright and on white.
+    """Facts of one image. `perceptual_hash` is 16 hexadecimal digits of a 64-bit DCT hash, upright and on white.
 
     `orientation` is the EXIF value 1 to 8, null where the file has none. `note` says what the pixels alone do not: more
     frames than are used, more than 8 bits a channel.
@@ -48,7 +48,7 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
     if not data:
         raise RowError("image-unreadable", "no bytes")
     try:
-        return opened(data, lambda picture: _decode(picture, max_pixels))
+        return opened(data, lambda image: _decode(image, max_pixels))
     except Image.DecompressionBombError as error:
         raise RowError("image-too-large", str(error)) from None
     except UnidentifiedImageError:
@@ -61,33 +61,33 @@ def inspect(data: bytes, max_pixels: int, max_bytes: int) -> ImageFacts:
         raise RowError("image-truncated" if truncated else "image-unreadable", str(error) or repr(error)) from None
 
 
-def _small(picture: Image.Image) -> Image.Image:
+def _small(image: Image.Image) -> Image.Image:
     """Shrunk by a whole number, not below `_HASHED` a side: the hash needs no more, and its own filter is slow."""
-    factor = min(picture.size) // _HASHED
-    return picture.reduce(factor) if factor > 1 and picture.mode in _REDUCED else picture
+    factor = min(image.size) // _HASHED
+    return image.reduce(factor) if factor > 1 and image.mode in _REDUCED else image
 
 
-def _decode(picture: Image.Image, max_pixels: int) -> ImageFacts:
-    width, height = picture.size
+def _decode(image: Image.Image, max_pixels: int) -> ImageFacts:
+    width, height = image.size
     if width * height > max_pixels:
         raise RowError("image-too-large", f"{width} x {height} pixels, the limit is {max_pixels:,}")
-    kind = picture.format or "unknown"
+    kind = image.format or "unknown"
     if kind in _PROGRAMS:
-        raise RowError("image-unreadable", f"{kind} is a program that draws, not a picture; convert it first")
-    frames, cut = getattr(picture, "n_frames", 1), deep(picture)
+        raise RowError("image-unreadable", f"{kind} is a program that draws, not an image; convert it first")
+    frames, cut = getattr(image, "n_frames", 1), deep(image)
     # A JPEG can be decoded at an eighth of its size and more, and in grey: every bit of it is read, so damage shows, in
     # less time.
-    picture.draft("L", (_HASHED, _HASHED))
-    picture.load()
-    has_alpha = picture.has_transparency_data
+    image.draft("L", (_HASHED, _HASHED))
+    image.load()
+    has_alpha = image.has_transparency_data
     return ImageFacts(
         format=kind,
         width=width,
         height=height,
-        perceptual_hash=str(imagehash.phash(as_seen(_small(picture)))),
-        orientation=orientation(picture),
+        perceptual_hash=str(imagehash.phash(as_seen(_small(image)))),
+        orientation=orientation(image),
         has_alpha=has_alpha,
-        note=_note(frames, 65535.0 if cut else top(picture)),
+        note=_note(frames, 65535.0 if cut else top(image)),
     )
 
 
@@ -106,4 +106,4 @@ def _number(value: float) -> str:
 
 def kind_of(data: bytes) -> str | None:
     """What Pillow calls the format; None where it has no name. Whatever Pillow raises where it cannot be read."""
-    return opened(data, lambda picture: picture.format)
+    return opened(data, lambda image: image.format)

@@ -1,4 +1,4 @@
-"""What a picture looks like: any file becomes upright RGB of 8 bits a channel on white, which every model is shown.
+"""What an image looks like: any file becomes upright RGB of 8 bits a channel on white, which every model is shown.
 
 The policy, the judge and the PRM see these pixels, in process and on a server. Pure: bytes in, pixels out.
 """
@@ -47,22 +47,22 @@ _PLAIN = {"PNG": "png", "JPEG": "jpeg", "WEBP": "webp"}
 
 
 def opened(data: bytes, use: Callable[[Image.Image], T]) -> T:
-    """What `use` makes of the picture; whatever Pillow raises where it cannot be read.
+    """What `use` makes of the image; whatever Pillow raises where it cannot be read.
 
     A PNG whose texts, colour profile or other extras are damaged or too large is read without them; the limit of
     pixels holds for both readings.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return use(picture)
+        with Image.open(io.BytesIO(data)) as image:
+            return use(image)
     except (RowError, Image.DecompressionBombError):
         raise
     except Exception:
         bare = _without_extras(data)
         if bare is None:
             raise
-    with Image.open(io.BytesIO(bare)) as picture:
-        return use(picture)
+    with Image.open(io.BytesIO(bare)) as image:
+        return use(image)
 
 
 def _without_extras(data: bytes) -> bytes | None:
@@ -101,49 +101,49 @@ def decode(data: bytes, max_pixels: int | None = None) -> Image.Image:
         raise RowError("image-unreadable", str(error) or repr(error)) from None
 
 
-def as_seen(picture: Image.Image) -> Image.Image:
-    """The picture as a person sees it, RGB of 8 bits: upright by its EXIF orientation, transparency on white paper.
+def as_seen(image: Image.Image) -> Image.Image:
+    """The image as a person sees it, RGB of 8 bits: upright by its EXIF orientation, transparency on white paper.
 
     One channel of more bits is scaled by the smallest usual range that holds its values (see `top`).
     """
     # Some formats know how they are turned only when they are read whole, and TIFF is turned by then.
-    picture.load()
-    turn = _TURNS.get(orientation(picture) or 1)
-    shown = _on_white(picture) if picture.has_transparency_data else _rgb(_shallow(picture))
+    image.load()
+    turn = _TURNS.get(orientation(image) or 1)
+    shown = _on_white(image) if image.has_transparency_data else _rgb(_shallow(image))
     return shown if turn is None else shown.transpose(turn)
 
 
-def orientation(picture: Image.Image) -> int | None:
-    """The EXIF orientation, 1 to 8; None where the picture has none that can be read."""
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 to 8; None where the image has none that can be read."""
     try:
-        value = picture.getexif().get(_ORIENTATION)
+        value = image.getexif().get(_ORIENTATION)
     except Exception:  # Damaged metadata is read by hand-written parsers, which raise anything.
         return None
     return value if value in range(1, 9) else None
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
-    key = picture.info.get("transparency")
-    if picture.mode in _DEEP:
-        layer = _shallow(picture).convert("RGBA")
+def _on_white(image: Image.Image) -> Image.Image:
+    key = image.info.get("transparency")
+    if image.mode in _DEEP:
+        layer = _shallow(image).convert("RGBA")
         # Before scaling: neighbours of the transparent grey would become transparent with it.
-        layer.putalpha(Image.fromarray(np.where(np.asarray(picture) == key, 0, 255).astype(np.uint8)))
+        layer.putalpha(Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8)))
     else:
-        layer = picture.convert("RGBA")
+        layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _shallow(picture: Image.Image) -> Image.Image:
-    """A picture of more than 8 bits a channel as one of 8; others as they are."""
-    scale = _scale(picture)
+def _shallow(image: Image.Image) -> Image.Image:
+    """An image of more than 8 bits a channel as one of 8; others as they are."""
+    scale = _scale(image)
     if scale is None:
-        return picture
+        return image
     low, high, inverted = scale
-    values = _values(picture)
+    values = _values(image)
     made = np.empty(values.shape, np.uint8)
     rows = max(1, _POINTS // max(1, values.shape[1]))
     for at in range(0, len(values), rows):
@@ -152,59 +152,59 @@ def _shallow(picture: Image.Image) -> Image.Image:
     return Image.fromarray(255 - made if inverted else made)
 
 
-def top(picture: Image.Image) -> float | None:
-    """Which value becomes 255 when the picture is shown; None where it has 8 bits a channel.
+def top(image: Image.Image) -> float | None:
+    """Which value becomes 255 when the image is shown; None where it has 8 bits a channel.
 
     The declared depth where it is no whole number of bytes, else the least of 8, 10, 12, 14, 16, 24 and 32 bits that
     holds every value; for real numbers 1, 255 or 65,535, else the highest value.
     """
-    scale = _scale(picture)
+    scale = _scale(image)
     return None if scale is None else scale[1]
 
 
-def _values(picture: Image.Image) -> NDArray[np.generic]:
-    values: NDArray[np.generic] = np.asarray(picture)
+def _values(image: Image.Image) -> NDArray[np.generic]:
+    values: NDArray[np.generic] = np.asarray(image)
     # Pillow has no unsigned numbers of 32 bits, and gives them as signed ones.
-    unsigned = picture.mode == "I" and _tag(picture, _SAMPLE_FORMAT) == 1 and _tag(picture, _BITS_PER_SAMPLE) == 32
+    unsigned = image.mode == "I" and _tag(image, _SAMPLE_FORMAT) == 1 and _tag(image, _BITS_PER_SAMPLE) == 32
     return values.view(np.uint32) if unsigned else values
 
 
-def _scale(picture: Image.Image) -> tuple[float, float, bool] | None:
-    """(value shown as black, value shown as white, whether the two are swapped) of a picture that is scaled."""
-    if picture.mode not in _DEEP:
+def _scale(image: Image.Image) -> tuple[float, float, bool] | None:
+    """(value shown as black, value shown as white, whether the two are swapped) of an image that is scaled."""
+    if image.mode not in _DEEP:
         return None
-    values = _values(picture)
-    finite = values[np.isfinite(values)] if picture.mode == "F" else values
+    values = _values(image)
+    finite = values[np.isfinite(values)] if image.mode == "F" else values
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    inverted = _tag(picture, _PHOTOMETRIC) == _WHITE_IS_ZERO
+    inverted = _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
     if low < 0:
         # Signed values, such as heights: there is no scale to go by but their own.
         return low, max(high, low + 1), inverted
-    bits = _tag(picture, _BITS_PER_SAMPLE) or 0
-    if picture.mode != "F" and bits % 8:
+    bits = _tag(image, _BITS_PER_SAMPLE) or 0
+    if image.mode != "F" and bits % 8:
         return 0.0, float(2**bits - 1), inverted
-    tops = _REAL_TOPS if picture.mode == "F" else _TOPS
+    tops = _REAL_TOPS if image.mode == "F" else _TOPS
     # A little above 1 is 1 with the overshoot of a filter: 255 would make it black.
-    fitting = () if picture.mode == "F" and 1 < high < 2 else tops
+    fitting = () if image.mode == "F" and 1 < high < 2 else tops
     return 0.0, float(next((each for each in fitting if high <= each), high)), inverted
 
 
-def _tag(picture: Image.Image, number: int) -> int | None:
+def _tag(image: Image.Image, number: int) -> int | None:
     """The first value of a TIFF tag; None where there is none."""
-    found = getattr(picture, "tag_v2", {}).get(number)
+    found = getattr(image, "tag_v2", {}).get(number)
     return int(found[0] if isinstance(found, tuple) else found) if found else (None if found is None else 0)
 
 
-def fitted(picture: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The picture, scaled down in proportion where it has more than `max_pixels`."""
-    width, height = picture.size
+def fitted(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The image, scaled down in proportion where it has more than `max_pixels`."""
+    width, height = image.size
     if max_pixels is None or width * height <= max_pixels:
-        return picture
+        return image
     share = math.sqrt(max_pixels / (width * height))
     short = max(1, round(min(width, height) * share))
     long = max(1, min(round(max(width, height) * share), max_pixels // short))
     size = (long, short) if width >= height else (short, long)
-    return picture.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def to_send(data: bytes, max_pixels: int | None = None) -> tuple[bytes, str]:
@@ -213,33 +213,33 @@ def to_send(data: bytes, max_pixels: int | None = None) -> tuple[bytes, str]:
     The bytes as they came where they hold nothing that programs treat in different ways, else a PNG.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = _plain(picture, max_pixels)
+        with Image.open(io.BytesIO(data)) as image:
+            kind = _plain(image, max_pixels)
             if kind is not None:
-                picture.load()
-                if orientation(picture) in (None, 1):
+                image.load()
+                if orientation(image) in (None, 1):
                     return data, f"image/{kind}"
     except Exception:  # noqa: S110 - `decode` has another way to read it, or says what is wrong
         pass
     buffer = io.BytesIO()
-    # The least compression: it is sent once, and pictures wait for it.
+    # The least compression: it is sent once, and images wait for it.
     decode(data, max_pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue(), "image/png"
 
 
-def _plain(picture: Image.Image, max_pixels: int | None) -> str | None:
-    """The media subtype of a picture of 8 bits, RGB or grey, that stands still; None of any other."""
-    if picture.mode not in ("RGB", "L") or picture.has_transparency_data or deep(picture):
+def _plain(image: Image.Image, max_pixels: int | None) -> str | None:
+    """The media subtype of an image of 8 bits, RGB or grey, that stands still; None of any other."""
+    if image.mode not in ("RGB", "L") or image.has_transparency_data or deep(image):
         return None
-    if getattr(picture, "n_frames", 1) > 1 or (max_pixels is not None and picture.width * picture.height > max_pixels):
+    if getattr(image, "n_frames", 1) > 1 or (max_pixels is not None and image.width * image.height > max_pixels):
         return None
-    return _PLAIN.get(picture.format or "")
+    return _PLAIN.get(image.format or "")
 
 
-def deep(picture: Image.Image) -> bool:
-    """Whether a picture that is not read yet has 16 bits a channel, of which Pillow keeps the higher 8."""
-    if picture.mode in _DEEP:
+def deep(image: Image.Image) -> bool:
+    """Whether an image that is not read yet has 16 bits a channel, of which Pillow keeps the higher 8."""
+    if image.mode in _DEEP:
         return False
-    tiles = getattr(picture, "tile", ())
+    tiles = getattr(image, "tile", ())
     modes = [args[0] if isinstance(args, tuple) and args else args for args in (tile.args for tile in tiles)]
     return any(isinstance(mode, str) and mode.partition(";")[2].startswith("16") for mode in modes)

@@ -105,7 +105,7 @@ class ValidationConfig(Config):
     every: int = Field(default=100, ge=1)
     """Lower steps between two evaluations, each a forward of all held-out rollouts; the last step has one, too."""
     share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of each domain's training problems; problems that show a picture together stay together."""
+    """Share of each domain's training problems; problems that show an image together stay together."""
     metric: Literal["brier", "auroc", "first-error-f1", "best-of-n"] = "brier"
     """`brier`, mean squared difference of step score and label, weighted as in training; `auroc`, how often a right
     step scores above a wrong one; `first-error-f1`, harmonic mean of the shares of wrong chains whose first wrong step

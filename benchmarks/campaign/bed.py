@@ -169,7 +169,7 @@ def _inputs(folder: Path, model: bool) -> None:
 
 
 def _data(folder: str) -> None:
-    """Files of problems with pictures; a workspace with two shards, for fewer files."""
+    """Files of problems with images; a workspace with two shards, for fewer files."""
     from PIL import Image
 
     from curate.tables import manifests
@@ -182,8 +182,8 @@ def _data(folder: str) -> None:
             draw = random.Random(identity)
             gold = draw.randrange(90)
             # Unlike one another, so that none is dropped for being like another.
-            picture = Image.frombytes("RGB", (7, 7), draw.randbytes(147)).resize((56, 56))
-            picture.save(f"{folder}/{identity}.png")
+            image = Image.frombytes("RGB", (7, 7), draw.randbytes(147)).resize((56, 56))
+            image.save(f"{folder}/{identity}.png")
             words = " ".join("".join(draw.choices("abcdefghij", k=6)) for _ in range(12))
             question = f"How many {words}? [gold={gold}]"
             rows.append({"id": identity, "question": question, "answer": str(gold), "image": f"{identity}.png"})

@@ -1,4 +1,4 @@
-"""Hostile input from a seed: recipes, prompts, pictures, archives, requests over HTTP and answers of a server."""
+"""Hostile input from a seed: recipes, prompts, images, archives, requests over HTTP and answers of a server."""
 
 from __future__ import annotations
 
@@ -164,8 +164,8 @@ def prompt(draw: random.Random) -> bytes:
     return _bytes(draw, text) if text and draw.random() < 0.3 else text
 
 
-def picture(draw: random.Random) -> bytes:
-    """Bytes in the name of a picture."""
+def image(draw: random.Random) -> bytes:
+    """Bytes in the name of an image."""
     from PIL import Image
 
     kind = draw.choice(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "ICO", "PPM"])

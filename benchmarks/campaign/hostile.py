@@ -1,4 +1,4 @@
-"""Hostile recipes, prompts, pictures, archives, requests and answers of servers: a sentence, or a reject with a reason.
+"""Hostile recipes, prompts, images, archives, requests and answers of servers: a sentence, or a reject with a reason.
 
 Each is met by the command that reads it, in a workspace of its own; it may take no longer and no more memory than a
 harmless one by far. A server that scores must answer each request and go on scoring. After hostile answers of a server
@@ -26,7 +26,7 @@ import servers
 import yaml
 from bed import WORKSPACE, Case
 
-KINDS = ("recipe", "prompt", "picture", "archive", "answer", "request")
+KINDS = ("recipe", "prompt", "image", "archive", "answer", "request")
 # What a command may take for one of these: seconds, and memory besides what it began with.
 _SECONDS = 60.0
 _MEMORY = 3 * 2**30
@@ -78,13 +78,13 @@ def _trial(
     elif kind == "prompt":
         (live / "own.j2").write_bytes(generators.prompt(draw))
         words += ["--set", "rollout.prompt=own.j2"]
-    elif kind == "picture":
+    elif kind == "image":
         for path in live.glob("bars-*.png"):
-            path.write_bytes(generators.picture(draw))
+            path.write_bytes(generators.image(draw))
     else:
         names = [path.name for path in live.glob("bars-*.png")]
-        (live / "pictures.zip").write_bytes(generators.archive(draw, names, (live / names[0]).read_bytes()))
-        words += ["--set", "ingest.sources.0.root=pictures.zip"]
+        (live / "images.zip").write_bytes(generators.archive(draw, names, (live / names[0]).read_bytes()))
+        words += ["--set", "ingest.sources.0.root=images.zip"]
     return _met([*words, "-w", WORKSPACE], live, folder)
 
 

@@ -37,7 +37,7 @@ def init(
 ) -> None:
     """Look at unknown data and write a recipe for it.
 
-    Guesses which columns hold question, answer, choices, pictures and chains, tries the readers on the first rows, and
+    Guesses which columns hold question, answer, choices, images and chains, tries the readers on the first rows, and
     says what it is sure of and what it is not.
     """
     from curate.init import hub, run

@@ -49,7 +49,7 @@ MaxModelLen = Annotated[
     int | None, typer.Option("--max-model-len", help="Longest prompt and output, in tokens (vllm, transformers).")
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", help="Scale larger pictures down to this (vllm, transformers, server).")
+    int | None, typer.Option("--max-pixels", help="Scale larger images down to this (vllm, transformers, server).")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print prompts and the number of requests; write nothing.")]
 

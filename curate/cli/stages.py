@@ -128,7 +128,7 @@ def decontaminate(
 ) -> None:
     """Drop training problems that the meta or test set shows.
 
-    By picture and by text; the table drops says against what.
+    By image and by text; the table drops says against what.
     """
     _run(recipe, workspace, settings, as_json, ["decontaminate"], ())
 

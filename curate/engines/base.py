@@ -20,7 +20,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Image:
-    """One picture of a request: its content hash, and the bytes that the hash stands for."""
+    """One image of a request: its content hash, and the bytes that the hash stands for."""
 
     image_hash: str
     data: bytes = field(repr=False)
@@ -30,7 +30,7 @@ class Image:
 class Request:
     """One request for `n` samples.
 
-    `prompt` is the user turn's text; the pictures come before it, in order. `prefix_ids` are token ids that the
+    `prompt` is the user turn's text; the images come before it, in order. `prefix_ids` are token ids that the
     assistant has already written and the engine continues from; they are never re-tokenised. `prefix_text` is the same
     prefix as text, for engines that take no token ids (a server); one of the two is enough where an engine says so.
     Sample j of n draws from seed + j. `max_tokens` of `sampling` counts new tokens only.
@@ -58,7 +58,7 @@ class Sample:
     after token i, in characters, so that a cut between steps can be placed between tokens (see
     `curate.engines.detokenize`); both are empty where an engine does not tell. `mean_logprob` is the mean natural
     log-probability of the sampled tokens, the end-of-turn token included, under the model before temperature, top-p
-    and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its pictures and the prefix;
+    and top-k; null where the engine does not tell. `prompt_tokens` counts the prompt with its images and the prefix;
     null where the engine does not tell. `reasoning` is what the model thought before it answered, where the engine
     tells it apart from the text; marks of thoughts that stand in the text are left there (see `curate.text.thinking`).
     `tokens` counts what was generated where `token_ids` does not. `seed` is `ASKED`, or another one that it was drawn

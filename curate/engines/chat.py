@@ -1,7 +1,7 @@
 """The text side of a vision-language model: a request to unexpanded prompt ids.
 
-"Unexpanded" is one placeholder token per picture; the engine puts in as many as the picture needs. The chat template
-is the model's own; the pictures come first, then the text, then the header of the assistant's turn.
+"Unexpanded" is one placeholder token per image; the engine puts in as many as the image needs. The chat template
+is the model's own; the images come first, then the text, then the header of the assistant's turn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Chat:
         """The prompt as text, up to and with the header of the assistant's turn.
 
         RequestRejected when the user's text spells one of the model's special tokens: it would be read as one, and end
-        the turn or stand for a picture that is not there.
+        the turn or stand for an image that is not there.
         """
         for special in self._specials:
             if special in request.prompt:
@@ -49,7 +49,7 @@ class Chat:
     def ids(self, request: Request) -> list[int]:
         """Unexpanded prompt ids followed by the prefix ids, exactly as they were given."""
         if self._placeholders.intersection(request.prefix_ids):
-            raise RequestRejected("the prefix contains a picture placeholder, which the engine would expand")
+            raise RequestRejected("the prefix contains an image placeholder, which the engine would expand")
         ids: list[int] = self.tokenizer(self.text(request), add_special_tokens=False)["input_ids"]
         return [*ids, *request.prefix_ids]
 
@@ -65,29 +65,29 @@ class Chat:
             for each in samples
         ]
 
-    def picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int | None:
-        """How many tokens pictures of these (height, width) take; null where the processor cannot tell beforehand.
+    def image_tokens(self, sizes: Sequence[tuple[int, int]]) -> int | None:
+        """How many tokens images of these (height, width) take; null where the processor cannot tell beforehand.
 
-        RequestRejected when it takes no picture of such a shape.
+        RequestRejected when it takes no image of such a shape.
         """
         count = getattr(self._processor, "_get_num_multimodal_tokens", None)
         if count is None or not sizes:
             return 0 if not sizes else None
-        with refusing_pictures():
+        with refusing_images():
             return int(sum(count(image_sizes=[list(size) for size in sizes])["num_image_tokens"]))
 
 
 @contextlib.contextmanager
-def refusing_pictures() -> Iterator[None]:
-    """Whatever a model's processor raises over pictures is the refusal of one request.
+def refusing_images() -> Iterator[None]:
+    """Whatever a model's processor raises over images is the refusal of one request.
 
-    Each has its own way to refuse a picture, such as one that is far too long and thin.
+    Each has its own way to refuse an image, such as one that is far too long and thin.
     """
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RequestRejected(f"the model's processor refuses the pictures: {reason}") from error
+        raise RequestRejected(f"the model's processor refuses the images: {reason}") from error
 
 
 def end_ids(tokenizer: Any, generation: Any) -> set[int]:

@@ -1,4 +1,4 @@
-"""Pictures as engines hand them to a model: the same pixels in process and on a server, the last used ones kept."""
+"""Images as engines hand them to a model: the same pixels in process and on a server, the last used ones kept."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from curate.pixels import decode, to_send
 
 T = TypeVar("T")
 
-# This many bytes are kept at hand: of raw pixels, or of encoded pictures.
+# This many bytes are kept at hand: of raw pixels, or of encoded images.
 _DECODED_BYTES = 512 * 2**20
 _ENCODED_BYTES = 128 * 2**20
 
 
 class _Recent(Generic[T]):
-    """What is made of pictures, by content hash, the most recently used ones kept."""
+    """What is made of images, by content hash, the most recently used ones kept."""
 
     def __init__(self, make: Callable[[bytes], T], size: Callable[[T], int], limit: int) -> None:
         self._make, self._size, self._limit, self._held = make, size, limit, 0
         self._kept: OrderedDict[str, T] = OrderedDict()
 
     def __call__(self, image: Image) -> T:
-        """RequestRejected when the picture cannot be read."""
+        """RequestRejected when the image cannot be read."""
         if image.image_hash in self._kept:
             self._kept.move_to_end(image.image_hash)
             return self._kept[image.image_hash]
@@ -44,14 +44,14 @@ class _Recent(Generic[T]):
 
 
 class DecodedImages(_Recent[PIL.Image.Image]):
-    """Decoded pictures as `seen.decode` shows them, for a model in this process."""
+    """Decoded images as `seen.decode` shows them, for a model in this process."""
 
     def __init__(self, max_pixels: int | None = None, limit: int = _DECODED_BYTES) -> None:
         super().__init__(lambda data: decode(data, max_pixels), lambda each: each.width * each.height * 3, limit)
 
 
 class Sent(_Recent[str]):
-    """Pictures as data URIs that a server decodes to the pixels of `DecodedImages`."""
+    """Images as data URIs that a server decodes to the pixels of `DecodedImages`."""
 
     def __init__(self, max_pixels: int | None = None, limit: int = _ENCODED_BYTES) -> None:
         super().__init__(lambda data: _data_uri(*to_send(data, max_pixels)), len, limit)

@@ -132,7 +132,7 @@ class ReplayEngine:
         budget = max(sampling["max_tokens"] - len(prefix_ids), 1)
         for what, now, then in [
             ("prompt", request.prompt, prompt),
-            ("pictures", [image.image_hash for image in request.images], problem["image_hashes"]),
+            ("images", [image.image_hash for image in request.images], problem["image_hashes"]),
             ("prefix", list(request.prefix_ids), prefix_ids),
             ("prefix", request.prefix_text, prefix),
             *((each, asked[each], sampling[each]) for each in _SAMPLING),

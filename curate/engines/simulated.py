@@ -61,7 +61,7 @@ class Faults(Config):
 class SimulatedEngine:
     """Answers at once, from the `World` of each prompt; `config.args` are the fields of `Faults`.
 
-    The same request has the same answer and the same fault in every run and in any order. Pictures and the sampling
+    The same request has the same answer and the same fault in every run and in any order. Images and the sampling
     fields other than `max_tokens` (bytes) are ignored.
     """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
-from curate.engines.chat import Chat, end_ids, refusing_pictures
+from curate.engines.chat import Chat, end_ids, refusing_images
 from curate.engines.detokenize import Detokenizer
 from curate.engines.images import DecodedImages
 from curate.errors import UserError, did_you_mean
@@ -27,7 +27,7 @@ _ARGUMENTS = ("batch_rows", "device", "dtype", "attn_implementation")
 def load_processor(model: str, revision: str | None, max_pixels: int | None = None) -> Any:
     """The model's `AutoProcessor` (its tokenizer, for a text-only model); UserError when it has none.
 
-    `max_pixels` is only held against what the processor takes: UserError where it would scale pictures up again.
+    `max_pixels` is only held against what the processor takes: UserError where it would scale images up again.
     """
     torch_companions.mend()
     from transformers import AutoProcessor
@@ -36,12 +36,10 @@ def load_processor(model: str, revision: str | None, max_pixels: int | None = No
         processor = pretrained.load(AutoProcessor, model, revision)
     except (OSError, ValueError) as error:
         raise UserError(f"The processor of {model} cannot be loaded: {_first_line(error)}") from error
-    pictures: Any = getattr(processor, "image_processor", None)
+    images: Any = getattr(processor, "image_processor", None)
     # Only with these does `shortest_edge` count pixels; elsewhere it is a length.
-    if max_pixels is not None and "max_pixels" in getattr(
-        getattr(pictures, "valid_kwargs", None), "__annotations__", {}
-    ):
-        least = int(dict(pictures.size)["shortest_edge"])
+    if max_pixels is not None and "max_pixels" in getattr(getattr(images, "valid_kwargs", None), "__annotations__", {}):
+        least = int(dict(images.size)["shortest_edge"])
         if max_pixels < least:
             raise UserError(f"engine.max_pixels is {max_pixels}, and {model} takes no fewer than {least}; raise it.")
     return processor
@@ -139,7 +137,7 @@ class TransformersEngine:
         # An empty one: the model's own sampling defaults must not reach the logits.
         model.generation_config = GenerationConfig(pad_token_id=self._pad)
         self._model = model.to(device).eval()
-        self._processor, self._pictures, self._detokenize = (
+        self._processor, self._images, self._detokenize = (
             processor,
             DecodedImages(config.max_pixels),
             Detokenizer(tokenizer),
@@ -155,7 +153,7 @@ class TransformersEngine:
         self._note(f"Engine: transformers {transformers.__version__} on {device}, {config.model}.")
 
     async def generate(self, request: Request) -> list[Sample]:
-        """`request.n` samples in order; RequestRejected when it is too long or has an unreadable picture."""
+        """`request.n` samples in order; RequestRejected when it is too long or has an unreadable image."""
         worker = self._worker
         if worker is None:
             raise EngineDead("the transformers engine is not running")
@@ -175,10 +173,10 @@ class TransformersEngine:
         import torch
 
         self._chat.ids(request)  # refuses what must not reach the model
-        pictures = [self._pictures(image) for image in request.images]
+        images = [self._images(image) for image in request.images]
         text = self._chat.text(request)
-        options: dict[str, Any] = {"images": pictures} if pictures else {}
-        with refusing_pictures() if pictures else contextlib.nullcontext():
+        options: dict[str, Any] = {"images": images} if images else {}
+        with refusing_images() if images else contextlib.nullcontext():
             made = dict(self._processor(text=[text], add_special_tokens=False, return_tensors="pt", **options))
         prefix = torch.tensor([list(request.prefix_ids)], dtype=torch.long)
         length = made["input_ids"].shape[1]
@@ -273,13 +271,13 @@ def _per_token(value: Any, length: int) -> bool:
 
 
 def _collate(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, Any]:
-    """One batch: what has a value per token is padded on the left, what has one per picture or patch is joined."""
+    """One batch: what has a value per token is padded on the left, what has one per image or patch is joined."""
     import torch
 
     lengths = [row["input_ids"].shape[1] for row in rows]
     width = max(lengths)
     batch = {}
-    # Requests without pictures may stand beside requests with some.
+    # Requests without images may stand beside requests with some.
     for name in {name: None for row in rows for name in row}:
         having = [(row[name], length) for row, length in zip(rows, lengths, strict=True) if name in row]
         if len(having) < len(rows) or not all(_per_token(value, length) for value, length in having):

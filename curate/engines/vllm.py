@@ -1,7 +1,7 @@
 """vLLM in process, through its asynchronous engine: one request at a time in, its n samples out, errors per request.
 
-Prompts go as token ids, with one placeholder per picture, so that a prefix continues exactly where its tokens end;
-vLLM puts the pictures' tokens in. What vLLM says it read must end with the prefix ids, or the request is refused.
+Prompts go as token ids, with one placeholder per image, so that a prefix continues exactly where its tokens end;
+vLLM puts the images' tokens in. What vLLM says it read must end with the prefix ids, or the request is refused.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}
 _MAX_IMAGES = 8
 # What is still there after this is killed, with its children.
 _STOP_SECONDS = 10.0
-# vLLM ends a request with "error" when its picture caches disagree, and asks for it again.
+# vLLM ends a request with "error" when its image caches disagree, and asks for it again.
 _ATTEMPTS = 3
 _FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition"}
 
@@ -117,7 +117,7 @@ class VllmEngine:
             raise UserError(f"vLLM cannot serve {config.model}: {reason}; its own log above says more.") from error
         self._chat = Chat(load_processor(config.model, config.revision, config.max_pixels))
         self._end_ids = end_ids(self._chat.tokenizer, load_generation_config(config.model, config.revision))
-        self._detokenize, self._pictures = Detokenizer(self._chat.tokenizer), DecodedImages(config.max_pixels)
+        self._detokenize, self._images = Detokenizer(self._chat.tokenizer), DecodedImages(config.max_pixels)
         self._max_len = int(self._engine.model_config.max_model_len)
         self._versions = {
             "vllm": vllm.__version__,
@@ -194,7 +194,7 @@ class VllmEngine:
         parsed = parse_model_prompt(engine.model_config, prompt)
         try:
             (ready,) = await renderer.render_cmpl_async([parsed], renderer.default_cmpl_tok_params)
-        except Exception as error:  # In this process, and a model's processor raises anything over an odd picture.
+        except Exception as error:  # In this process, and a model's processor raises anything over an odd image.
             raise RequestRejected(f"vLLM: {str(error) or repr(error)}") from error
         final = None
         async for output in engine.generate(ready, self._sampling(request), f"{request.request_id}-{attempt}"):
@@ -204,16 +204,16 @@ class VllmEngine:
         return final
 
     def _prompt(self, request: Request) -> Any:
-        pictures = [self._pictures(image) for image in request.images]
+        decoded = [self._images(image) for image in request.images]
         ids = self._chat.ids(request)
-        extra = self._chat.picture_tokens([(picture.height, picture.width) for picture in pictures])
-        length = len(ids) + (extra - len(pictures) if extra is not None else 0)
-        # Refused here, because a request that vLLM refuses after it took the picture leaves its picture caches unlike.
+        extra = self._chat.image_tokens([(each.height, each.width) for each in decoded])
+        length = len(ids) + (extra - len(decoded) if extra is not None else 0)
+        # Refused here, because a request that vLLM refuses after it took the image leaves its image caches unlike.
         if length >= self._max_len:
             raise RequestRejected(f"the prompt has {length} tokens, the model takes {self._max_len} with its output")
         prompt: dict[str, Any] = {"prompt_token_ids": ids}
-        if pictures:
-            prompt["multi_modal_data"] = {"image": pictures}
+        if decoded:
+            prompt["multi_modal_data"] = {"image": decoded}
             prompt["multi_modal_uuids"] = {"image": [image.image_hash for image in request.images]}
         return prompt
 

@@ -17,7 +17,7 @@ _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 
 @dataclass(frozen=True)
 class ExportImage:
-    """A picture by its content hash, with its original bytes."""
+    """An image by its content hash, with its original bytes."""
 
     image_hash: str
     data: bytes = field(repr=False)
@@ -37,13 +37,13 @@ class ExportImage:
 @dataclass(frozen=True)
 class Item:
     """A rollout with its problem, its step labels in the order of its steps (null where a step has no row), and its
-    problem's pictures.
+    problem's images.
     """
 
     rollout: Row
     problem: Row
     labels: Sequence[Row | None]
-    pictures: Sequence[ExportImage] = ()
+    images: Sequence[ExportImage] = ()
 
     @property
     def steps(self) -> Sequence[str]:

@@ -149,7 +149,7 @@ def _clean(facts: Provenance) -> str:
         lines.append(f"- {stage}, for {what}: {facts.dropped.get(stage, 0):,} problems of these domains and roles were "
                      f"dropped ({cell(_flat(record['config']))}).")  # fmt: skip
     return (
-        "## Decontamination\n\nTrain, meta and test set share no problem and no picture, byte for byte.\n\n"
+        "## Decontamination\n\nTrain, meta and test set share no problem and no image, byte for byte.\n\n"
         + "\n".join(lines)
         + "\n"
     )

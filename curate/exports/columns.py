@@ -16,18 +16,18 @@ from curate.exports.base import Item
 from curate.tables.schema import Row
 
 _text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-# The struct that `datasets` takes for a picture.
+# The struct that `datasets` takes for an image.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LABEL = pa.struct(
     [("value", _real), ("k", _count), ("m", _count), ("standard_error", _real), ("weight", _real), ("mode", _text)]
 )
 
-# Column -> (type, meaning), pictures apart.
+# Column -> (type, meaning), images apart.
 COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "rollout_id": (_text, "Identity of the row."),
     "problem_id": (_text, "Identity of the problem; rows of one problem share it."),
     "domain": (_text, "The group of problems that a weight is learned for."),
-    "role": (_text, "`train`, `meta` or `test`; the sets share no problem and no picture."),
+    "role": (_text, "`train`, `meta` or `test`; the sets share no problem and no image."),
     "source": (_text, "Where the problem came from, see the table of sources."),
     "source_row": (_text, "Name of the problem's row in its source."),
     "revision": (_text, "Revision of the source, from the hub the commit that was read; null where it has none."),
@@ -59,7 +59,7 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
 
 
 def row_of(item: Item) -> Row:
-    """The columns of a rollout, without its pictures."""
+    """The columns of a rollout, without its images."""
     rollout, problem = item.rollout, item.problem
     own = {
         "labels": [_label(label) for label in item.labels] if any(item.labels) else None,
@@ -74,7 +74,7 @@ def _label(label: Row | None) -> Row:
 
 
 def schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
-    """A schema that `datasets` reads with its features, pictures included."""
+    """A schema that `datasets` reads with its features, images included."""
     features = {name: _json(kind) for name, kind in columns.items()}
     return pa.schema(columns.items(), metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
@@ -109,6 +109,6 @@ def _yaml(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": _name(kind)}
 
 
-def image(item: Item) -> Sequence[Row]:
-    """The pictures as `datasets` has them."""
-    return [{"bytes": picture.data, "path": picture.name} for picture in item.pictures]
+def image_cells(item: Item) -> Sequence[Row]:
+    """The images as `datasets` has them."""
+    return [{"bytes": each.data, "path": each.name} for each in item.images]

@@ -26,7 +26,7 @@ class Records:
     def __init__(self, workspace: Workspace, roles: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
         """UserError when there is no such rollout."""
         self._workspace, self._roles, self._domains = workspace, roles, domains
-        self._pictures, self._out = StoredImages(workspace), dropped(workspace)
+        self._images, self._out = StoredImages(workspace), dropped(workspace)
         if not workspace.files(ROLLOUTS):
             raise UserError("The workspace has no rollouts; run `curate rollout` first.")
         self.count = 0
@@ -96,6 +96,6 @@ class Records:
                     RowError(self._out[problem["problem_id"]], "its problem was dropped, see the table drops"),
                 )
             else:
-                pictures = [ExportImage(each.image_hash, each.data) for each in self._pictures.of(problem)]
+                images = [ExportImage(each.image_hash, each.data) for each in self._images.of(problem)]
                 found = labels[rollout["rollout_id"]]
-                yield rollout, Item(rollout, problem, [found.get(step) for step in steps], pictures)
+                yield rollout, Item(rollout, problem, [found.get(step) for step in steps], images)

@@ -1,4 +1,4 @@
-"""Texts read off a picture: equal but for a misread character (ANLS, the measure of document questions)."""
+"""Texts read off an image: equal but for a misread character (ANLS, the measure of document questions)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a sample of records to the settings of a source: question, answer, choices, pictures, names, domains. Pure."""
+"""From a sample of records to the settings of a source: question, answer, choices, images, names, domains. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from curate.graders.yes_no import infers_yes_no
 from curate.init import answers, images, stepped
 from curate.init.findings import Guess
 from curate.init.names import ANSWER, CHOICES, CONTEXT, DOMAIN, ID, QUESTION, UNIT, WORKED, ranked
-from curate.init.table import Record, SampledColumn, columns_of, picture_kind
+from curate.init.table import Record, SampledColumn, columns_of, image_kind
 from curate.recipe.source_sections import FilesSource
 from curate.sources.base import SourceRow
 from curate.sources.columns import rows
@@ -50,7 +50,7 @@ def _names_in(guesses: Sequence[Guess]) -> set[str]:
 def _problem(
     records: Sequence[Record], columns: Sequence[SampledColumn], chain: Sequence[Guess], shown: bool
 ) -> list[Guess]:
-    """Conversation, or question, answer and choices; `shown` is whether the rows have pictures."""
+    """Conversation, or question, answer and choices; `shown` is whether the rows have images."""
     talks = [column for column in columns if column.share(lambda v: bool(stepped.turns(v))) >= _MOSTLY]
     questions = ranked(columns, QUESTION, _asks)
     if talks and not chain and not (questions and ranked(columns, ANSWER[:10], _answers)):
@@ -88,7 +88,7 @@ def _asks(column: SampledColumn) -> bool:
     least = 2 if column.plain in QUESTION else _LEAST_QUESTION
     if not column.is_text or column.length < least or column.filled < 0.5:
         return False
-    return not _kinds(column) and column.share(lambda v: picture_kind(v) is not None) < 0.1
+    return not _kinds(column) and column.share(lambda v: image_kind(v) is not None) < 0.1
 
 
 def _kinds(column: SampledColumn) -> bool:
@@ -116,7 +116,7 @@ def _question(columns: Sequence[SampledColumn], taken: set[str], shown: bool) ->
         why = "most of its texts end in a question mark"
     others = [column.name for column in known if column is not best]
     found = Guess("columns.question", best.name, why, exact, others)
-    # A table of the columns is what a picture of it shows.
+    # A table of the columns is what an image of it shows.
     beside = [column for column in free if column is not best and not (shown and column.plain == "table")]
     return [_in_context(best, beside, found)]
 
@@ -223,7 +223,7 @@ def _series(columns: Sequence[SampledColumn]) -> list[list[str]]:
     groups: dict[str, dict[int, str]] = {}
     for column in columns:
         match = _OPTION_NAME.fullmatch(column.name)
-        if match is None or not column.is_text or picture_kind(column.present[0]) is not None:
+        if match is None or not column.is_text or image_kind(column.present[0]) is not None:
             continue
         stem, mark = match["stem"].lower(), match["mark"]
         if mark.isdigit():
@@ -247,7 +247,7 @@ def _series(columns: Sequence[SampledColumn]) -> list[list[str]]:
 
 
 def _answers(column: SampledColumn) -> bool:
-    if not column.present or column.share(lambda v: picture_kind(v) is not None) > 0.1:
+    if not column.present or column.share(lambda v: image_kind(v) is not None) > 0.1:
         return False
     listed = column.share(lambda v: isinstance(v, list) and all(not isinstance(each, list | dict) for each in v))
     return column.is_text or listed >= _MOSTLY

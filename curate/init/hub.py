@@ -17,7 +17,7 @@ from curate.runtime import hubs
 from curate.sources.files import KINDS
 from curate.sources.hub import HubReader, failures, library
 
-# Fewer than of a file, because every row of them may hold a picture that comes over the network.
+# Fewer than of a file, because every row of them may hold an image that comes over the network.
 LOOK = 60
 
 

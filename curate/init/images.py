@@ -1,4 +1,4 @@
-"""Where the pictures of a table lie: which column leads to which of the files that are there. Pure."""
+"""Where the images of a table lie: which column leads to which of the files that are there. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from curate.init.findings import Guess
 from curate.init.names import ID, IMAGE, ranked
-from curate.init.table import SampledColumn, picture_kind
+from curate.init.table import SampledColumn, image_kind
 
 # At least this share of a column's values must lead to files.
 _ENOUGH = 0.5
@@ -18,7 +18,7 @@ _ENOUGH = 0.5
 
 @dataclass(frozen=True)
 class Place:
-    """A folder or zip archive with the paths of the picture files in it; `root` is how a recipe names it."""
+    """A folder or zip archive with the paths of the image files in it; `root` is how a recipe names it."""
 
     root: str
     files: Sequence[str]
@@ -49,19 +49,19 @@ class Place:
 
 
 def guess(columns: Sequence[SampledColumn], places: Sequence[Place]) -> list[Guess]:
-    """`columns.image`, and `root` where the paths need one; nothing where no column has or names a picture."""
-    holding = [column for column in columns if column.share(lambda v: picture_kind(v) is not None) >= _ENOUGH]
+    """`columns.image`, and `root` where the paths need one; nothing where no column has or names an image."""
+    holding = [column for column in columns if column.share(lambda v: image_kind(v) is not None) >= _ENOUGH]
     series = _series(holding)
     if series:
         names = [column.name for column in series]
-        return [Guess("columns.image", names, f"{len(names)} columns of one name, numbered, hold pictures"),
+        return [Guess("columns.image", names, f"{len(names)} columns of one name, numbered, hold images"),
                 *_rooted(series[0], places)]  # fmt: skip
     best = _best(holding)
     if best is None:
         return _named(columns, places)
     column, kind = best
     others = [each.name for each in holding if each.name != column.name and not each.name.startswith(column.name + ".")]
-    what = "the pictures themselves" if kind == "bytes" else "paths of pictures"
+    what = "the images themselves" if kind == "bytes" else "paths of images"
     found = Guess("columns.image", column.name, f"{_of(column)} hold {what}", not others or kind == "bytes", others)
     return [found, *(_rooted(column, places) if kind == "path" else [])]
 
@@ -86,9 +86,9 @@ def _series(columns: Sequence[SampledColumn]) -> list[SampledColumn]:
 
 
 def _best(holding: Sequence[SampledColumn]) -> tuple[SampledColumn, str] | None:
-    """Pictures in the rows before paths, common names before others, whole columns before fields of theirs."""
+    """Images in the rows before paths, common names before others, whole columns before fields of theirs."""
     kinds = [
-        (column, Counter(filter(None, map(picture_kind, column.present))).most_common(1)[0][0]) for column in holding
+        (column, Counter(filter(None, map(image_kind, column.present))).most_common(1)[0][0]) for column in holding
     ]
     for kind in ("bytes", "path"):
         of_kind = [column for column, each in kinds if each == kind]
@@ -106,7 +106,7 @@ def _rooted(column: SampledColumn, places: Sequence[Place]) -> list[Guess]:
         plain = str(PurePosixPath(path))
         roots.update({place.under(before) for place in places for before in _before(plain, place)})
     if not roots:
-        why = f"no file of a name such as {paths[0]} was found; the folder or zip archive with the pictures is wanted"
+        why = f"no file of a name such as {paths[0]} was found; the folder or zip archive with the images is wanted"
         return [Guess("root", None, why, sure=False)]
     (root, count), *rest = roots.most_common()
     why = f"{count} of {len(paths)} paths lead to a file there"
@@ -139,5 +139,5 @@ def _named(columns: Sequence[SampledColumn], places: Sequence[Place]) -> list[Gu
     if best is None:
         return []
     count, column, pattern, place = best
-    why = f"{count} of {len(column.texts)} values of {column.name} are the name of a picture file"
+    why = f"{count} of {len(column.texts)} values of {column.name} are the name of an image file"
     return [Guess("columns.image", pattern.replace("{}", f"{{{column.name}}}"), why), Guess("root", place.root, why)]

@@ -1,4 +1,4 @@
-"""What there is to read at a path: tables, picture files, and what the names say about roles."""
+"""What there is to read at a path: tables, image files, and what the names say about roles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from curate.errors import UserError
 from curate.init.images import Place
-from curate.init.table import picture_kind
+from curate.init.table import image_kind
 from curate.recipe.source_sections import Role
 from curate.sources.files import KINDS
 from curate.sources.readers.inputs import Input
@@ -32,7 +32,7 @@ _NOT_DATA = frozenset({"package.json", "package-lock.json", "tsconfig.json", "co
 
 @dataclass(frozen=True)
 class Contents:
-    """Tables of a folder and the places with pictures; `partly` where there were more files than are looked at."""
+    """Tables of a folder and the places with images; `partly` where there were more files than are looked at."""
 
     tables: Sequence[Path]
     places: Sequence[Place]
@@ -44,7 +44,7 @@ def contents(where: Path) -> Contents:
     base = where if where.is_dir() else where.parent
     files = list(islice(_walk(base), MOST_FILES + 1))
     partly = len(files) > MOST_FILES
-    images = [file for file in files if picture_kind(file) == "path"]
+    images = [file for file in files if image_kind(file) == "path"]
     places = [Place(str(base), images)] if images else []
     for file in files:
         if file.lower().endswith(".zip"):
@@ -77,7 +77,7 @@ def _is_table(file: str) -> bool:
 def _archive(path: Path) -> list[Place]:
     try:
         with zipfile.ZipFile(path) as archive:
-            images = [name for name in islice(archive.namelist(), MOST_FILES) if picture_kind(name) == "path"]
+            images = [name for name in islice(archive.namelist(), MOST_FILES) if image_kind(name) == "path"]
     except (OSError, zipfile.BadZipFile):
         return []
     return [Place(str(path), images, archive=True)] if images else []

@@ -18,7 +18,7 @@ _DEPTH = 3
 _MOST = 400
 _IMAGE_NAME = re.compile(r"\.(?:png|jpe?g|gif|bmp|webp|tiff?|jp2)$", re.IGNORECASE)
 _BASE64_IMAGE = re.compile(r"(?:data:image/|iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z]{2}|SUkq|TU0A)")
-# Shorter texts that begin like a picture in base64 are words.
+# Shorter texts that begin like an image in base64 are words.
 _LEAST_BASE64 = 60
 
 
@@ -101,7 +101,7 @@ def columns_of(records: Sequence[Record]) -> list[SampledColumn]:
 
 def _names(name: str, value: Any, depth: int) -> Iterator[str]:
     yield name
-    if depth == 0 or picture_kind(value) is not None:
+    if depth == 0 or image_kind(value) is not None:
         return
     for struct in _structs(value):
         for field, below in struct.items():
@@ -117,10 +117,10 @@ def _structs(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _structs(each)
 
 
-def picture_kind(value: Any) -> str | None:
-    """How a value holds a picture: `bytes` (also in a struct or as base64), `path`, or null where it does not."""
+def image_kind(value: Any) -> str | None:
+    """How a value holds an image: `bytes` (also in a struct or as base64), `path`, or null where it does not."""
     if isinstance(value, list | tuple):
-        kinds = {picture_kind(item) for item in value}
+        kinds = {image_kind(item) for item in value}
         return kinds.pop() if len(kinds) == 1 else None
     if isinstance(value, Mapping):
         if not {"bytes", "path"} & value.keys() or value.keys() - {"bytes", "path"}:

@@ -34,7 +34,7 @@ class CandidateTable:
     records: Sequence[Mapping[str, Any]]
     known: Sequence[Guess] = ()
     shown: Sequence[Place] = ()
-    """Where pictures lie."""
+    """Where images lie."""
 
 
 @dataclass(frozen=True)

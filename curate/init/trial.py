@@ -31,8 +31,8 @@ class SourceTrial:
     rejected: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     problems: set[str] = field(default_factory=set)
-    """What makes the problems that would come in: question, choices, pictures, and the chain of one that brings it."""
-    pictures: int = 0
+    """What makes the problems that would come in: question, choices, images, and the chain of one that brings it."""
+    images: int = 0
     chains: int = 0
     failure: str | None = None
     """Why the source cannot be read at all."""
@@ -63,7 +63,7 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
             try:
                 if isinstance(row, BadRow):
                     raise row.error
-                problem, pictures = rows.problem_of(row, source, rows.looked(row, limits))
+                problem, images = rows.problem_of(row, source, rows.looked(row, limits))
             except RowError as error:
                 found.rejected[error.reason] += 1
                 found.examples.setdefault(error.reason, f"row {row.source_row}: {error.detail}")
@@ -71,7 +71,7 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
             steps = list(row.chain.steps) if row.chain is not None else None
             found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"], steps))
             found.types[problem["answer_type"] or "no gold answer"] += 1
-            found.pictures += bool(pictures)
+            found.images += bool(images)
             found.chains += row.chain is not None
     except UserError as error:
         found.failure = str(error).removeprefix('Source "look": ')

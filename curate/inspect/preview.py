@@ -30,11 +30,11 @@ def texts(recipe: Recipe) -> Iterator[str]:
             try:
                 if isinstance(row, BadRow):
                     raise row.error
-                problem, pictures = rows.problem_of(row, source, rows.looked(row, config))
+                problem, images = rows.problem_of(row, source, rows.looked(row, config))
             except RowError as error:
                 yield f"row {row.source_row} would be rejected: {error.reason} ({error.detail})"
                 continue
-            sizes = ", ".join(f"{p.facts.format} {p.facts.width} x {p.facts.height}" for p in pictures)
+            sizes = ", ".join(f"{p.facts.format} {p.facts.width} x {p.facts.height}" for p in images)
             yield _fields(problem, sizes)
             if row.chain is not None:
                 yield _chain(row.chain)
@@ -70,7 +70,7 @@ def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
             first[problem["domain"]] = problem
     for domain, problem in sorted(first.items()):
         yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
-        yield f"pictures: {len(problem['image_hashes'])}, then:\n" + prompts.render(
+        yield f"images: {len(problem['image_hashes'])}, then:\n" + prompts.render(
             config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])
         )
     yield f"{owed.owed:,} requests and {owed.samples - owed.there:,} samples are owed."

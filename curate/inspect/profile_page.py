@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MISSING = "–"
-# Longest side of a picture on the page.
+# Longest side of an image on the page.
 _SIDE = 320
 
 
@@ -89,11 +89,11 @@ def page(profile: Profile, workspace: Workspace) -> str:
     )
     wanted = sorted({key for domain in profile.domains for sample in domain.samples for key in sample.images})
     return environment.get_template("profile.html.j2").render(
-        profile=profile, columns=COLUMNS, pictures=_pictures(workspace, wanted), counts=counts, missing=MISSING
+        profile=profile, columns=COLUMNS, images=_images(workspace, wanted), counts=counts, missing=MISSING
     )
 
 
-def _pictures(workspace: Workspace, hashes: list[str]) -> dict[str, str]:
+def _images(workspace: Workspace, hashes: list[str]) -> dict[str, str]:
     """Data URLs by hash, no larger than they are shown."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(hashes), 200):

@@ -47,7 +47,7 @@ def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
 
 
 def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
-    """The pictures as files under `cache/images`, byte for byte."""
+    """The images as files under `cache/images`, byte for byte."""
     folder = workspace.root / "cache" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

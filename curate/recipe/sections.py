@@ -44,7 +44,7 @@ class DedupConfig(Config):
     """`curate dedup`: of problems that are the same, one stays."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
-    """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
+    """How many of the 64 bits of two images' perceptual hashes may differ; candidates are looked at again."""
     text_similarity: float = Field(default=0.9, gt=0, le=1)
     """Jaccard similarity of the questions' shingles from which on two questions are the same."""
     across: bool = True
@@ -55,21 +55,21 @@ class DecontaminateConfig(Config):
     """`curate decontaminate`: training problems that the meta or test set shows are left out."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
-    """How many of the 64 bits of two pictures' perceptual hashes may differ; candidates are looked at again."""
+    """How many of the 64 bits of two images' perceptual hashes may differ; candidates are looked at again."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of the questions' shingles, with their choices, from which on a text counts as the same."""
-    other_pictures: bool = False
-    """Whether the same text with other pictures, or with none on one side, is an overlap where the answers agree, too.
-    Templates ("Is the function linear?") have the same text, and often the same answer, with every picture."""
+    other_images: bool = False
+    """Whether the same text with other images, or with none on one side, is an overlap where the answers agree, too.
+    Templates ("Is the function linear?") have the same text, and often the same answer, with every image."""
     min_characters: int = Field(default=60, ge=1)
-    """With `other_pictures`: a shorter question that has a picture is no overlap by its text: "How many bars?"."""
+    """With `other_images`: a shorter question that has an image is no overlap by its text: "How many bars?"."""
     clean: tuple[Role, ...] = ("meta", "test")
     """The sets that training must not show."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.min_characters != type(self).model_fields["min_characters"].default and not self.other_pictures:
-            raise ValueError("min_characters has no effect without other_pictures: true; leave it out")
+        if self.min_characters != type(self).model_fields["min_characters"].default and not self.other_images:
+            raise ValueError("min_characters has no effect without other_images: true; leave it out")
         return self
 
 
@@ -96,7 +96,7 @@ class EngineConfig(Config):
     max_model_len: int | None = Field(default=None, ge=16)
     """Longest prompt and output together, in tokens; the model's own limit when null."""
     max_pixels: int | None = Field(default=None, ge=1)
-    """A larger picture is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
+    """A larger image is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
     the policy."""
     stall_minutes: float = Field(default=30, gt=0)
     """When no request was answered for so long, the engine is started again; when that does not help, the command ends

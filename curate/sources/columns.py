@@ -188,7 +188,7 @@ def _row(record: Record, source: MappedSource, name: str, part: _RecordPart, roo
         question, choices = parsed.question, parsed.choices or choices
         given = parsed.answer if given is not None else None
     choices = unlabelled(choices)
-    images = tuple(pictures(record, source, root))
+    images = tuple(images_of(record, source, root))
     if places := _places(record, columns):
         question = renumbered(question, places) if question is not None else None
         choices = tuple(renumbered(choice, places) for choice in choices)
@@ -339,7 +339,7 @@ def _tolerance(record: Record, source: MappedSource, answer: str | None) -> floa
 
 
 def _places(record: Record, columns: ColumnMap) -> dict[int, int]:
-    """Number in a column's name -> which picture of the row it is, where empty columns make that another one."""
+    """Number in a column's name -> which image of the row it is, where empty columns make that another one."""
     where, found = columns.image, dict[int, int]()
     for column in where if isinstance(where, tuple) else ():
         number = re.search(r"(\d+)$", column)
@@ -350,7 +350,7 @@ def _places(record: Record, columns: ColumnMap) -> dict[int, int]:
     return {} if all(number == place for number, place in found.items()) else found
 
 
-def pictures(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:
+def images_of(record: Record, source: MappedSource, root: Root | None) -> Iterator[bytes]:
     """Original bytes of the record's images, in order; RowError when one is not there."""
     where = source.columns.image
     for column in (where,) if isinstance(where, str) else where or ():

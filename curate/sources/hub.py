@@ -46,7 +46,7 @@ class _Unfit(Exception):
 
 
 class HubReader:
-    """Rows of one split; pictures as their original bytes. Paths of images stay inside the dataset's folder.
+    """Rows of one split; images as their original bytes. Paths of images stay inside the dataset's folder.
 
     `notes` are there when all rows were read: what shows in the split as a whole.
     """
@@ -143,7 +143,7 @@ class HubReader:
             builder.config.keep_default_na, builder.config.dtype = False, str
         data, features = builder.as_streaming_dataset(split=split), {}
         if data.features:
-            # What is stored must be the original picture, not a re-encoding.
+            # What is stored must be the original image, not a re-encoding.
             data, features = data.decode(False), data.features.to_dict()
         records = ((number, named(record, features)) for number, record in enumerate(self._sound(data), start=1))
         return data.column_names or [], records
@@ -168,12 +168,12 @@ class HubReader:
                 for number, record in self._sound(read_input(each, wanted=wanted, under=under)[1]):
                     if not isinstance(record, RowError):
                         record = named(record, features)
-                        record = _pictured(record, folder) if builder.name == "imagefolder" else record
+                        record = _imaged(record, folder) if builder.name == "imagefolder" else record
                     place = next(count)
                     yield number if isinstance(number, str) else place, record
 
         if builder.name == "imagefolder":
-            names = list(_pictured(dict.fromkeys(names), PurePosixPath()))
+            names = list(_imaged(dict.fromkeys(names), PurePosixPath()))
         return names, records()
 
     def _sound(self, data: Any) -> Iterator[Any]:
@@ -253,8 +253,8 @@ def _folder(found: Input, local: Path | None) -> PurePosixPath:
     return PurePosixPath(at.removeprefix(match[1]).lstrip("/")).parent if match else PurePosixPath()
 
 
-def _pictured(record: dict[str, Any], folder: PurePosixPath) -> dict[str, Any]:
-    """A record of an image folder's metadata: names of files become the pictures, as `datasets` calls them."""
+def _imaged(record: dict[str, Any], folder: PurePosixPath) -> dict[str, Any]:
+    """A record of an image folder's metadata: names of files become the images, as `datasets` calls them."""
     made = dict[str, Any]()
     for name, value in record.items():
         match = re.fullmatch(r"(?:(.*)_)?file_name(s?)", name)

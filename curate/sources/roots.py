@@ -13,7 +13,7 @@ from curate.errors import RowError, UserError
 
 # A file or member with more is no image, or a bomb; `ingest.max_image_bytes` is the limit for what is sound.
 LARGEST = 512 * 2**20
-# Bzip2 and LZMA unpack a few bytes to gigabytes before they can be stopped, and make no picture smaller.
+# Bzip2 and LZMA unpack a few bytes to gigabytes before they can be stopped, and make no image smaller.
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 

@@ -1,4 +1,4 @@
-"""What rollouts and completions have in common: requests with pictures, and the grade of a sample."""
+"""What rollouts and completions have in common: requests with images, and the grade of a sample."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _replayed(config: RolloutConfig) -> dict[str, Any]:
 
 
 def _sight(config: RolloutConfig) -> dict[str, Any]:
-    """How much of a picture the model gets; nothing where that is its own limit."""
+    """How much of an image the model gets; nothing where that is its own limit."""
     engine = config.engine
     pixels = _replayed(config).get("max_pixels") if engine.kind == "replay" else engine.max_pixels
     return {} if pixels is None else {"max_pixels": pixels}

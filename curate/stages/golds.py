@@ -1,7 +1,7 @@
 """Gold answers in a form to compare; and those that change after chains were graded by them, which is noticed before
 anything is built on the old outcomes.
 
-A problem is its domain, question, choices and pictures, so its identity stays when a source is ingested again with
+A problem is its domain, question, choices and images, so its identity stays when a source is ingested again with
 another gold answer. Every graded row keeps a digest of what graded it.
 """
 

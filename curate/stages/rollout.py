@@ -188,7 +188,7 @@ def _runs(indices: Sequence[int]) -> Iterator[list[int]]:
 
 
 async def _work(
-    unit: Unit, *, engine: Supervisor, config: RolloutConfig, pictures: StoredImages, run_seed: int, policy: str
+    unit: Unit, *, engine: Supervisor, config: RolloutConfig, images: StoredImages, run_seed: int, policy: str
 ) -> list[Row]:
     problem, missing = unit.payload
     # Sample j draws from base + j, so however samples are shared out over requests, they are the same.
@@ -199,7 +199,7 @@ async def _work(
         request = Request(
             request_id=f"{problem['problem_id']}-{run_of[0]:03d}",
             prompt=prompts.render(config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
-            images=pictures.of(problem),
+            images=images.of(problem),
             prefix_ids=(),
             n=len(run_of),
             seed=base + run_of[0],
@@ -263,7 +263,7 @@ async def _run(
         _work,
         engine=engine,
         config=config,
-        pictures=StoredImages(workspace),
+        images=StoredImages(workspace),
         run_seed=run_seed,
         # Once, not for every problem: it reads the edges of the model's files.
         policy=generation.policy_digest(config),

@@ -1,4 +1,4 @@
-"""Pictures by content hash, out of a workspace, in memory that does not grow with it."""
+"""Images by content hash, out of a workspace, in memory that does not grow with it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from curate.tables.id_map import IdMap
 from curate.tables.schema import IMAGES
 from curate.tables.store import Workspace, read_file
 
-# Files of pictures that are kept at once, in bytes. A file holds the pictures of one commit and shard: problems that
+# Files of images that are kept at once, in bytes. A file holds the images of one commit and shard: problems that
 # came in together are asked for together.
 HELD = 256 * 2**20
 
 
 class StoredImages:
-    """The pictures of problems, read a file of the table at a time."""
+    """The images of problems, read a file of the table at a time."""
 
     def __init__(self, workspace: Workspace, held: int = HELD) -> None:
         self._files = workspace.files(IMAGES)
@@ -29,7 +29,7 @@ class StoredImages:
         self._bytes = 0
 
     def of(self, problem: Mapping[str, Any]) -> list[Image]:
-        """The pictures of a problem, in order; UserError when one is not there."""
+        """The images of a problem, in order; UserError when one is not there."""
         hashes = problem["image_hashes"]
         self._place.bring_near(hashes)
         return [Image(key, self._load(key)) for key in hashes]

@@ -1,7 +1,7 @@
-"""Marks in a problem's texts: of pictures, such as `<image>` or `<image 2>`, and of choices, such as "(A)". Pure.
+"""Marks in a problem's texts: of images, such as `<image>` or `<image 2>`, and of choices, such as "(A)". Pure.
 
-A mark of a picture either holds a place, where the picture stood among the texts, or is a word of a sentence ("Compare
-<image 1> with <image 2>"). The pictures come first here, so places go; what a sentence refers to stays in words.
+A mark of an image either holds a place, where the image stood among the texts, or is a word of a sentence ("Compare
+<image 1> with <image 2>"). The images come first here, so places go; what a sentence refers to stays in words.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KIND = re.compile(r"\b(?:image|picture|figure|diagram|graph|chart|table|photo|m
 def readable(question: str, choices: Sequence[str], images: int | None) -> tuple[str, list[str]]:
     """Question and choices with places gone and references in words: "image 2", or "the image" where there is one.
 
-    `images` is the number of the problem's pictures, null where it is not known. Without pictures `<image>` inside a
+    `images` is the number of the problem's images, null where it is not known. Without images `<image>` inside a
     sentence is a word of the text (HTML has such a tag) and stays; a mark with a number is a reference all the same.
     """
     marks = sum(1 for text in (question, *choices) for _ in _MARK.finditer(text))
@@ -109,7 +109,7 @@ def _holds_place(text: str, run: re.Match[str]) -> bool:
     numbered = any(mark["image"] or mark["other"] for mark in _MARK.finditer(run[0]))
     own_line = (not before or before.endswith("\n")) and (not after or run[0].endswith("\n"))
     if own_line:
-        # A sentence may be broken into lines around its pictures.
+        # A sentence may be broken into lines around its images.
         said = before.rstrip()
         return not (numbered and (_JOINS.search(said) or (said[-1:].isalnum() and after[:1].islower())))
     if not (not before or before.endswith("\n") or (before[-1] in _ENDS and not _LABEL.search(before))):

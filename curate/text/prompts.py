@@ -124,10 +124,10 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
 
 
 def problem_text(question: str, choices: Sequence[str], images: int | None = None) -> str:
-    """Question and lettered choices; `images` is the number of pictures, which come first, null where it is not known.
+    """Question and lettered choices; `images` is the number of images, which come first, null where it is not known.
 
-    Marks such as `<image1>` that only hold a picture's place go; inside a sentence they become words, "image 1".
-    Choices that are nothing but their own letter (the choices stand in the picture) are not listed.
+    Marks such as `<image1>` that only hold an image's place go; inside a sentence they become words, "image 1".
+    Choices that are nothing but their own letter (the choices stand in the image) are not listed.
     """
     text, said = image_marks.readable(question, image_marks.unlabelled(choices), images)
     lettered = list(zip(string.ascii_uppercase, said, strict=False))

@@ -2,8 +2,8 @@
 
     python data/demo/make_model.py --out data/demo
 
-Both are small Qwen2-VL models, trained in parts. Words: the language model alone, on chains whose pictures it does not
-see; it learns to copy and how chains go. Looks: the same with an ideal eye, which gives for each cell of a picture the
+Both are small Qwen2-VL models, trained in parts. Words: the language model alone, on chains whose images it does not
+see; it learns to copy and how chains go. Looks: the same with an ideal eye, which gives for each cell of an image the
 sum of the words for what it shows; it learns to look up, to solve and to check. Eyes: the vision tower alone, to give
 what the ideal eye gives. Chains: both together, on real pixels. From there two ways part. The policy is tuned for a few
 minutes on chains with slips, so that right and wrong chains are both common; the backbone goes on with checks, so that
@@ -60,8 +60,8 @@ def pass_at_1(pupil: Pupil, source: Source, task: Task, count: int = 200) -> flo
     ask = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>{}\n{}<|im_end|>\n<|im_start|>assistant\n"
     problems = [task.sample(rng) for _ in range(count)]
     texts = [ask.format(SOLVE, task.question(facts)) for facts in problems]
-    pictures = [task.picture(facts) for facts in problems]
-    batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+    images = [task.image(facts) for facts in problems]
+    batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
     written = pupil.causal.generate(**batch, max_new_tokens=110, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     texts = source.tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     answers = [text.rpartition("Final answer:")[2].strip() for text in texts]
@@ -134,7 +134,7 @@ def work(rank: int, options: argparse.Namespace, meet: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--word-steps", type=int, default=350, help="for the language model, without pictures")
+    parser.add_argument("--word-steps", type=int, default=350, help="for the language model, without images")
     parser.add_argument("--look-steps", type=int, default=2400, help="for the language model, with ideal eyes")
     parser.add_argument("--eye-steps", type=int, default=4000, help="for the vision tower alone")
     parser.add_argument("--chain-steps", type=int, default=1500, help="for both")

@@ -31,7 +31,7 @@ from transformers import AutoProcessor  # noqa: E402 - after the mending
 Tensor = Any
 # Outputs of a processor that have one entry a token.
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
-# How the names of those begin that hold the pictures themselves.
+# How the names of those begin that hold the images themselves.
 _PIXELS = "pixel_values"
 # Stands for an assistant's text, to see what a chat template writes after it.
 _ANSWER = "(the steps)"
@@ -102,7 +102,7 @@ def pieces(steps: Sequence[str]) -> list[str]:
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Upright RGB picture, on white where it is transparent; RowError when the bytes are none."""
+    """Upright RGB image, on white where it is transparent; RowError when the bytes are none."""
     try:
         return decode(data)
     except RowError as error:
@@ -216,7 +216,7 @@ class Encoder:
         images = {name: value for name, value in made.items() if name not in _PER_TOKEN}
         shapes = {name: value for name, value in images.items() if not name.startswith(_PIXELS)}
         self._pixels.get(key[2], lambda: _pixels(images))
-        # The pictures do not depend on the text, so problems that show the same share what is kept of them.
+        # The images do not depend on the text, so problems that show the same share what is kept of them.
         load = partial(self._pixels.get, key[2], lambda: _pixels(self._process(text, key[2])))
         return Prompt(key, ids, kinds, shapes, load)
 
@@ -224,25 +224,25 @@ class Encoder:
         missing = [name for name in images if name not in self.images]
         if missing:
             raise RowError("image", f"image {missing[0]} is not in the workspace")
-        pictures = [open_image(self.images[name], name) for name in images]
-        chat = self._chat([("user", text)], len(pictures))
+        opened = [open_image(self.images[name], name) for name in images]
+        chat = self._chat([("user", text)], len(opened))
         if not self.sees:
             plain: Mapping[str, Tensor] = self.tokenizer(chat, add_special_tokens=False, return_tensors="pt")
             return plain
         try:
             made: Mapping[str, Tensor] = self.processor(
                 text=[chat],
-                images=pictures or None,
+                images=opened or None,
                 return_tensors="pt",
                 return_mm_token_type_ids=True,
                 # The chat template has them already.
                 add_special_tokens=False,
             )
         except Exception as error:
-            # Every model's processor has its own way to refuse a picture, such as one that is far too long and thin.
-            if not pictures:
+            # Every model's processor has its own way to refuse an image, such as one that is far too long and thin.
+            if not images:
                 raise
-            raise RowError("image", f"the model's processor refuses the pictures: {error}") from None
+            raise RowError("image", f"the model's processor refuses the images: {error}") from None
         return made
 
     def _chat(self, turns: Sequence[tuple[str, str]], images: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""Held-out training problems: a share of each domain's, by hash; no problem or picture is on both sides. Pure."""
+"""Held-out training problems: a share of each domain's, by hash; no problem or image is on both sides. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prm.data.examples import Example
 def held_out(examples: Iterable[Example], share: float) -> frozenset[str]:
     """Ids of the problems to hold out of these training examples.
 
-    Problems that show a picture together, also by way of others, go together. Groups are taken in the order of their
+    Problems that show an image together, also by way of others, go together. Groups are taken in the order of their
     hashes while no domain gets more than its share: at least one problem, at most all but one. So a domain gives none
     where all its problems hang together. Neither seed, model nor settings change the choice.
     """
@@ -31,7 +31,7 @@ def held_out(examples: Iterable[Example], share: float) -> frozenset[str]:
 
 
 def _linked(examples: Iterable[Example]) -> tuple[dict[str, str], list[set[str]]]:
-    """Problem -> domain, and the problems in groups that share no picture with one another."""
+    """Problem -> domain, and the problems in groups that share no image with one another."""
     domain_of: dict[str, str] = {}
     group_of: dict[str, set[str]] = {}
     by_image: dict[str, str] = {}

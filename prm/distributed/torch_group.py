@@ -220,7 +220,7 @@ class Sharded(Replicated):
             # Sums, not means: losses were divided by the size of the whole batch.
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)
-            # A batch without pictures here and one with pictures there must still be one operation.
+            # A batch without images here and one with images there must still be one operation.
             part.set_reduce_scatter_unused_params(True, recurse=False)
 
     def full(self, tensor: Tensor, like: Tensor) -> Tensor:

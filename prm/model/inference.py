@@ -19,7 +19,7 @@ def step_logits(
     """Each row with the logits [read steps] of its steps, from the shortest to the longest.
 
     How many forwards that takes depends on the number of rows only. Under `no_grad`, not `inference_mode`: what the PRM
-    keeps of pictures may be trained on afterwards.
+    keeps of images may be trained on afterwards.
     """
     ordered = sorted(rows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), batch_rows):

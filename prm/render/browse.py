@@ -4,7 +4,7 @@
     report-data/chains-0000.js              the whole of `CHUNK` chains
     report-data/completions-0000.js         completions of the same chains
     report-data/search-000.js               all texts of `GROUP` chains, for searching
-    report-data/images/<image hash>         pictures
+    report-data/images/<image hash>         images
 
 Each .js file calls `curateData(name, stamp, value)`: a page that was opened from disk may load scripts, nothing else.
 The same bytes are written beside the page (`write`) or made when they are asked for (`prm.serving.page_server`). The
@@ -144,7 +144,7 @@ class Browse:
         if match is None:
             return None
         if match[2]:
-            found = dict(self.pictures([match[2]]))
+            found = dict(self.images([match[2]]))
             return found.get(match[2])
         value = self._value(match[1])
         return None if value is None else (call(name, self.stamp, value).encode(), "text/javascript")
@@ -242,7 +242,7 @@ class Browse:
             for key, rows in found.items()
         }
 
-    def pictures(self, hashes: Sequence[str]) -> Iterator[tuple[str, tuple[bytes, str]]]:
+    def images(self, hashes: Sequence[str]) -> Iterator[tuple[str, tuple[bytes, str]]]:
         """(hash, (bytes, media type)) of these images, as light as the page needs them."""
         columns = ["image_hash", "bytes", "format", "width", "height"]
         for row in self._workspace.read(IMAGES, columns, among("image_hash", hashes)).to_pylist():
@@ -320,7 +320,7 @@ def write(browse: Browse, folder: Path) -> Path:
         (staged / name).write_bytes(made[0])
     hashes = browse.image_hashes()
     for start in range(0, len(hashes), 200):
-        for key, (data, _) in browse.pictures(hashes[start : start + 200]):
+        for key, (data, _) in browse.images(hashes[start : start + 200]):
             (staged / "images" / key).write_bytes(data)
     clear(folder)
     staged.rename(place)

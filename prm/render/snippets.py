@@ -19,7 +19,7 @@ sees = hasattr(processor, "image_processor")
 
 
 def opening(problem, images):
-    \"\"\"The user turn, pictures first, and the header of the assistant's.\"\"\"
+    \"\"\"The user turn, images first, and the header of the assistant's.\"\"\"
     text = card["instruction"] + "\\n" + problem
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}] if sees else text
     turns = [{"role": "user", "content": content}]
@@ -100,11 +100,11 @@ def step_scores(problem, images, steps):
     if images:
         prompt["multi_modal_data"] = {"image": images}
     (output,) = llm.encode([prompt], pooling_task="token_classify")
-    # One score for every token. vLLM puts a picture's tokens in, so places are counted from the end.
+    # One score for every token. vLLM puts an image's tokens in, so places are counted from the end.
     scores = output.outputs.data[:, 0]
     return [float(scores[end - len(ids) - 1]) for end in ends]
 """
 
 USE = """\
-print(step_scores("QUESTION", [PICTURES], ["Step 1: ...\\n", "Step 2: ...\\n"]))
+print(step_scores("QUESTION", [IMAGES], ["Step 1: ...\\n", "Step 2: ...\\n"]))
 """

@@ -60,7 +60,7 @@ def build(workspace: Workspace, config: ReportConfig | None = None, choice: Sele
         ledger=_ledger(workspace),
         notes=(*_training_notes(trained, learned, least), *notes),
         chains=chains,
-        pictures=showcase.pictures(workspace, chains),
+        images=showcase.images(workspace, chains),
     )
 
 

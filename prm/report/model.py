@@ -100,7 +100,7 @@ class Report:
     ledger: tuple[Account, ...]
     notes: tuple[str, ...]
     chains: tuple[ShownRollout, ...] = ()
-    pictures: Mapping[str, ShownImage] = field(default_factory=dict, repr=False)
+    images: Mapping[str, ShownImage] = field(default_factory=dict, repr=False)
 
     @property
     def planted_total(self) -> PairOrder:
@@ -115,10 +115,10 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values: the fields of the report by name, nested records as objects, missing as null.
 
-        Left out are the pictures; `selection` is as in `Selection.to_json`; `planted` has right and total by run,
+        Left out are the images; `selection` is as in `Selection.to_json`; `planted` has right and total by run,
         `planted_controls` by null run.
         """
-        left = {"pictures", "selection"}
+        left = {"images", "selection"}
         fields = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in left}
         return {"schema": SCHEMA} | fields | {"selection": self.selection.to_json() if self.selection else None}
 

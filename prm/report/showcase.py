@@ -134,7 +134,7 @@ def _chain(
     )
 
 
-def pictures(workspace: Workspace, chosen: Iterable[ShownRollout], budget: int = IMAGE_BUDGET) -> dict[str, ShownImage]:
+def images(workspace: Workspace, chosen: Iterable[ShownRollout], budget: int = IMAGE_BUDGET) -> dict[str, ShownImage]:
     """The images of these chains by hash, as data URIs, until the budget in bytes is used up."""
     hashes = sorted({key for chain in chosen for key in chain.image_hashes})
     columns = ["image_hash", "bytes", "format", "width", "height"]
@@ -152,8 +152,8 @@ def light(row: Row) -> tuple[bytes, str, tuple[int, int]]:
     if len(row["bytes"]) <= _WHOLE and row["format"] in _SAFE:
         return row["bytes"], _SAFE[row["format"]], (row["width"], row["height"])
     # As models see it: the copy carries no orientation tag, and browsers show 8 bits only.
-    picture = decode(row["bytes"])
-    picture.thumbnail((_SIDE, _SIDE))
+    image = decode(row["bytes"])
+    image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=80)
-    return buffer.getvalue(), "image/webp", picture.size
+    image.save(buffer, "WEBP", quality=80)
+    return buffer.getvalue(), "image/webp", image.size

@@ -197,7 +197,7 @@ def _code(card: Card, dtype: str, sees: bool) -> list[str]:
     common = snippets.COMMON.replace("FOLDER", ".")
     own = snippets.SEEING if sees else snippets.READING
     served = snippets.VLLM.replace("DTYPE", dtype).replace("MAX_LENGTH", str(card.max_length))
-    use = snippets.USE.replace("PICTURES", 'Image.open("FILE").convert("RGB")' if sees else "")
+    use = snippets.USE.replace("IMAGES", 'Image.open("FILE").convert("RGB")' if sees else "")
     flags = '--runner pooling --convert classify --pooler-config \'{"task": "token_classify"}\''
     return [
         "## Use",

@@ -1,6 +1,6 @@
-"""A request's body to rows: JSON that was checked, and pictures that were decoded once. Pure.
+"""A request's body to rows: JSON that was checked, and images that were decoded once. Pure.
 
-Pictures come as data only: nothing is fetched from an address or read from a path.
+Images come as data only: nothing is fetched from an address or read from a path.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class ServedRollout:
 
 
 class _RequestImages:
-    """The pictures of a request: each is decoded once, however many rows show it."""
+    """The images of a request: each is decoded once, however many rows show it."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits, self._left = limits, limits.request_pixels
         self._known: dict[str, tuple[tuple[str, bytes], int] | RowError] = {}
 
     def get(self, text: str) -> tuple[tuple[str, bytes], int]:
-        """((hash, bytes), pixels); RowError when it is no picture, Refused when the request has too many pixels."""
+        """((hash, bytes), pixels); RowError when it is no image, Refused when the request has too many pixels."""
         found = self._known.get(text)
         if found is None:
             try:
@@ -97,7 +97,7 @@ class _RequestImages:
 
 
 def read(body: bytes, limits: Limits) -> tuple[list[ServedRollout | RowError], bool]:
-    """The rows of a body, and whether they came as a list; a RowError in place of a row whose picture is no good.
+    """The rows of a body, and whether they came as a list; a RowError in place of a row whose image is no good.
 
     Refused (400) when the body is not what it must be, (413) when it holds too much.
     """
@@ -118,11 +118,11 @@ def read(body: bytes, limits: Limits) -> tuple[list[ServedRollout | RowError], b
         raise RequestRefused(
             413, f"{len(rows)} rows are in the request, the limit is {limits.rows}; send several requests."
         )
-    pictures = _RequestImages(limits)
-    return [_row(row, f"rows[{place}]." if many else "", limits, pictures) for place, row in enumerate(rows)], many
+    shown = _RequestImages(limits)
+    return [_row(row, f"rows[{place}]." if many else "", limits, shown) for place, row in enumerate(rows)], many
 
 
-def _row(content: Any, where: str, limits: Limits, pictures: _RequestImages) -> ServedRollout | RowError:
+def _row(content: Any, where: str, limits: Limits, decoded: _RequestImages) -> ServedRollout | RowError:
     if not isinstance(content, dict):
         raise RequestRefused(400, f"{where.rstrip('.') or 'The body'} must be an object with question and steps.")
     for key in content:
@@ -136,7 +136,7 @@ def _row(content: Any, where: str, limits: Limits, pictures: _RequestImages) -> 
         raise RequestRefused(400, f"{where}steps must have at least one text.")
     _check(question, choices, steps, images, where, limits)
     try:
-        shown = [pictures.get(text) for text in images]
+        shown = [decoded.get(text) for text in images]
         return ServedRollout(
             question, choices, tuple(image for image, _ in shown), steps, sum(size for _, size in shown)
         )
@@ -181,7 +181,7 @@ def _texts(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 def _bytes(text: str) -> bytes:
-    """What a picture's text stands for; RowError when it is no data."""
+    """What an image's text stands for; RowError when it is no data."""
     if text[:6].lower().startswith(_ADDRESSES):
         raise RowError("image", "images are data (base64, or a data: URL), and no addresses")
     encoded = text
@@ -196,10 +196,10 @@ def _bytes(text: str) -> bytes:
 
 
 def pixels_of(data: bytes) -> int:
-    """Pixels that a picture's head promises; 0 where it has none, which `inspect` says in its own words."""
+    """Pixels that an image's head promises; 0 where it has none, which `inspect` says in its own words."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.width * picture.height
+        with Image.open(io.BytesIO(data)) as image:
+            return image.width * image.height
     except Exception:
         # Pillow's readers raise anything on damaged files.
         return 0

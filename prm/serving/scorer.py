@@ -27,7 +27,7 @@ from prm.model.inference import step_logits, step_scores
 from prm.model.saved import read_card
 from prm.serving.rows import ServedRollout
 
-# Of what pictures become, for the time of one batch.
+# Of what images become, for the time of one batch.
 _MEGABYTES = 256
 
 
@@ -71,7 +71,7 @@ class Scorer:
         """Scores of these rows, in order; a row that cannot be read has its error and harms no other."""
         images = {key: data for row in rows for key, data in row.images} if self._encoder.sees else {}
         encoder = self._encoder.of(images, _MEGABYTES)
-        # Kept no longer than the batch: the next ones show other pictures.
+        # Kept no longer than the batch: the next ones show other images.
         self._prm.share_features(Kept(_MEGABYTES))
         found, encoded = list[RolloutScores | None]([None] * len(rows)), []
         for place, row in enumerate(rows):

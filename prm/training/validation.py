@@ -57,7 +57,7 @@ def hold_out(config: TrainConfig, examples: Sequence[Example], rows: Mapping[str
     problems = held_out(train, config.validation.share)
     if not problems:
         raise UserError(
-            "No training problem can be held out, as every domain has only one, or pictures that tie all of them "
+            "No training problem can be held out, as every domain has only one, or images that tie all of them "
             "together; set train.validation to null."
         )
     names = frozenset(example.rollout_id for example in train if example.problem_id in problems)

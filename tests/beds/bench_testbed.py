@@ -53,7 +53,7 @@ def visualprocessbench_rows(rng: random.Random, count: int, images: Path | None 
         steps = texts(rng)
         name = f"images/{index}.png"
         if images is not None:
-            picture(images / name, index)
+            image(images / name, index)
         rows.append(
             {
                 "image": [name],
@@ -67,7 +67,7 @@ def visualprocessbench_rows(rng: random.Random, count: int, images: Path | None 
     return rows
 
 
-def picture(path: Path, shade: int) -> None:
+def image(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (shade % 256, 80, 120)).save(buffer, "PNG")

@@ -17,15 +17,15 @@ NASTY = 'ما هي؟ \u202eabc 日本 😀 é\u0301 | `x` <script>alert(1)</scri
 LONG = "sehr langer Text 😀 " * 20_000
 
 
-def picture(kind: str, shade: int) -> bytes:
+def image(kind: str, shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (12, 9), (shade, 200 - shade, 7)).save(buffer, kind)
     return buffer.getvalue()
 
 
 _MADE = (("a", "PNG", 1), ("b", "JPEG", 60), ("c", "PNG", 90), ("m", "PNG", 120), ("t", "JPEG", 150), ("d", "PNG", 180))
-PICTURES = {name: picture(kind, shade) for name, kind, shade in _MADE}
-# name -> (source, role, pictures, question, choices, gold answer)
+IMAGE_FILES = {name: image(kind, shade) for name, kind, shade in _MADE}
+# name -> (source, role, images, question, choices, gold answer)
 PROBLEMS_OF = {
     "one": ("free", "train", "a", f"How many? {NASTY}", ["cat | dog", "naïve 日本"], "B"),
     "none": ("unlicensed", "train", "", "What is 1 + 1? <image1>", [], None),
@@ -77,7 +77,7 @@ def problem_row(name: str) -> dict:
         "accepted": ["seven", NASTY] if name == "two" else [],
         "answer_type": None if answer is None else "choice" if choices else "number",
         "tolerance": 0.05 if name == "two" else None,
-        "image_hashes": [content_hash(PICTURES[each]) for each in shown],
+        "image_hashes": [content_hash(IMAGE_FILES[each]) for each in shown],
         "truth": None,
     }
 
@@ -131,7 +131,7 @@ def fill(root: Path) -> Workspace:
     names = [(each, name) for name, row in PROBLEMS_OF.items() for each in row[2]]
     workspace.partition(IMAGES, "free").commit_all(
         {
-            "image_hash": content_hash(PICTURES[each]), "problem_id": problem_id(name), "bytes": PICTURES[each],
+            "image_hash": content_hash(IMAGE_FILES[each]), "problem_id": problem_id(name), "bytes": IMAGE_FILES[each],
             "format": "PNG", "width": 12, "height": 9, "perceptual_hash": "0", "orientation": None,
             "has_alpha": False, "note": None,
         }

@@ -41,7 +41,7 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'].strip() }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Processors of InternVL put the marks round a picture themselves.
+# Processors of InternVL put the marks round an image themselves.
 INTERN_TEMPLATE = network.TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
 
 
@@ -68,7 +68,7 @@ def _marks(tokenizer: Any) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(f"<|{piece}|>") for name, piece in pieces.items()}
 
 
-def _pictures(patch: int) -> Qwen2VLImageProcessor:
+def _images(patch: int) -> Qwen2VLImageProcessor:
     return Qwen2VLImageProcessor(patch_size=patch, merge_size=2, temporal_patch_size=2, size=PIXELS)
 
 
@@ -84,7 +84,7 @@ def _qwen2_5_vl(tokenizer: Any) -> tuple[Any, Any]:
         **_marks(tokenizer),
     )  # fmt: skip
     videos = Qwen2VLVideoProcessor(patch_size=8, merge_size=2, temporal_patch_size=2)
-    return config, Qwen2_5_VLProcessor(_pictures(8), tokenizer, videos, chat_template=network.TEMPLATE)
+    return config, Qwen2_5_VLProcessor(_images(8), tokenizer, videos, chat_template=network.TEMPLATE)
 
 
 def _qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def _qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
         **_marks(tokenizer),
     )  # fmt: skip
     videos = Qwen3VLVideoProcessor(patch_size=8, merge_size=2, temporal_patch_size=2)
-    return config, Qwen3VLProcessor(_pictures(8), tokenizer, videos, chat_template=network.TEMPLATE)
+    return config, Qwen3VLProcessor(_images(8), tokenizer, videos, chat_template=network.TEMPLATE)
 
 
 def _internvl(tokenizer: Any) -> tuple[Any, Any]:
@@ -118,10 +118,10 @@ def _internvl(tokenizer: Any) -> tuple[Any, Any]:
         pad_token=network.EOT,
         extra_special_tokens=MARKS,
     )
-    # Pictures are cut into up to four tiles and a thumbnail.
-    pictures = GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
+    # Images are cut into up to four tiles and a thumbnail.
+    images = GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=4)
     videos = InternVLVideoProcessor(size={"height": 32, "width": 32})
-    processor = InternVLProcessor(pictures, named, videos, image_seq_length=4, chat_template=INTERN_TEMPLATE)
+    processor = InternVLProcessor(images, named, videos, image_seq_length=4, chat_template=INTERN_TEMPLATE)
     return config, processor
 
 

@@ -21,7 +21,7 @@ def example_rows(count: int, role: str, domains: tuple[str, ...], seed: int = 0)
         task = tasks[index % len(tasks)]
         facts = task.sample(rng)
         buffer = io.BytesIO()
-        task.picture(facts).save(buffer, "PNG")
+        task.image(facts).save(buffer, "PNG")
         key = content_hash(buffer.getvalue())
         slips = [step for step in range(5) if rng.random() < 0.2]
         slots, truth = chains.solve(task, facts, slips, rng), chains.solve(task, facts)

@@ -52,7 +52,7 @@ def make(root: Path, seeds: int = 3, nulls: int = 5, train: int = 12, test: int 
     return workspace
 
 
-def picture(rng: random.Random) -> bytes:
+def drawing(rng: random.Random) -> bytes:
     image = Image.new("RGB", (96, 96), "white")
     draw = ImageDraw.Draw(image)
     for bar, colour in enumerate(("red", "blue", "green", "orange")):
@@ -93,7 +93,7 @@ def add_source(
     problems, images, rollouts, labels, completions = [], {}, [], [], []
     for number in range(count):
         problem_id = digest(source, number)
-        row = image_row(picture(rng), problem_id)
+        row = image_row(drawing(rng), problem_id)
         images.setdefault(row["image_hash"], row)
         text = texts[number % len(texts)] if texts else "What is the value of the red bar?"
         gold = str(rng.randrange(1, 10))

@@ -45,7 +45,7 @@ def trained(
 
 
 def scored_rows(workspace: Workspace, run: str = "seed-0") -> list[dict[str, Any]]:
-    """Test examples with `pictures` (original bytes) and the scores that `prm score` gave them (`scores`)."""
+    """Test examples with `images` (original bytes) and the scores that `prm score` gave them (`scores`)."""
     images = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     table = workspace.read(STEP_SCORES).to_pylist()
     found = {(row["rollout_id"], row["step_index"]): row["score"] for row in table if row["run"] == run}
@@ -71,5 +71,5 @@ def card_code(folder: Path, vllm: bool = False) -> dict[str, Any]:
 
 def card_scores(scores: Any, row: dict[str, Any]) -> list[float]:
     """What that code's `step_scores` gives a row."""
-    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in row["pictures"]]
-    return scores(row["question"], pictures, row["steps"])
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data in row["pictures"]]
+    return scores(row["question"], images, row["steps"])

@@ -16,7 +16,7 @@ from curate.engines.base import Image
 from curate.seeds import content_hash
 
 # Enough for a few merges; byte-level, so that any text goes through.
-CORPUS = ["Step 1: How many dots are there? The answer is 7.\nFinal answer: 7 left word picture"] * 3
+CORPUS = ["Step 1: How many dots are there? The answer is 7.\nFinal answer: 7 left word image"] * 3
 
 
 def save_tiny_model(folder: Path) -> Path:
@@ -47,8 +47,8 @@ def make_tokenizer() -> Any:
     return wrapped
 
 
-def picture(shade: int, mode: str = "RGB", kind: str = "PNG") -> Image:
-    """A plain picture of 96 x 96 pixels."""
+def image(shade: int, mode: str = "RGB", kind: str = "PNG") -> Image:
+    """A plain image of 96 x 96 pixels."""
     sink = io.BytesIO()
     PIL.Image.new("RGB", (96, 96), (shade, 255 - shade, shade // 2)).convert(mode).save(sink, kind)
     return Image(content_hash(sink.getvalue()), sink.getvalue())

@@ -1,4 +1,4 @@
-"""Facts of pictures: what is read, what is refused, and that nothing is changed."""
+"""Facts of images: what is read, what is refused, and that nothing is changed."""
 
 import io
 import random
@@ -40,7 +40,7 @@ def test_formats(kind):
     assert len(facts.perceptual_hash) == 16
 
 
-def test_a_resized_copy_has_almost_the_same_perceptual_hash_and_another_picture_has_not():
+def test_a_resized_copy_has_almost_the_same_perceptual_hash_and_another_image_has_not():
     def bits(data):
         return int(inspect(data, **LIMITS).perceptual_hash, 16)
 
@@ -202,7 +202,7 @@ def test_extras_of_a_png_do_no_harm(extra, late):
         assert kind_of(data) == "PNG"
 
 
-def test_a_picture_that_is_too_large_stays_so_with_extras():
+def test_a_image_that_is_too_large_stays_so_with_extras():
     whole = encoded(blobs((200, 200)))
     at = whole.index(b"IDAT") - 4
     with pytest.raises(RowError) as error:
@@ -222,8 +222,8 @@ def turned(orientation, kind="JPEG", mode="RGB"):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_orientation_is_seen_upright(orientation):
-    with Image.open(io.BytesIO(turned(orientation))) as picture:
-        assert (np.asarray(decode(turned(orientation))) == np.asarray(ImageOps.exif_transpose(picture))).all()
+    with Image.open(io.BytesIO(turned(orientation))) as image:
+        assert (np.asarray(decode(turned(orientation))) == np.asarray(ImageOps.exif_transpose(image))).all()
 
 
 FRAMES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
@@ -251,24 +251,24 @@ ODD = {
 @pytest.mark.parametrize("name", ODD)
 def test_a_server_gets_the_pixels_of_a_model_in_process(name):
     data, media = to_send(ODD[name])
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.format == media.partition("/")[2].upper()
-        assert (np.asarray(picture.convert("RGB")) == np.asarray(decode(ODD[name]))).all()
-        assert not picture.has_transparency_data and getattr(picture, "n_frames", 1) == 1
-        assert picture.getexif().get(0x0112, 1) == 1
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == media.partition("/")[2].upper()
+        assert (np.asarray(image.convert("RGB")) == np.asarray(decode(ODD[name]))).all()
+        assert not image.has_transparency_data and getattr(image, "n_frames", 1) == 1
+        assert image.getexif().get(0x0112, 1) == 1
 
 
-def test_plain_pictures_are_sent_as_they_came_and_large_ones_smaller():
+def test_plain_images_are_sent_as_they_came_and_large_ones_smaller():
     jpeg = encoded(blobs(), "JPEG")
     assert to_send(jpeg) == (jpeg, "image/jpeg")
     data, media = to_send(jpeg, max_pixels=1000)
-    with Image.open(io.BytesIO(data)) as picture:
-        assert (picture.size, media) == ((37, 27), "image/png")
-        assert (np.asarray(picture) == np.asarray(decode(jpeg, max_pixels=1000))).all()
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.size, media) == ((37, 27), "image/png")
+        assert (np.asarray(image) == np.asarray(decode(jpeg, max_pixels=1000))).all()
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 10_000))
-def test_a_picture_is_fitted_in_proportion(width, height, most):
+def test_a_image_is_fitted_in_proportion(width, height, most):
     made = fitted(Image.new("1", (width, height)), most)
     assert made.width * made.height <= max(most, 1)
     assert made.width <= width and made.height <= height

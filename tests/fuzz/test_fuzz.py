@@ -1,4 +1,4 @@
-"""Random rows, texts and pictures for as long as FUZZ_SECONDS says (600 in all): no crash, no hang.
+"""Random rows, texts and images for as long as FUZZ_SECONDS says (600 in all): no crash, no hang.
 
 `make fuzz` runs it; the suite runs it for a few seconds. What it found stays as a test of its own elsewhere.
 """
@@ -206,7 +206,7 @@ def test_answers():
 
 
 def seeds() -> list[bytes]:
-    """A small picture in every format that Pillow writes here."""
+    """A small image in every format that Pillow writes here."""
     Image.init()
     found = []
     for kind in sorted(Image.SAVE):
@@ -221,7 +221,7 @@ def seeds() -> list[bytes]:
     return found
 
 
-def test_pictures():
+def test_images():
     assert features.check("jpg")
     known = seeds()
     for number, draw in rounds("pictures"):

@@ -1,6 +1,6 @@
 """Any OpenAI-compatible endpoint, through chat completions; several servers share the load.
 
-Pictures go as data URIs before the text, with the pixels that a model in process is shown. A prefix goes as the
+Images go as data URIs before the text, with the pixels that a model in process is shown. A prefix goes as the
 beginning of the assistant's message, as text: the server renders and tokenises it anew, and nothing it returns shows
 how. That it goes on from there at all is found out before the first prefix (`curate.engines.server.continuing`); that
 it "continues exactly", as the other engines do, is its word (vLLM's `continue_final_message`). A chat template that
@@ -227,10 +227,10 @@ class ServerEngine:
 
         _Failure, RequestRejected, or UserError. Each round leaves something out, so there are few.
         """
-        dialect, pictures = place.dialect, [self._sent(image) for image in request.images]
+        dialect, images = place.dialect, [self._sent(image) for image in request.images]
         while True:
             count = min(most, dialect.most)
-            body = dialect.body(self._config.model, request, first, count, pictures)
+            body = dialect.body(self._config.model, request, first, count, images)
             answer = ChatAnswer(count, request.sampling.max_tokens)
             try:
                 await self._try(place, body, answer)

@@ -58,12 +58,12 @@ class Dialect:
             return [None] * count
         return [ASKED if sent == request.seed + first else sent + index for index in range(count)]
 
-    def body(self, model: str, request: Request, first: int, count: int, pictures: Sequence[str]) -> dict[str, Any]:
-        """What is sent for the samples `first` to `first + count` of a request, its pictures as data URIs."""
+    def body(self, model: str, request: Request, first: int, count: int, images: Sequence[str]) -> dict[str, Any]:
+        """What is sent for the samples `first` to `first + count` of a request, its images as data URIs."""
         given = request.sampling
         fields: dict[str, Any] = {
             "model": model,
-            "messages": _messages(request, self.mark, pictures),
+            "messages": _messages(request, self.mark, images),
             "n": count,
             "seed": self.seed(request, first),
             "temperature": given.temperature,
@@ -136,9 +136,9 @@ class Dialect:
         ).bit_length() - 1
 
 
-def _messages(request: Request, mark: str | None, pictures: Sequence[str]) -> list[dict[str, Any]]:
+def _messages(request: Request, mark: str | None, images: Sequence[str]) -> list[dict[str, Any]]:
     """The user's turn, and the beginning of the assistant's where there is one."""
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri}} for uri in pictures]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri}} for uri in images]
     # Servers of models without eyes take texts only.
     content = [*parts, {"type": "text", "text": request.prompt}] if parts else request.prompt
     turns: list[dict[str, Any]] = [{"role": "user", "content": content}]

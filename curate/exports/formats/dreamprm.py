@@ -1,11 +1,11 @@
-"""Format `dreamprm`: the two JSON files that DreamPRM's public code trains on, and the pictures beside them.
+"""Format `dreamprm`: the two JSON files that DreamPRM's public code trains on, and the images beside them.
 
 From coder-qicao/DreamPRM at b1ac486 (README.md, data.py). A row of `train.json` is one prefix: `id` of the question,
 `sid` of the step from 1, `input` (the question), `add` (the chain up to that step), `ground_truth`, `image_path`,
 `dataset` (the domain), `score` right of `times` trials, `accuracy`. A row of `meta.json` is a whole chain: `id`,
 `true_false`, `input` ("Question: ...", "Options: ...", an empty line, the response), `image_path`. Its loader finds the
 steps of a response by the words "Step 1", "Step 2", ... and takes the last one to end at "Final answer"; what it cannot
-find it scores as an empty text. Each row shows exactly one picture.
+find it scores as an empty text. Each row shows exactly one image.
 
 Every row has one key more, `curate`, with what the format has no place for; `curate ingest` reads it when it is there.
 """
@@ -33,7 +33,7 @@ _FIELDS = {
     "input": "train: the question; meta: the question and the whole response.",
     "add": "train: the chain up to that step.",
     "ground_truth": "train: the gold answer; null where there is none.",
-    "image_path": "The picture's path below the folder of the export.",
+    "image_path": "The image's path below the folder of the export.",
     "dataset": "train: the domain.",
     "score, times": "train: right ones of all graded completions of the prefix; null where there are none: the last "
     "step's label is the chain's own outcome.",
@@ -91,28 +91,28 @@ def response_of(head: str, item: Item) -> str:
 
 
 class DreamPrmFormat:
-    """`train.json` of prefixes, `meta.json` of chains, and a folder of pictures."""
+    """`train.json` of prefixes, `meta.json` of chains, and a folder of images."""
 
     takes = frozenset[str]()
 
     def __init__(self, folder: Path, options: Options) -> None:
         self._files = {role: Array(folder / f"{role}.json") for role in ("train", "meta")}
-        self._pictures = ImageFolder(folder / "images")
+        self._images = ImageFolder(folder / "images")
         self._problem: str | None = None
         self._number = -1
         self._renumbered = 0
 
     def add(self, item: Item) -> int:
-        """A labelled training rollout, or a meta rollout with an outcome; of a problem with one picture."""
-        role, count = item.rollout["role"], len(item.pictures)
+        """A labelled training rollout, or a meta rollout with an outcome; of a problem with one image."""
+        role, count = item.rollout["role"], len(item.images)
         if role not in self._files:
             raise RowError("no-such-set", f"DreamPRM has train and meta rows, this one is of the {role} set")
         rows = self._train(item) if role == "train" else [self._meta(item)]
         if count != 1:
-            raise RowError("several-images" if count else "no-image", f"DreamPRM shows one picture a row, not {count}")
+            raise RowError("several-images" if count else "no-image", f"DreamPRM shows one image a row, not {count}")
         if item.problem["problem_id"] != self._problem:
             self._problem, self._number = item.problem["problem_id"], self._number + 1
-        path = f"images/{self._pictures.name(item.pictures[0])}"
+        path = f"images/{self._images.name(item.images[0])}"
         for row in rows:
             self._files[role].add({"id": self._number, **row, "image_path": path, "curate": _besides(item)})
         return len(rows) if role == "train" else len(item.steps)
@@ -127,9 +127,7 @@ class DreamPrmFormat:
             rows.append(
                 {
                     "sid": place,
-                    "input": prompts.problem_text(
-                        item.problem["question"], item.problem["choices"], len(item.pictures)
-                    ),
+                    "input": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.images)),
                     "add": "".join(item.steps[:place]),
                     "ground_truth": item.problem["answer"],
                     "dataset": item.rollout["domain"],

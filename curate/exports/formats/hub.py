@@ -1,4 +1,4 @@
-"""Format `datasets`: a folder that `datasets.load_dataset` loads as it is, one row a rollout, pictures in the rows."""
+"""Format `datasets`: a folder that `datasets.load_dataset` loads as it is, one row a rollout, images in the rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Datasets:
 
     def add(self, item: Item) -> int:
         """Every rollout, with or without labels."""
-        self._shards.add(item.rollout["role"], {**columns.row_of(item), "images": columns.image(item)})
+        self._shards.add(item.rollout["role"], {**columns.row_of(item), "images": columns.image_cells(item)})
         return len(item.steps)
 
     def close(self) -> CardLayout:
         """Finish the files."""
         meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
         return CardLayout(
-            fields={**meanings, "images": "The pictures, as original bytes, in order."},
+            fields={**meanings, "images": "The images, as original bytes, in order."},
             loading=LOADING,
             data_files=self._shards.close(),
         )

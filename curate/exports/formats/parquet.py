@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from curate.tables.schema import Row
 
-# A file is closed when it holds so many bytes of pictures and texts: below the hub's advice of about half a gigabyte.
+# A file is closed when it holds so many bytes of images and texts: below the hub's advice of about half a gigabyte.
 SHARD_BYTES = 384 * 2**20
-# Few rows a group, so that readers of rows with pictures stay small.
+# Few rows a group, so that readers of rows with images stay small.
 GROUP_ROWS, GROUP_BYTES = 100, 32 * 2**20
 
 

@@ -1,4 +1,4 @@
-"""Files of JSON that are written a record at a time, and pictures in a folder beside them."""
+"""Files of JSON that are written a record at a time, and images in a folder beside them."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ class Array(JsonLines):
 
 
 class ImageFolder:
-    """A folder of pictures, each once, under its content hash."""
+    """A folder of images, each once, under its content hash."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._there: set[str] = set()
 
-    def name(self, picture: ExportImage) -> str:
-        """The picture's name in the folder, in which it is from now on."""
-        name = picture.name
+    def name(self, image: ExportImage) -> str:
+        """The image's name in the folder, in which it is from now on."""
+        name = image.name
         if name not in self._there:
             # A hash is hexadecimal: whatever else stood in a table would not be a path of ours.
             if not name.replace(".", "").isalnum():
-                raise UserError(f"The picture {name} has no name that a file may have; ingest its source again.")
+                raise UserError(f"The image {name} has no name that a file may have; ingest its source again.")
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / name).write_bytes(picture.data)
+            (self._folder / name).write_bytes(image.data)
             self._there.add(name)
         return name

@@ -25,7 +25,7 @@ _FIELDS: dict[str, tuple[pa.DataType, str]] = {
     "labels": (pa.list_(pa.bool_()), "One a step: whether its label is above the threshold."),
     "rollout_id": (pa.string(), "Identity of the row."),
     "domain": (pa.string(), "The group of problems that it is of."),
-    "images": (pa.list_(columns.IMAGE), "The pictures, as original bytes; PRMTrainer passes them over."),
+    "images": (pa.list_(columns.IMAGE), "The images, as original bytes; PRMTrainer passes them over."),
 }
 
 
@@ -37,20 +37,20 @@ class Trl:
     def __init__(self, folder: Path, options: Options) -> None:
         self._threshold = THRESHOLD if options.threshold is None else options.threshold
         self._shards = ParquetShards(folder, columns.schema({name: kind for name, (kind, _) in _FIELDS.items()}))
-        self._pictured = 0
+        self._imaged = 0
 
     def add(self, item: Item) -> int:
         """A labelled rollout."""
         found = judged(item, self._threshold)
         row = {
-            "prompt": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.pictures)),
+            "prompt": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.images)),
             "completions": [step for step, _ in found],
             "labels": [right for _, right in found],
             "rollout_id": item.rollout["rollout_id"],
             "domain": item.rollout["domain"],
-            "images": columns.image(item),
+            "images": columns.image_cells(item),
         }
-        self._pictured += bool(item.pictures)
+        self._imaged += bool(item.images)
         self._shards.add(item.rollout["role"], row)
         return len(found)
 
@@ -58,8 +58,8 @@ class Trl:
         """Finish the files."""
         notes = [f"A step is right where its label is above {self._threshold:g}.", "Steps come without the white space "
                  "around them: PRMTrainer puts a separator behind each."]  # fmt: skip
-        if self._pictured:
-            notes.append(f"{self._pictured:,} rows are about pictures, which PRMTrainer does not read.")
+        if self._imaged:
+            notes.append(f"{self._imaged:,} rows are about images, which PRMTrainer does not read.")
         notes.append("PRMTrainer was part of TRL up to release 1.13 (`trl.experimental.prm`).")
         meanings = {name: meaning for name, (_, meaning) in _FIELDS.items()}
         return CardLayout(meanings, LOADING, notes, self._shards.close())

@@ -20,7 +20,7 @@ from curate.text import prompts
 
 # The published rule: any completion was right.
 THRESHOLD = 0.0
-# Stands for a picture in the first human turn.
+# Stands for an image in the first human turn.
 MARK = "<image>"
 SYSTEM = (
     "You check a solution step by step. The first message has a question and the first step of a solution, every later "
@@ -29,7 +29,7 @@ SYSTEM = (
 )
 _FIELDS = {
     "id": "Number of the row in its file, from 0.",
-    "image": "The picture's path below `images`; a list of paths where there are several, absent where there is none.",
+    "image": "The image's path below `images`; a list of paths where there are several, absent where there is none.",
     "conversations": "Turns of `from` (system, human, gpt) and `value`: a step a human turn, + or - the answer.",
     "rollout_id": "Identity of the rollout; not a part of the published format.",
 }
@@ -46,7 +46,7 @@ def file_name(domain: str) -> str:
 
 
 class VisualPrm:
-    """JSON Lines by role and domain, a `meta.json` that names them, and a folder of pictures."""
+    """JSON Lines by role and domain, a `meta.json` that names them, and a folder of images."""
 
     takes = frozenset({"threshold", "system"})
 
@@ -56,13 +56,13 @@ class VisualPrm:
         self._system, self._own = options.system or SYSTEM, options.system is None
         self._files: dict[tuple[str, str], JsonLines] = {}
         self._meta: dict[str, dict[str, Any]] = {}
-        self._pictures = ImageFolder(folder / "images")
+        self._images = ImageFolder(folder / "images")
 
     def add(self, item: Item) -> int:
         """A labelled rollout."""
         found = judged(item, self._threshold)
         if any(MARK in step for step, _ in found):
-            raise RowError("image-mark", f"a step spells {MARK}, which stands for a picture here")
+            raise RowError("image-mark", f"a step spells {MARK}, which stands for an image here")
         key = (item.rollout["role"], item.rollout["domain"])
         name = f"{key[0]}-{file_name(key[1])}"
         if key not in self._files:
@@ -75,11 +75,11 @@ class VisualPrm:
                 "repeat_time": 1,
                 "length": 0,
             }
-        images = [self._pictures.name(picture) for picture in item.pictures]
+        images = [self._images.name(image) for image in item.images]
         marks = f"{MARK}\n" * len(images)
         asked = prompts.problem_text(item.problem["question"], item.problem["choices"], len(images))
         if MARK in asked:
-            raise RowError("image-mark", f"the question spells {MARK}, which stands for a picture here")
+            raise RowError("image-mark", f"the question spells {MARK}, which stands for an image here")
         question = marks + asked
         turns = [{"from": "system", "value": self._system}]
         for place, (step, right) in enumerate(found):

@@ -1,4 +1,4 @@
-"""Format `webdataset`: tar shards with `<key>.json` and the key's pictures, byte for byte the same each time.
+"""Format `webdataset`: tar shards with `<key>.json` and the key's images, byte for byte the same each time.
 
 The rules of names are those of `webdataset` (tariterators.py) and of `datasets` (packaged_modules/webdataset): the key
 is what stands before the first dot of a name, the field what stands behind it, and members of a key follow one another.
@@ -73,11 +73,11 @@ class WebDataset:
         if split not in self._splits:
             self._folder.mkdir(exist_ok=True)
             self._splits[split] = _TarShards(self._folder, split, self._shard_bytes)
-        single = len(item.pictures) == 1
-        endings = [each.ending if single else f"{place}.{each.ending}" for place, each in enumerate(item.pictures)]
-        row = columns.row_of(item) | {"images": [picture.image_hash for picture in item.pictures]}
-        pictures = [(f"{key}.{end}", each.data) for end, each in zip(endings, item.pictures, strict=True)]
-        self._splits[split].add([(f"{key}.json", encoded(row)), *pictures])
+        single = len(item.images) == 1
+        endings = [each.ending if single else f"{place}.{each.ending}" for place, each in enumerate(item.images)]
+        row = columns.row_of(item) | {"images": [image.image_hash for image in item.images]}
+        images = [(f"{key}.{end}", each.data) for end, each in zip(endings, item.images, strict=True)]
+        self._splits[split].add([(f"{key}.json", encoded(row)), *images])
         self._endings |= set(endings)
         return len(item.steps)
 
@@ -89,10 +89,10 @@ class WebDataset:
         members = {"json": pa.struct(types.items()), **dict.fromkeys(sorted(self._endings), columns.IMAGE)}
         meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
         return CardLayout(
-            fields={**meanings, "images": "Content hashes of the pictures, in the order of their members."},
+            fields={**meanings, "images": "Content hashes of the images, in the order of their members."},
             loading=LOADING,
             notes=(
-                "A sample is `<key>.json` with these fields, and its pictures as original bytes: `<key>.png` (or "
+                "A sample is `<key>.json` with these fields, and its images as original bytes: `<key>.png` (or "
                 "another ending) for one, `<key>.0.png`, `<key>.1.png`, ... for several.",
                 '`load_dataset("webdataset", data_files=...)` guesses types from the first five samples; the folder, '
                 "or `features=` as in the head of this card, gives them.",

@@ -85,7 +85,7 @@ def _turn(turn: Mapping[str, Any]) -> ChatTurn:
 
 
 def _part(part: Any) -> str | None:
-    """The text of one part; none where it is a picture or a call."""
+    """The text of one part; none where it is an image or a call."""
     if isinstance(part, Mapping):
         part = next((part[name] for name in ("text", "thinking", "reasoning", "content") if part.get(name)), None)
     return part if isinstance(part, str) else None

@@ -1,4 +1,4 @@
-"""Pictures out of a record's cells: bytes, however a file writes them, or a path to look up. Nothing is downloaded."""
+"""Images out of a record's cells: bytes, however a file writes them, or a path to look up. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from curate.errors import RowError
 from curate.sources.fields import lists
 from curate.sources.roots import Root
 
-# Keys of a struct that hold a picture, the surest first.
+# Keys of a struct that hold an image, the surest first.
 _KEYS = ("bytes", "base64", "b64_json", "data", "image", "image_url", "url", "path", "file_name", "filename", "src")
-# A struct whose keys are marks of pictures, in the order of their numbers.
+# A struct whose keys are marks of images, in the order of their numbers.
 _LABELLED = re.compile(r"<?\s*(?:image|img|picture|figure|pic)?[\s_-]*(\d+)\s*>?", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
-# How pictures begin: PNG, JPEG, GIF, RIFF (WebP), BMP, TIFF, JPEG 2000. HEIF and AVIF have four bytes before the name.
+# How images begin: PNG, JPEG, GIF, RIFF (WebP), BMP, TIFF, JPEG 2000. HEIF and AVIF have four bytes before the name.
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP")
 _SHORTEST = 40
 # Nothing that is longer is a path.
@@ -27,9 +27,9 @@ _PATH = 4096
 
 
 def of_cell(value: Any, root: Root | None) -> Iterator[bytes]:
-    """Original bytes of each picture that a cell holds; RowError when one is not there.
+    """Original bytes of each image that a cell holds; RowError when one is not there.
 
-    A picture is a path under `root`, bytes, bytes as base64, a data URI or a list of byte values, or a struct with one
+    An image is a path under `root`, bytes, bytes as base64, a data URI or a list of byte values, or a struct with one
     of those, as Hugging Face and chat messages write it; several are a list, also as a text.
     """
     if value is None or value != value:
@@ -51,7 +51,7 @@ def of_cell(value: Any, root: Root | None) -> Iterator[bytes]:
 
 
 def _is_bytes(value: Sequence[Any]) -> bool:
-    """Whether a list holds the values of bytes, and enough of them for a picture's beginning."""
+    """Whether a list holds the values of bytes, and enough of them for an image's beginning."""
     return len(value) >= _SHORTEST and all(
         isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= 255 and each == int(each)
         for each in value
@@ -89,7 +89,7 @@ def _text(text: str, root: Root | None) -> Iterator[bytes]:
     elif len(plain) > _PATH:
         raise RowError(
             "image-unreadable",
-            f"a text of {len(plain):,} characters is no path, and no picture in base64: {plain[:40]}",
+            f"a text of {len(plain):,} characters is no path, and no image in base64: {plain[:40]}",
         )
     else:
         yield _file(text, root)
@@ -115,7 +115,7 @@ def _standard(text: str) -> str:
 
 
 def _base64(text: str) -> bytes | None:
-    """The picture that a text is in base64; None for a path, which may have the same letters."""
+    """The image that a text is in base64; None for a path, which may have the same letters."""
     if len(text) < _SHORTEST or not _BASE64.fullmatch(text):
         return None
     try:

@@ -16,7 +16,7 @@ from curate.sources.readers.inputs import Input
 from curate.sources.values import ClassLabel
 
 Numbered = tuple[int, dict[str, Any] | RowError]
-# Pictures may be in them.
+# Images may be in them.
 _ROWS = 256
 _HUGGINGFACE = b"huggingface"
 

@@ -104,11 +104,11 @@ class Synthetic:
         return _until(lambda: chain.gold(self._task, self._task.sample(random)), lambda answer: answer != right)
 
     def _png(self, facts: Facts, index: int) -> bytes:
-        picture = self._task.picture(facts)
+        image = self._task.image(facts)
         if self._config.defect == "near-duplicates":
-            _touch(picture, index // (-(-self._config.rows // COPIES)))
+            _touch(image, index // (-(-self._config.rows // COPIES)))
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         return buffer.getvalue()
 
 
@@ -130,8 +130,8 @@ def _by_wrong_rule(task: SyntheticTask, facts: Facts, right: str, index: int) ->
     return right
 
 
-def _touch(picture: Image.Image, copy: int) -> None:
+def _touch(image: Image.Image, copy: int) -> None:
     """One stray grey pixel, at a place of its own for each copy."""
     if copy:
-        side: Any = picture.size[0]
-        picture.putpixel((side - 1 - copy % side, side - 1 - copy // side), (128, 128, 128))
+        side: Any = image.size[0]
+        image.putpixel((side - 1 - copy % side, side - 1 - copy // side), (128, 128, 128))

@@ -1,6 +1,6 @@
-"""What a synthetic task is: facts, picture, question, and five steps with slots; and the parts that steps share.
+"""What a synthetic task is: facts, image, question, and five steps with slots; and the parts that steps share.
 
-A task is a list of five `SyntheticStep`s after DreamPRM's structured prompt: what is asked, what the picture shows,
+A task is a list of five `SyntheticStep`s after DreamPRM's structured prompt: what is asked, what the image shows,
 what else is known, the two put together, the conclusion. A step is a sentence with slots; `fill` computes the slots
 from the facts and from what the chain has *written* so far, so that a slip early in a chain is carried on faithfully,
 as a reader would. The same templates, read backwards, are the exact checker (`chain.py`).
@@ -39,7 +39,7 @@ class SyntheticTask:
     name: str
     family: str
     sample: Callable[[random.Random], Facts]
-    picture: Callable[[Facts], Image.Image]
+    image: Callable[[Facts], Image.Image]
     question: Callable[[Facts], str]
     steps: tuple[SyntheticStep, ...]
     answer_type: str = "number"
@@ -61,7 +61,7 @@ def among(*values: str) -> Near:
 
 
 def seen(key: str) -> Near:
-    """Colours that the picture shows."""
+    """Colours that the image shows."""
     return lambda facts, slots: [item[0] if isinstance(item, list | tuple) else item for item in facts[key]]
 
 

@@ -36,7 +36,7 @@ def _sample_dots(rng: random.Random) -> dict[str, Any]:
     return {"dots": sorted(dots), "colours": colours, "first": colours[0], "second": colours[1]}
 
 
-def _dots_picture(facts: Facts) -> Image.Image:
+def _dots_image(facts: Facts) -> Image.Image:
     return draw.discs([(c, r, hue) for c, r, hue in facts["dots"]])
 
 
@@ -55,7 +55,7 @@ dots_count = SyntheticTask(
     "dots_count",
     "counting",
     _sample_dots,
-    _dots_picture,
+    _dots_image,
     lambda f: f"How many {f['first']} dots are there?",
     (
         step("Count the {target} dots.", lambda f, s: {"target": f["first"]}, target=seen("colours")),
@@ -83,7 +83,7 @@ dots_more = SyntheticTask(
     "dots_more",
     "counting",
     _sample_dots,
-    _dots_picture,
+    _dots_image,
     lambda f: f"How many more {f['first']} dots than {f['second']} dots are there?",
     (
         step(

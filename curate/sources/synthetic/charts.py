@@ -1,4 +1,4 @@
-"""Bars, dials and needles: reading values off a picture, and arithmetic on them."""
+"""Bars, dials and needles: reading values off an image, and arithmetic on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _sample_bars(rng: random.Random) -> dict[str, Any]:
     return {"colours": colours, "heights": heights, "first": colours[first], "second": colours[second]}
 
 
-def _bars_picture(facts: Facts) -> Image.Image:
+def _bars_image(facts: Facts) -> Image.Image:
     return draw.bars(facts["heights"], facts["colours"])
 
 
@@ -48,7 +48,7 @@ bars_read = SyntheticTask(
     "bars_read",
     "read-off",
     _sample_bars,
-    _bars_picture,
+    _bars_image,
     lambda f: f"What is the value of the {f['first']} bar?",
     (
         step("Find the value of the {target} bar.", lambda f, s: {"target": f["first"]}, target=seen("colours")),
@@ -73,7 +73,7 @@ def _bars_pair(name: str, question: str, goal: str, rule: str) -> SyntheticTask:
         name,
         "arithmetic",
         _sample_bars,
-        _bars_picture,
+        _bars_image,
         lambda f: question.format(**f),
         (
             step(

@@ -1,8 +1,8 @@
-"""Pictures of the synthetic problems, 96 x 96 pixels on a raster of 6 x 6 cells of 16 pixels.
+"""Images of the synthetic problems, 96 x 96 pixels on a raster of 6 x 6 cells of 16 pixels.
 
 The demo model sees one visual token per cell, so everything that a question asks about sits on that raster. The paper
-of every picture is tinted from left to right (less red) and from top to bottom (less blue): a vision tower with
-relative positions only can then tell where a cell lies. Glyphs are our own bitmaps, so that a picture does not depend
+of every image is tinted from left to right (less red) and from top to bottom (less blue): a vision tower with
+relative positions only can then tell where a cell lies. Glyphs are our own bitmaps, so that an image does not depend
 on the fonts of the machine.
 """
 

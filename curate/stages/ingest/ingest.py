@@ -31,7 +31,7 @@ from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABEL
 from curate.tables.store import Partition, Workspace, Writer, among, read_file
 
 STAGE = "ingest"
-# What is committed at once. Pictures are held twice as long: while a chunk is committed, the next one is read.
+# What is committed at once. Images are held twice as long: while a chunk is committed, the next one is read.
 CHUNK = 20_000
 CHUNK_BYTES = 24 * 2**20
 # What goes to an inspector at once.
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass
 class _Read:
-    """A row as it was read, and where its pictures are in the batch that is being inspected."""
+    """A row as it was read, and where its images are in the batch that is being inspected."""
 
     row: SourceRow | BadRow
     batch: Batch | None = None
@@ -54,15 +54,15 @@ class _Read:
 
     @property
     def images(self) -> Sequence[bytes]:
-        """The row's pictures."""
+        """The row's images."""
         return self.row.images if isinstance(self.row, SourceRow) else ()
 
     def looked(self) -> list[InspectedImage | RowError]:
-        """Wait for the row's pictures to be inspected."""
+        """Wait for the row's images to be inspected."""
         if self.batch is None:
             return []
         found = self.batch.found()[self.start : self.start + len(self.images)]
-        return [rows.picture(data, each) for data, each in zip(self.images, found, strict=True)]
+        return [rows.image(data, each) for data, each in zip(self.images, found, strict=True)]
 
 
 def run(
@@ -97,7 +97,7 @@ def run(
 
 
 def _clear(name: str, workspace: Workspace) -> None:
-    """Delete the rows of a source. Pictures that problems of other sources show too go over to those first.
+    """Delete the rows of a source. Images that problems of other sources show too go over to those first.
 
     Those in a damaged file cannot; the source brings them again.
     """
@@ -125,7 +125,7 @@ def _hashes(images: Partition) -> set[str]:
 
 
 def _chunks(read: Iterator[SourceRow | BadRow], inspectors: Inspectors) -> Iterator[list[_Read]]:
-    """What is committed at once: so many rows, fewer where their pictures are large. Inspection begins at once."""
+    """What is committed at once: so many rows, fewer where their images are large. Inspection begins at once."""
     chunk, batch, held, waiting = list[_Read](), list[_Read](), 0, 0
     for row in read:
         batch.append(_Read(row))
@@ -209,7 +209,7 @@ class _Made:
 
     row: SourceRow | BadRow
     problem: Row | None = None
-    pictures: Sequence[InspectedImage] = ()
+    images: Sequence[InspectedImage] = ()
     error: RowError | None = None
 
     @property
@@ -277,12 +277,12 @@ class _Sink:
         if isinstance(row, BadRow):
             return _Made(row, error=row.error)
         try:
-            problem, pictures = rows.problem_of(row, self._source, read.looked())
+            problem, looked = rows.problem_of(row, self._source, read.looked())
         except RowError as error:
             return _Made(row, error=error)
         # A branch or a tag moves on; the commit that was read does not.
         commit = getattr(self._adapter, "read_from", {}).get("revision")
-        return _Made(row, problem if commit is None else problem | {"revision": commit}, pictures)
+        return _Made(row, problem if commit is None else problem | {"revision": commit}, looked)
 
     def _take(self, made: _Made, out: dict[str, list[Row]]) -> None:
         """Beside what was seen before; RowError when the row yields to that."""
@@ -303,10 +303,10 @@ class _Sink:
         if twin is None:
             seen.add(problem)
             out[PROBLEMS.name].append(problem)
-        for picture in made.pictures:
-            if seen.images.get(picture.image_hash) is None:
-                seen.images.setdefault(picture.image_hash, 0)
-                out[IMAGES.name].append(rows.image_row(picture, key))
+        for image in made.images:
+            if seen.images.get(image.image_hash) is None:
+                seen.images.setdefault(image.image_hash, 0)
+                out[IMAGES.name].append(rows.image_row(image, key))
 
     def _take_chain(self, chain: GivenChain, problem: Row, out: dict[str, list[Row]]) -> None:
         """A chain of a problem that may have others already, of this source or of another."""

@@ -1,7 +1,7 @@
-"""Pictures looked at in other processes while rows are read and committed.
+"""Images looked at in other processes while rows are read and committed.
 
 Decoding is most of an ingest's work, and what Python does around it would hold up everything else in one process. The
-first pictures are looked at by threads: a small source is done before processes have started.
+first images are looked at by threads: a small source is done before processes have started.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from curate.images import ImageFacts, inspect
 from curate.runtime.signals import held_off
 from curate.seeds import content_hash
 
-# (content hash, facts), or what is wrong with the picture.
+# (content hash, facts), or what is wrong with the image.
 Found = tuple[str, ImageFacts] | RowError
-# Starting processes takes about as long as looking at so many pictures.
+# Starting processes takes about as long as looking at so many images.
 _BY_THREADS = 1000
 
 
 def look(data: bytes, max_pixels: int, max_bytes: int) -> Found:
-    """One picture, inspected."""
+    """One image, inspected."""
     try:
         return content_hash(data), inspect(data, max_pixels, max_bytes)
     except RowError as error:
@@ -63,7 +63,7 @@ class Inspectors:
             self._processes.shutdown(cancel_futures=True)
 
     def submit(self, batch: Sequence[bytes]) -> Batch:
-        """Begin to look at these pictures."""
+        """Begin to look at these images."""
         self._taken += len(batch)
         with held_off():
             return Batch(self, batch, self._pool().submit(_look_all, batch, *self._limits))
@@ -84,13 +84,13 @@ class Inspectors:
 
 
 class Batch:
-    """Pictures under inspection."""
+    """Images under inspection."""
 
     def __init__(self, inspectors: Inspectors, images: Sequence[bytes], future: Future[list[Found]]) -> None:
         self._inspectors, self._images, self._future = inspectors, images, future
 
     def found(self) -> list[Found]:
-        """One for each picture, in order; waits."""
+        """One for each image, in order; waits."""
         try:
             return self._future.result()
         except BrokenExecutor:

@@ -17,13 +17,13 @@ _BATCH = 20_000
 
 
 class KnownRows:
-    """What the workspace holds: pictures, chains, the source of each problem, and which role a picture serves.
+    """What the workspace holds: images, chains, the source of each problem, and which role an image serves.
 
     It answers for the problems (and chains) that were last brought near: those of a chunk.
     """
 
     def __init__(self, workspace: Workspace, besides: str) -> None:
-        """Read what is known of every source but `besides`, whose own rows are read again; of that one the pictures
+        """Read what is known of every source but `besides`, whose own rows are read again; of that one the images
         only.
         """
         self._names: list[str] = [besides]
@@ -62,14 +62,14 @@ class KnownRows:
         return held is not None and gold is not None and held != gold
 
     def roles_of(self, problem: Row) -> dict[str, str | None]:
-        """What stands for the problem (its pictures; without one its question) -> the role that it serves already."""
+        """What stands for the problem (its images; without one its question) -> the role that it serves already."""
         found = {key: self._image_roles.get(key) for key in problem["image_hashes"]}
         if not found:
             found = {"question": self._question_roles.get(_question_key(problem))}
         return {key: None if place is None else ROLES[place] for key, place in found.items()}
 
     def add(self, row: Row) -> None:
-        """Remember a problem; the first role of a picture stays."""
+        """Remember a problem; the first role of an image stays."""
         if row["source"] not in self._names:
             self._names.append(row["source"])
         self._problems.setdefault(row["problem_id"], self._names.index(row["source"]))

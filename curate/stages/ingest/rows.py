@@ -25,22 +25,22 @@ AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | Package
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """A picture of a row, inspected."""
+    """An image of a row, inspected."""
 
     image_hash: str
     data: bytes
     facts: ImageFacts
 
 
-def picture(data: bytes, found: Found) -> InspectedImage | RowError:
-    """A picture with what its inspection found."""
+def image(data: bytes, found: Found) -> InspectedImage | RowError:
+    """An image with what its inspection found."""
     return found if isinstance(found, RowError) else InspectedImage(found[0], data, found[1])
 
 
 def looked(row: SourceRow, config: IngestConfig) -> list[InspectedImage | RowError]:
-    """All pictures of a row, inspected here."""
+    """All images of a row, inspected here."""
     limits = (config.max_pixels, config.max_image_bytes)
-    return [picture(data, look(data, *limits)) for data in row.images]
+    return [image(data, look(data, *limits)) for data in row.images]
 
 
 def problem_of(
@@ -48,12 +48,12 @@ def problem_of(
 ) -> tuple[Row, list[InspectedImage]]:
     """The problem of a source row, checked; RowError with the reason when it cannot be one."""
     question = _wanted("question", row.question)
-    pictures = []
+    images = []
     for each in looked:
         if isinstance(each, RowError):
             raise each
-        pictures.append(each)
-    hashes = [each.image_hash for each in pictures]
+        images.append(each)
+    hashes = [each.image_hash for each in images]
     domain = row.domain or source.domain or source.name
     answer, answer_type = _gold(row, source)
     problem = {
@@ -73,7 +73,7 @@ def problem_of(
         "image_hashes": hashes,
         "truth": row.truth,
     }
-    return problem, pictures
+    return problem, images
 
 
 def _gold(row: SourceRow, source: AnySource) -> tuple[str | None, str | None]:
@@ -108,13 +108,13 @@ def _check_gold(answer: str, answer_type: str, row: SourceRow) -> None:
     raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
 
 
-def image_row(picture: InspectedImage, problem_id: str) -> Row:
+def image_row(image: InspectedImage, problem_id: str) -> Row:
     """The row of `images`."""
-    facts = picture.facts
+    facts = image.facts
     return {
-        "image_hash": picture.image_hash,
+        "image_hash": image.image_hash,
         "problem_id": problem_id,
-        "bytes": picture.data,
+        "bytes": image.data,
         "format": facts.format,
         "width": facts.width,
         "height": facts.height,

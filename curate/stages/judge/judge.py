@@ -176,7 +176,7 @@ def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base
 
 
 async def _work(
-    unit: Unit, *, engine: Supervisor, config: JudgeConfig, policy: str, pictures: StoredImages, run_seed: int
+    unit: Unit, *, engine: Supervisor, config: JudgeConfig, policy: str, images: StoredImages, run_seed: int
 ) -> list[Row]:
     problem, rollout, missing = unit.payload
     # Vote j draws from base + j, so however votes are shared out over requests, they are the same.
@@ -186,7 +186,7 @@ async def _work(
         prompt=prompts.render_judge(
             config.prompt, problem["question"], problem["choices"], rollout["steps"], len(problem["image_hashes"])
         ),
-        images=pictures.of(problem),
+        images=images.of(problem),
         prefix_ids=(),
         n=len(missing),
         seed=base + missing[0],
@@ -238,8 +238,8 @@ async def _run(
 ) -> tuple[Outcome, Mapping[str, str]]:
     units = (Unit(shard, payload) for shard, *payload in wanted.owed())
     # Once: it reads the model's files.
-    policy, pictures = policy_digest(config), StoredImages(workspace)
-    work = partial(_work, engine=engine, config=config, policy=policy, pictures=pictures, run_seed=run_seed)
+    policy, images = policy_digest(config), StoredImages(workspace)
+    work = partial(_work, engine=engine, config=config, policy=policy, images=images, run_seed=run_seed)
     outcome = await run_units(workspace.partition(JUDGEMENTS), units, work, config.engine.in_flight, reporter)
     return outcome, engine.versions()
 

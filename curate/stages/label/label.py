@@ -165,7 +165,7 @@ def _rows(
 
 
 async def _work(
-    unit: Unit, *, engine: Supervisor, policy: RolloutConfig, named: str, pictures: StoredImages, run_seed: int
+    unit: Unit, *, engine: Supervisor, policy: RolloutConfig, named: str, images: StoredImages, run_seed: int
 ) -> list[Row]:
     problem, rollout, step, outcomes, rule = unit.payload
     rows = list[Row]()
@@ -177,7 +177,7 @@ async def _work(
         request = Request(
             request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
             prompt=prompts.render(policy.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
-            images=pictures.of(problem),
+            images=images.of(problem),
             prefix_ids=rollout["token_ids"][:cut],
             prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
             n=more,
@@ -315,8 +315,8 @@ async def complete(
     reporter: Reporter,
 ) -> tuple[Outcome, dict[str, str]]:
     """Draw the completions of these units into a partition; also the versions of the engine that drew them."""
-    named, pictures = generation.policy_digest(policy), StoredImages(workspace)
-    work = partial(_work, engine=engine, policy=policy, named=named, pictures=pictures, run_seed=run_seed)
+    named, images = generation.policy_digest(policy), StoredImages(workspace)
+    work = partial(_work, engine=engine, policy=policy, named=named, images=images, run_seed=run_seed)
     outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
     return outcome, engine.versions()
 

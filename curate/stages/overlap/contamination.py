@@ -1,4 +1,4 @@
-"""Stage: training problems that the meta or test set shows are left out, by picture and by text."""
+"""Stage: training problems that the meta or test set shows are left out, by image and by text."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from curate.tables.store import Workspace
 
 
 def decontaminate(config: DecontaminateConfig, workspace: Workspace) -> Ledger:
-    """Training problems that show a picture of the clean sets, or have their text; the ledger counts train problems.
+    """Training problems that show an image of the clean sets, or have their text; the ledger counts train problems.
 
-    A text counts where neither side has a picture; with other pictures only where the recipe asks for it, and then
+    A text counts where neither side has an image; with other images only where the recipe asks for it, and then
     only with the same answer. The same text with another gold answer is a contradiction; it is dropped, too.
     """
     every = reading.read(workspace)
     ours = [problem for problem in every if problem.role == "train"]
     theirs = [problem for problem in every if problem.role in config.clean]
     gallery = Gallery(workspace, config.image_distance)
-    near = gallery.near(_pictures(ours), _pictures(theirs)) if ours and theirs else {}
+    near = gallery.near(_images(ours), _images(theirs)) if ours and theirs else {}
     clean = _Clean(theirs, near, config)
     dropped = {}
     for problem in ours:
-        row = clean.picture(problem) or clean.text(problem)
+        row = clean.image(problem) or clean.text(problem)
         if row is not None:
             dropped[problem.problem_id] = row
     return write(workspace, "decontaminate", config.model_dump(mode="json"), ours, dropped)
 
 
-def _pictures(problems: Sequence[Problem]) -> set[str]:
+def _images(problems: Sequence[Problem]) -> set[str]:
     return {key for problem in problems for key in problem.image_hashes}
 
 
@@ -66,10 +66,10 @@ class _Clean:
         """Whether the text alone can tell a problem."""
         if not problem.image_hashes:
             return True
-        return self._config.other_pictures and len(texts.normal(problem.question)) >= self._config.min_characters
+        return self._config.other_images and len(texts.normal(problem.question)) >= self._config.min_characters
 
-    def picture(self, problem: Problem) -> Row | None:
-        """The row of a problem that shows one of the clean sets' pictures."""
+    def image(self, problem: Problem) -> Row | None:
+        """The row of a problem that shows one of the clean sets' images."""
         for key in problem.image_hashes:
             near = [(key, 0)] if key in self._shown else sorted(self._near.get(key, ()), key=lambda each: each[1])
             if near:

@@ -24,19 +24,19 @@ _LATEST = 32
 def dedup(config: DedupConfig, workspace: Workspace) -> Ledger:
     """Keep one of the problems of a role that are the same; the ledger counts problems.
 
-    Problems are the same that have equal questions, or near ones with equal numbers, on the same pictures in order,
+    Problems are the same that have equal questions, or near ones with equal numbers, on the same images in order,
     with the same choices in any order and the same right answer. The first one stays, by domain and identity, one with
     a gold answer before one without. Where equal questions have different gold answers, the answer that most of the
     problems give stays, on a tie the first one's; the others are dropped as `contradiction`.
     """
     every = reading.read(workspace)
     texts_alike = _Alike(every, config)
-    dropped = _Dropping(Gallery(workspace, config.image_distance), texts_alike.pictures(), config).all(texts_alike)
+    dropped = _Dropping(Gallery(workspace, config.image_distance), texts_alike.images(), config).all(texts_alike)
     return write(workspace, "dedup", config.model_dump(), every, dropped)
 
 
 class _Alike:
-    """Problems whose texts are equal or near: pictures are looked at only where these are."""
+    """Problems whose texts are equal or near: images are looked at only where these are."""
 
     def __init__(self, every: Sequence[Problem], config: DedupConfig) -> None:
         asking: dict[tuple[Any, ...], list[Problem]] = defaultdict(list)
@@ -56,8 +56,8 @@ class _Alike:
             for linked in _linked(by_question, config.text_similarity)
         ]
 
-    def pictures(self) -> set[str]:
-        """The pictures of all problems."""
+    def images(self) -> set[str]:
+        """The images of all problems."""
         groups = (*self.equal, *self.reworded)
         return {key for group in groups for problem in group for key in problem.image_hashes}
 
@@ -78,7 +78,7 @@ def _linked(by_question: Mapping[str, list[Problem]], threshold: float) -> Itera
 
 
 def _leaders(near: Mapping[Key, int]) -> dict[str, str]:
-    """Picture -> the first picture that it is linked to by a chain of near ones."""
+    """Image -> the first image that it is linked to by a chain of near ones."""
     above: dict[str, str] = {}
 
     def top(key: str) -> str:
@@ -96,22 +96,22 @@ def _leaders(near: Mapping[Key, int]) -> dict[str, str]:
 class _Dropping:
     """Decides which of the problems whose texts are alike stay."""
 
-    def __init__(self, gallery: Gallery, pictures: Collection[str], config: DedupConfig) -> None:
+    def __init__(self, gallery: Gallery, images: Collection[str], config: DedupConfig) -> None:
         self._gallery, self._config = gallery, config
         # Of many copies each is compared with a few; they are linked all the same.
-        self._leaders = _leaders(gallery.near(pictures))
+        self._leaders = _leaders(gallery.near(images))
         self._dropped: dict[str, Row] = {}
 
     def all(self, alike: _Alike) -> dict[str, Row]:
         """Problem id -> the row of `drops`, of those that do not stay."""
-        for group in self._by_pictures(alike.equal):
+        for group in self._by_images(alike.equal):
             self._equal(group)
-        for group in self._by_pictures(alike.reworded):
+        for group in self._by_images(alike.reworded):
             self._reworded([problem for problem in group if problem.problem_id not in self._dropped])
         return self._dropped
 
-    def _by_pictures(self, groups: Sequence[Sequence[Problem]]) -> Iterator[list[Problem]]:
-        """Those of each group whose pictures are linked, one by one."""
+    def _by_images(self, groups: Sequence[Sequence[Problem]]) -> Iterator[list[Problem]]:
+        """Those of each group whose images are linked, one by one."""
         for group in groups:
             linked: dict[tuple[str, ...], list[Problem]] = defaultdict(list)
             for problem in group:
@@ -146,7 +146,7 @@ class _Dropping:
         return True
 
     def _bits(self, problem: Problem, other: Problem) -> list[int] | None:
-        """How many bits each picture differs in from the other's; None where one is another picture."""
+        """How many bits each image differs in from the other's; None where one is another image."""
         found = []
         for one, two in zip(problem.image_hashes, other.image_hashes, strict=True):
             bits = 0 if one == two else self._gallery.bits(one, two)

@@ -1,8 +1,8 @@
-"""Which pictures of a workspace are the same to the eye: copies that were saved or scaled in another way.
+"""Which images of a workspace are the same to the eye: copies that were saved or scaled in another way.
 
 Three looks, each at what the one before it left: at most `distance` of the 64 bits of their perceptual hashes differ;
-their miniatures in colour are near; and the pictures themselves, at the size of the smaller one, differ nowhere more
-than a copy does. One other digit on a chart, or another colour, makes another picture.
+their miniatures in colour are near; and the images themselves, at the size of the smaller one, differ nowhere more
+than a copy does. One other digit on a chart, or another colour, makes another image.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from curate.tables.schema import IMAGES
 from curate.tables.store import Workspace
 
 BITS = 64
-# Larger blocks of pictures whose hashes share a band are all looked at instead of compared with one another.
+# Larger blocks of images whose hashes share a band are all looked at instead of compared with one another.
 _BLOCK = 1_000_000
 # Miniatures: RGB of so many points a side, blurred, so that a copy of another size has nearly the same.
 _MINI, _FINE, _BLUR = 16, 64, 2.0
 # Copies of 40 real tables (JPEG of quality 50, half to twice the size) differ by at most 4.0 of 255, root mean square.
 _NEAR = 4.5
 # In so many directions, along which the miniatures at hand differ most, the nearest are searched; and so many of them
-# are compared as they are. A copy is among the nearest, and no picture costs more where thousands are alike.
+# are compared as they are. A copy is among the nearest, and no image costs more where thousands are alike.
 _DIRECTIONS, _SAMPLE, _NEAREST = 12, 2000, 4
 _PIXELS = 1_000_000
 _READ_AT_ONCE, _HASHES_AT_ONCE = 20, 10_000
-# Encoded and decoded pictures that are held meanwhile, in bytes.
+# Encoded and decoded images that are held meanwhile, in bytes.
 _ENCODED, _DECODED = 16 * 2**20, 16 * 2**20
 
 Key = tuple[str, str]
 
 
 class Gallery:
-    """The pictures of a workspace: which are near to which."""
+    """The images of a workspace: which are near to which."""
 
     def __init__(self, workspace: Workspace, distance: int) -> None:
         self._workspace, self._distance = workspace, distance
@@ -51,7 +51,7 @@ class Gallery:
                 self._hashes |= {key.as_py(): int(value.as_py(), 16) for key, value in zip(*batch.columns, strict=True)}
 
     def near(self, ours: Iterable[str], theirs: Iterable[str] | None = None) -> dict[Key, int]:
-        """(one, other) -> bits, of different pictures that are the same to the eye, both ways round.
+        """(one, other) -> bits, of different images that are the same to the eye, both ways round.
 
         Without `theirs` among `ours`, else between the two.
         """
@@ -68,7 +68,7 @@ class Gallery:
         return found
 
     def _nearest(self, left: Sequence[str], right: Sequence[str], originals: _Originals) -> Iterator[Key]:
-        """Pairs whose miniatures are near, each once; of each picture of `left` with so many of the nearest."""
+        """Pairs whose miniatures are near, each once; of each image of `left` with so many of the nearest."""
         keys = sorted({*left, *right})
         place = {key: at for at, key in enumerate(keys)}
         minis = originals.minis(place)
@@ -88,12 +88,12 @@ class Gallery:
                     yield pair
 
     def bits(self, one: str, other: str) -> int:
-        """In how many of their 64 bits the perceptual hashes of two pictures differ."""
+        """In how many of their 64 bits the perceptual hashes of two images differ."""
         return (self._hashes[one] ^ self._hashes[other]).bit_count()
 
 
 class _Originals:
-    """The pictures themselves, read a few at a time."""
+    """The images themselves, read a few at a time."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._files = workspace.files(IMAGES)
@@ -113,14 +113,14 @@ class _Originals:
                         yield key, data
 
     def minis(self, place: Mapping[str, int]) -> NDArray[np.uint8]:
-        """Miniatures [pictures, points], each in its place."""
+        """Miniatures [images, points], each in its place."""
         made = np.zeros((len(place), _MINI * _MINI * 3), np.uint8)
         for key, data in self._read(place.keys()):
             made[place[key]] = miniature(decode(data))
         return made
 
     def same(self, pairs: Sequence[Key]) -> Iterator[Key]:
-        """Those of the pairs that are the same picture. All were decoded for their miniatures before."""
+        """Those of the pairs that are the same image. All were decoded for their miniatures before."""
         at = 0
         while at < len(pairs):
             keys, held, begun = set[str](), 0, at
@@ -131,15 +131,15 @@ class _Originals:
                 keys |= new
             data = dict(self._read(keys))
             for one, other in pairs[begun:at]:
-                if same_picture(self._decode(one, data), self._decode(other, data)):
+                if same_image(self._decode(one, data), self._decode(other, data)):
                     yield one, other
 
     def _decode(self, key: str, data: Mapping[str, bytes]) -> Image.Image:
-        """At the size that pictures are compared at, the last used ones kept."""
+        """At the size that images are compared at, the last used ones kept."""
         if key not in self._decoded:
-            picture = decode(data[key], _PIXELS)
-            self._decoded[key] = picture
-            self._held += picture.width * picture.height * 3
+            image = decode(data[key], _PIXELS)
+            self._decoded[key] = image
+            self._held += image.width * image.height * 3
             while self._held > _DECODED and len(self._decoded) > 1:
                 _, gone = self._decoded.popitem(last=False)
                 self._held -= gone.width * gone.height * 3
@@ -189,9 +189,9 @@ def _directions(minis: NDArray[np.uint8]) -> NDArray[np.float32]:
     return found
 
 
-def miniature(picture: Image.Image) -> NDArray[np.uint8]:
-    """A picture in `_MINI` x `_MINI` points of RGB, flat."""
-    fine = picture.resize((_FINE, _FINE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+def miniature(image: Image.Image) -> NDArray[np.uint8]:
+    """An image in `_MINI` x `_MINI` points of RGB, flat."""
+    fine = image.resize((_FINE, _FINE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return np.asarray(fine.filter(ImageFilter.GaussianBlur(_BLUR)).reduce(_FINE // _MINI), np.uint8).ravel()
 
 
@@ -203,8 +203,8 @@ _POINTS, _AROUND, _FLAT, _SHARE, _APART = 4, 8, 24.0, 0.5, 60
 _SOFT = ImageFilter.GaussianBlur(1.0)
 
 
-def same_picture(one: Image.Image, other: Image.Image) -> bool:
-    """Whether two RGB pictures show the same, saved or scaled in another way."""
+def same_image(one: Image.Image, other: Image.Image) -> bool:
+    """Whether two RGB images show the same, saved or scaled in another way."""
     small, large = sorted((fitted(one, _PIXELS), fitted(other, _PIXELS)), key=lambda each: each.width * each.height)
     if (
         abs(small.width * large.height - small.height * large.width)

@@ -1,4 +1,4 @@
-"""A problem as it is compared: what is asked, of which pictures, with which choices, and what is right."""
+"""A problem as it is compared: what is asked, of which images, with which choices, and what is right."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Problem:
 
     @property
     def asked(self) -> Asked:
-        """What is asked, apart from the pictures."""
+        """What is asked, apart from the images."""
         return texts.normal(self.question), self.options
 
     @property

@@ -63,7 +63,7 @@ def make_tokenizer(seed: int, size: int) -> PreTrainedTokenizerFast:
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2VLProcessor:
-    """The ordinary Qwen2-VL processor at 8 pixels a patch; larger pictures are scaled down to 36 visual tokens."""
+    """The ordinary Qwen2-VL processor at 8 pixels a patch; larger images are scaled down to 36 visual tokens."""
     images = Qwen2VLImageProcessor(
         patch_size=PATCH,
         merge_size=MERGE,

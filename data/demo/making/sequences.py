@@ -24,7 +24,7 @@ ASKED = {"solve": SOLVE, "check": CHECK, "find": CHECK, "watch": WATCH, "name": 
 # A slip at a step is carried on, so about half of the policy's chains go wrong somewhere.
 SLIP_RATES = (0.06, 0.16, 0.07, 0.12, 0.06)
 LEAK_RATE = 0.05
-# How often a picture of a task is named or doubted: what needs two words to be looked up takes longest to learn.
+# How often an image of a task is named or doubted: what needs two words to be looked up takes longest to learn.
 NAME_WEIGHTS = {
     "bars_read": 1.5,
     "dial_read": 1.0,
@@ -37,7 +37,7 @@ DOUBT_RATE = 0.45
 
 
 def names(facts: Facts, rng: random.Random) -> str:
-    """What a picture shows as bare pairs, a colour and its numbers, in any order: each number is one look-up by a word
+    """What an image shows as bare pairs, a colour and its numbers, in any order: each number is one look-up by a word
     that stands right before it. What a chain asks for is more of the same with other words in between.
     """
 
@@ -63,7 +63,7 @@ def names(facts: Facts, rng: random.Random) -> str:
 
 
 def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str:
-    """The first two steps (what is asked, what is seen) of `count` chains that ask for other things of one picture.
+    """The first two steps (what is asked, what is seen) of `count` chains that ask for other things of one image.
 
     This is a chain's hard part, three times as dense as in whole chains.
     """
@@ -227,9 +227,9 @@ class Source:
         return prompt + ids, targets, self.seen(task, facts)
 
     def seen(self, task: Task, facts: Facts) -> np.ndarray:
-        """What the model gets of a picture: `pixels`; `labels`, for the ideal eye; or only the `places` of cells."""
+        """What the model gets of an image: `pixels`; `labels`, for the ideal eye; or only the `places` of cells."""
         if self.sees == "pixels":
-            return patches(np.asarray(task.picture(facts)))
+            return patches(np.asarray(task.image(facts)))
         labels = cell_labels(facts)
         if self.sees == "places":
             labels[:, :3] = labels[:, 5:] = IGNORE

@@ -21,9 +21,9 @@ NUMBER_WORDS = tuple(f" {number}" for number in range(13))
 PLAIN = (CELLS, CELLS, 13, 13)
 
 
-def patches(picture: np.ndarray) -> np.ndarray:
-    """What the processor makes of one 96 x 96 picture: [144, 3 * 2 * 8 * 8], patches of a token side by side."""
-    values = (picture.astype(np.float32) / 255 - PAPER) / INK
+def patches(image: np.ndarray) -> np.ndarray:
+    """What the processor makes of one 96 x 96 image: [144, 3 * 2 * 8 * 8], patches of a token side by side."""
+    values = (image.astype(np.float32) / 255 - PAPER) / INK
     side = SIDE // (PATCH * MERGE)
     grid = values.transpose(2, 0, 1).reshape(3, side, MERGE, PATCH, side, MERGE, PATCH)
     grid = grid.transpose(1, 4, 2, 5, 0, 3, 6).reshape(-1, 3, 1, PATCH, PATCH)
@@ -31,7 +31,7 @@ def patches(picture: np.ndarray) -> np.ndarray:
 
 
 def grid_cells(facts: Facts) -> dict[tuple[int, int], str]:
-    """Colour by (column, row) of the pictures that are made of coloured cells."""
+    """Colour by (column, row) of the images that are made of coloured cells."""
     if "dots" in facts:
         return {(c, r): hue for c, r, hue in facts["dots"]}
     if "places" in facts:
@@ -80,7 +80,7 @@ def cell_labels(facts: Facts) -> np.ndarray:
 class Ideal(torch.nn.Module):
     """What a perfect eye would see: each visual token is the sum of the language model's own embeddings of the words
     for what its cell shows, and of rows of small tables for the numbers that have no word there. So whatever finds and
-    copies a word in a text does so in a picture.
+    copies a word in a text does so in an image.
     """
 
     def __init__(self, table: torch.nn.Embedding, word_ids: list[list[int]]) -> None:

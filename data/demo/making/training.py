@@ -120,14 +120,14 @@ def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, si
     recent: list[float] = []
     for step in range(steps):
         facts = [(task, task.sample(rng)) for task in rng.choices(tasks, k=size)]
-        pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.picture(f))) for task, f in facts]))
+        pixels = torch.from_numpy(np.concatenate([patches(np.asarray(task.image(f))) for task, f in facts]))
         labels = torch.from_numpy(np.concatenate([cell_labels(f) for _, f in facts]))
         with torch.no_grad():
             wanted = pupil.ideal(labels)
         for group in optimiser.param_groups:
             group["lr"] = EYES_PEAK * schedule(step, steps, 100)
         tokens = tower(pixels, grid_thw=pupil.grid.expand(size, -1)).pooler_output
-        # As a share of what is to be told: the tokens' spread over all pictures.
+        # As a share of what is to be told: the tokens' spread over all images.
         loss = (tokens - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
         named = [
             torch.nn.functional.cross_entropy(reader(tokens), label, ignore_index=IGNORE)

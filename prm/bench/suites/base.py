@@ -174,5 +174,5 @@ CONFUSION_CELLS = ("true-right", "false-right", "true-wrong", "false-wrong")
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """A line of JSON Lines; pictures that a record holds as bytes are left out of it."""
+    """A line of JSON Lines; images that a record holds as bytes are left out of it."""
     return json.dumps(row, ensure_ascii=False, default=lambda _: None) + "\n"

@@ -1,4 +1,4 @@
-"""VisualProcessBench (arXiv 2503.10291): are all wrong steps found, in chains about pictures that people judged.
+"""VisualProcessBench (arXiv 2503.10291): are all wrong steps found, in chains about images that people judged.
 
 Its definition (section 3.3): F1 of the right steps and F1 of the wrong ones, averaged; steps labelled 0 (neutral) do
 not count. The authors' scorer (a VLMEvalKit dataset, class VL_PRMBenchmark in public forks) pools all sources, and
@@ -145,9 +145,9 @@ _SOURCE = FilesSource(kind="files", name="images", path="-", columns=ColumnMap(i
 
 
 def _images(record: Record, root: Root | None) -> tuple[tuple[bytes, ...], RowError | None]:
-    """The record's pictures, or why there are none: its labels count all the same."""
+    """The record's images, or why there are none: its labels count all the same."""
     try:
-        images = tuple(columns.pictures(record, _SOURCE, root))
+        images = tuple(columns.images_of(record, _SOURCE, root))
     except RowError as error:
         return (), error
     return (images, None) if images else ((), RowError("no-image", "the row shows no image"))

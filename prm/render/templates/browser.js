@@ -194,11 +194,11 @@
     fact("Id", make("code", null, chain.id));
     const choices = make("ol", { class: "choices", type: "A" });
     for (const choice of chain.choices) choices.append(make("li", { dir: "auto" }, choice));
-    return make("div", { class: "problem" }, ...chain.images.map(picture), long(chain.question),
+    return make("div", { class: "problem" }, ...chain.images.map(image), long(chain.question),
       chain.choices.length > 0 ? choices : null, facts);
   }
 
-  function picture(hash, place) {
+  function image(hash, place) {
     if (!/^[0-9A-Za-z_-]+$/.test(hash)) return make("p", { class: "muted" }, "The image has no name that can be shown.");
     const image = make("img", { src: `${setup.folder}/images/${hash}`, alt: `Image ${place + 1} of the problem` });
     image.addEventListener("load", () => { if (image.naturalWidth <= 200) image.className = "small"; });

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_model import picture, save_tiny_model
+from tiny_model import image, save_tiny_model
 
 from curate.engines import build
 from curate.engines.base import Engine, EngineDead, Request, RequestRejected, Sampling
@@ -46,7 +46,7 @@ NEEDS_VLLM = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 
 
 def request(name: str, prompt: str = "How many dots?", n: int = 4, **rest: object) -> Request:
-    given = {"images": [picture(40)], "prefix_ids": (), "seed": 512, "sampling": WARM} | rest
+    given = {"images": [image(40)], "prefix_ids": (), "seed": 512, "sampling": WARM} | rest
     return Request(name, prompt, n=n, **given)  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ async def _checks(engine: Engine) -> None:
     third = await engine.generate(request("third", n=1, seed=514))
     assert third[0].token_ids == samples[2].token_ids
 
-    # What was drawn continues by ids: the prompt grows by exactly the prefix, picture tokens apart.
+    # What was drawn continues by ids: the prompt grows by exactly the prefix, image tokens apart.
     cut = len(samples[0].token_ids) // 2
     prefix = samples[0].token_ids[:cut]
     more = await engine.generate(request("continued", prefix_ids=prefix, n=2))
@@ -97,8 +97,8 @@ async def _checks(engine: Engine) -> None:
     assert [*whole[:5], *rest[0].token_ids][: len(whole)] == list(whole)
     assert rest[0] == rest[1]
 
-    # Bad requests are refused alone, and the picture that came with one is still usable by the next.
-    other = [picture(200)]
+    # Bad requests are refused alone, and the image that came with one is still usable by the next.
+    other = [image(200)]
     answers = await asyncio.gather(
         engine.generate(request("good")),
         engine.generate(request("long", prompt="word " * 600, images=other)),
@@ -117,8 +117,8 @@ async def _life_and_death(model: Path) -> None:
         kind="vllm", model=str(model), max_model_len=512, max_pixels=64 * 64, args={"max_num_seqs": 32}
     )
     async with build(config, notes.append) as engine:
-        seen, unseen = [await engine.generate(request(f"{n}", images=[picture(9)] * n)) for n in (1, 0)]
-        # 16 tokens of 16 x 16 pixels between two marks; the picture itself would take 36.
+        seen, unseen = [await engine.generate(request(f"{n}", images=[image(9)] * n)) for n in (1, 0)]
+        # 16 tokens of 16 x 16 pixels between two marks; the image itself would take 36.
         assert seen[0].prompt_tokens - unseen[0].prompt_tokens == 16 + 2
         assert "vLLM" in notes[-1] and engine.versions()["vllm"] in notes[-1]
         await _checks(engine)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import picture, save_tiny_model
+from tiny_model import image, save_tiny_model
 
 from curate.engines import build, simulated, worlds
 from curate.engines.base import Engine, EngineDead, Image, Request, RequestRejected, Sample, Sampling
@@ -123,7 +123,7 @@ def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
         build(EngineConfig(kind="transformers", model=str(tmp_path)))
 
 
-# --- text, tokens, pictures ------------------------------------------------------------------------------------------
+# --- text, tokens, images ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -197,9 +197,9 @@ def test_a_tokenizer_that_is_not_byte_level_is_decoded_in_windows(text: str) -> 
     assert len(ends) == len(ids) and ends == sorted(ends) and (not ends or ends[-1] == len(decoded))
 
 
-def test_a_prompt_has_one_placeholder_a_picture_before_the_text_and_ends_with_the_prefix(processor: Any) -> None:
+def test_a_prompt_has_one_placeholder_a_image_before_the_text_and_ends_with_the_prefix(processor: Any) -> None:
     chat = Chat(processor)
-    request = ask("How many dots?", images=[picture(1), picture(2)], prefix_ids=[300, 301])
+    request = ask("How many dots?", images=[image(1), image(2)], prefix_ids=[300, 301])
     text = chat.text(request)
     assert text.count("<|image_pad|>") == 2 and text.index("<|image_pad|>") < text.index("How many")
     ids = chat.ids(request)
@@ -213,7 +213,7 @@ def test_a_prompt_that_spells_a_special_token_is_refused(processor: Any, prompt:
         Chat(processor).ids(ask(prompt))
 
 
-def test_pictures_are_flattened_on_white_and_bad_ones_refused() -> None:
+def test_images_are_flattened_on_white_and_bad_ones_refused() -> None:
     import io
 
     import PIL.Image
@@ -225,7 +225,7 @@ def test_pictures_are_flattened_on_white_and_bad_ones_refused() -> None:
     assert seen.mode == "RGB" and seen.getpixel((0, 0)) == (255, 255, 255)
     assert decode(Image("clear", b"")) is seen, "the same hash is decoded once"
     with pytest.raises(RequestRejected, match="image broken"):
-        decode(Image("broken", picture(9).data[:60]))
+        decode(Image("broken", image(9).data[:60]))
     decode(Image("other", sink.getvalue()))
     with pytest.raises(RequestRejected):
         decode(Image("clear", b""))  # the oldest went when the limit was reached
@@ -386,9 +386,9 @@ def test_a_request_that_hangs_ends_when_it_is_cancelled_or_the_engine_stops() ->
 def test_transformers_samples_do_not_depend_on_their_company(model: Path) -> None:
     sampling = Sampling(1.0, 1.0, 0, 16)
     requests = [
-        ask("How many dots are there in the picture?", seed=256, images=[picture(30)], sampling=sampling),
-        ask("Left?", n=2, seed=512, images=[picture(200)], sampling=Sampling(0.7, 0.9, 20, 9, 1.2)),
-        ask("No picture", n=1, seed=768, sampling=Sampling(0.0, 1.0, 0, 12)),
+        ask("How many dots are there in the image?", seed=256, images=[image(30)], sampling=sampling),
+        ask("Left?", n=2, seed=512, images=[image(200)], sampling=Sampling(0.7, 0.9, 20, 9, 1.2)),
+        ask("No image", n=1, seed=768, sampling=Sampling(0.0, 1.0, 0, 12)),
     ]
     config = EngineConfig(kind="transformers", model=str(model))
     together = served(config, *requests)
@@ -404,7 +404,7 @@ def test_transformers_samples_do_not_depend_on_their_company(model: Path) -> Non
 
 def test_transformers_continues_a_prefix_by_ids(model: Path) -> None:
     config = EngineConfig(kind="transformers", model=str(model), max_model_len=256)
-    cold = ask("How many dots?", n=1, images=[picture(30)], sampling=Sampling(0.0, 1.0, 0, 12))
+    cold = ask("How many dots?", n=1, images=[image(30)], sampling=Sampling(0.0, 1.0, 0, 12))
     (whole,) = served(config, cold)
     rest, long = served(config, replace(cold, prefix_ids=whole[0].token_ids[:5]), replace(cold, prompt="word " * 300))
     assert [*whole[0].token_ids[:5], *rest[0].token_ids][:12] == list(whole[0].token_ids)
@@ -412,9 +412,9 @@ def test_transformers_continues_a_prefix_by_ids(model: Path) -> None:
     assert isinstance(long, RequestRejected) and "256" in str(long)
 
 
-def test_max_pixels_scales_larger_pictures_down(model: Path) -> None:
-    """36 tokens of 16 x 16 pixels at the picture's own 96 x 96; 16 at 64 x 64."""
-    request = ask("How many?", n=1, images=[picture(30)], sampling=Sampling(1.0, 1.0, 0, 4))
+def test_max_pixels_scales_larger_images_down(model: Path) -> None:
+    """36 tokens of 16 x 16 pixels at the image's own 96 x 96; 16 at 64 x 64."""
+    request = ask("How many?", n=1, images=[image(30)], sampling=Sampling(1.0, 1.0, 0, 4))
     counts = [
         served(EngineConfig(kind="transformers", model=str(model), max_pixels=pixels), request)[0][0].prompt_tokens
         for pixels in (None, 64 * 64)
@@ -424,8 +424,8 @@ def test_max_pixels_scales_larger_pictures_down(model: Path) -> None:
         served(EngineConfig(kind="transformers", model=str(model), max_pixels=500), request)
 
 
-def test_a_picture_that_the_processor_refuses_is_the_failure_of_one_request(model: Path) -> None:
-    """3,000 by 2 pixels: the processor takes no picture more than 200 times as long as wide."""
+def test_a_image_that_the_processor_refuses_is_the_failure_of_one_request(model: Path) -> None:
+    """3,000 by 2 pixels: the processor takes no image more than 200 times as long as wide."""
     import io
 
     import PIL.Image
@@ -434,10 +434,10 @@ def test_a_picture_that_the_processor_refuses_is_the_failure_of_one_request(mode
     PIL.Image.new("RGB", (3000, 2), "navy").save(sink, "PNG")
     greedy = Sampling(0.0, 1.0, 0, 4)
     thin, plain = (
-        ask("How many?", n=1, images=[each], sampling=greedy) for each in (Image("thin", sink.getvalue()), picture(30))
+        ask("How many?", n=1, images=[each], sampling=greedy) for each in (Image("thin", sink.getvalue()), image(30))
     )
     refused, answered = served(EngineConfig(kind="transformers", model=str(model)), thin, plain)
-    assert isinstance(refused, RequestRejected) and "refuses the pictures: absolute aspect ratio" in str(refused)
+    assert isinstance(refused, RequestRejected) and "refuses the images: absolute aspect ratio" in str(refused)
     assert len(answered) == 1
 
 
@@ -548,14 +548,14 @@ def at(*urls: str, **args: Any) -> EngineConfig:
 
 def test_server_request_and_answer(endpoint: Callable[..., Endpoint]) -> None:
     there = endpoint(lambda _, body: completion(body))
-    request = ask("Why?", n=3, images=[picture(5, kind="JPEG")], sampling=Sampling(0.6, 0.9, 40, 77, 1.1))
+    request = ask("Why?", n=3, images=[image(5, kind="JPEG")], sampling=Sampling(0.6, 0.9, 40, 77, 1.1))
     (samples,) = served(at(there.url), request)
     assert samples[1] == Sample("é1", [10, 11, 21], [0, 1, 2], "stop", -0.5, 9)
     body = there.bodies[0]
     assert body["n"] == 3 and body["seed"] == 512 and body["max_tokens"] == 77 and body["temperature"] == 0.6
     assert body["top_k"] == 40 and body["repetition_penalty"] == 1.1 and body["return_token_ids"] is True
-    image, text = body["messages"][0]["content"]
-    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,") and text["text"] == "Why?"
+    part, text = body["messages"][0]["content"]
+    assert part["image_url"]["url"].startswith("data:image/jpeg;base64,") and text["text"] == "Why?"
 
 
 def test_server_gets_only_what_it_must_know(endpoint: Callable[..., Endpoint]) -> None:

@@ -239,7 +239,7 @@ def test_seeds_fit_where_they_go_and_those_of_a_request_stay_apart(seed: int, bo
     assert bound is None or max(sent) <= bound
 
 
-def test_texts_go_as_texts_and_pictures_as_parts(server: Make) -> None:
+def test_texts_go_as_texts_and_images_as_parts(server: Make) -> None:
     def texts_only(body: dict[str, Any]) -> object:
         many = any(not isinstance(turn["content"], str) for turn in body["messages"])
         return many and {"message": "messages[0].content: expected a string, found a sequence"}

@@ -57,7 +57,7 @@ def ingest(tmp_path, *sources, shard=False):
 
 
 def chains(workspace):
-    """(question, choices, answer, pictures, steps, outcome, labels with counts) of every chain."""
+    """(question, choices, answer, images, steps, outcome, labels with counts) of every chain."""
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     images = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     labels = {(row["rollout_id"], row["step_index"]): row for row in workspace.read(STEP_LABELS).to_pylist()}
@@ -112,9 +112,9 @@ def test_visualprm_conversations_come_back(export, tmp_path):
         for _, question, choices, _, _, steps, _, labels in chains(place)
     }  # fmt: skip
     assert found == expected
-    pictures = {(question, images) for _, question, _, _, images, *_ in chains(place)}
-    assert {len(images) for _, images in pictures} == {0, 1, 2}
-    assert {images for _, images in pictures} == {tuple(shown(name)) for name in ("one", "none", "two")}
+    asked = {(question, images) for _, question, _, _, images, *_ in chains(place)}
+    assert {len(images) for _, images in asked} == {0, 1, 2}
+    assert {images for _, images in asked} == {tuple(shown(name)) for name in ("one", "none", "two")}
 
 
 def test_visualprm_files_are_named_safely_and_loadable(export, tmp_path):
@@ -139,11 +139,11 @@ def test_visualprm_files_are_named_safely_and_loadable(export, tmp_path):
             assert turns[1]["value"].count("<image>") == count
 
 
-def one_picture(number):
+def one_image(number):
     return len(bed.PROBLEMS_OF[bed.CHAINS[number][0]][2]) == 1
 
 
-TRAIN = [n for n in THERE if bed.CHAINS[n][3] and one_picture(n)]
+TRAIN = [n for n in THERE if bed.CHAINS[n][3] and one_image(n)]
 # Decided ones; the testbed's third meta chain speaks of "step 4", which the loader would look for.
 META = [n for n in THERE if bed.CHAINS[n][0] == "meta" and bed.CHAINS[n][2] is not None][:2]
 
@@ -160,7 +160,7 @@ def test_dreamprm_files_come_back(export, tmp_path, workspace):
         "add": bed.FIVE[0], "ground_truth": "B", "image_path": rows[0]["image_path"], "dataset": "free/train",
         "score": 3, "times": 4, "accuracy": 0.75, "curate": None,
     }  # fmt: skip
-    assert (folder / rows[0]["image_path"]).read_bytes() == bed.PICTURES["a"]
+    assert (folder / rows[0]["image_path"]).read_bytes() == bed.IMAGE_FILES["a"]
     sources = [
         {"kind": "dreamprm", "name": f"dp-{role}", "path": f"out/{role}.json", "role": role}
         for role in ("train", "meta")
@@ -234,7 +234,7 @@ def released(right, wrong, answered_right, answered_wrong):
 
 
 def test_a_meta_file_that_gives_its_labels_away_is_pointed_out(tmp_path):
-    (tmp_path / "a.png").write_bytes(bed.PICTURES["a"])
+    (tmp_path / "a.png").write_bytes(bed.IMAGE_FILES["a"])
     source = {"kind": "dreamprm", "name": "released", "path": "meta.json", "role": "meta"}
     (tmp_path / "meta.json").write_text(json.dumps(released(6, 6, 3, 0)))
     place, ledger, said = ingest(tmp_path, source)
@@ -250,7 +250,7 @@ def test_a_meta_file_that_gives_its_labels_away_is_pointed_out(tmp_path):
 
 @pytest.mark.parametrize("counts", [(6, 6, 6, 6), (10, 10, 5, 5), (4, 0, 2, 0)])
 def test_a_fair_meta_file_is_not(tmp_path, counts):
-    (tmp_path / "a.png").write_bytes(bed.PICTURES["a"])
+    (tmp_path / "a.png").write_bytes(bed.IMAGE_FILES["a"])
     (tmp_path / "meta.json").write_text(json.dumps(released(*counts)))
     _, ledger, said = ingest(tmp_path, {"kind": "dreamprm", "name": "m", "path": "meta.json", "role": "meta"})
     assert said == []
@@ -258,7 +258,7 @@ def test_a_fair_meta_file_is_not(tmp_path, counts):
 
 
 def test_odd_rows_of_dreamprm_files_are_rejects_with_reasons(tmp_path):
-    (tmp_path / "a.png").write_bytes(bed.PICTURES["a"])
+    (tmp_path / "a.png").write_bytes(bed.IMAGE_FILES["a"])
     good = {"input": "Q?", "add": "Step 1: x", "image_path": "a.png", "dataset": "d", "accuracy": 1}
     shown = {"image_path": "a.png"}
     rows = [
@@ -286,7 +286,7 @@ def test_odd_rows_of_dreamprm_files_are_rejects_with_reasons(tmp_path):
 
 
 def test_a_limit_takes_the_first_rows(tmp_path):
-    (tmp_path / "a.png").write_bytes(bed.PICTURES["a"])
+    (tmp_path / "a.png").write_bytes(bed.IMAGE_FILES["a"])
     (tmp_path / "meta.json").write_text(json.dumps(released(6, 6, 6, 6)))
     _, ledger, _ = ingest(tmp_path, {"kind": "dreamprm", "name": "m", "path": "meta.json", "role": "meta", "limit": 4})
     assert (ledger.taken, ledger.out) == (4, 4)
@@ -296,7 +296,7 @@ def test_the_recipe_of_dreamprm_reads_a_copy_of_its_files(tmp_path):
     (tmp_path / "dataset").mkdir()
     (tmp_path / "data").mkdir()
     for name in ("a", "m"):
-        (tmp_path / "dataset" / f"{name}.png").write_bytes(bed.PICTURES[name])
+        (tmp_path / "dataset" / f"{name}.png").write_bytes(bed.IMAGE_FILES[name])
     row = {"id": 5, "sid": 1, "input": "Your task", "add": "Step 1: x", "ground_truth": "1.78947", "score": 7,
            "image_path": "dataset/a.png", "dataset": "chartqa", "times": 11, "accuracy": 0.6363}  # fmt: skip
     (tmp_path / "data" / "train.json").write_text(json.dumps([row]))

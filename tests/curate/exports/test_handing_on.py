@@ -99,7 +99,7 @@ def wanted_row(number):
 
 
 def shown(name):
-    return [bed.PICTURES[each] for each in bed.PROBLEMS_OF[name][2]]
+    return [bed.IMAGE_FILES[each] for each in bed.PROBLEMS_OF[name][2]]
 
 
 def by_role(numbers):
@@ -274,7 +274,7 @@ def test_webdataset_shards_load_and_are_the_same_twice(export, monkeypatch):
                 for field in row
                 if field not in ("json", "__key__", "__url__") and row[field]
             }
-            endings = {bed.PICTURES["b"]: "jpg", bed.PICTURES["t"]: "jpg"}
+            endings = {bed.IMAGE_FILES["b"]: "jpg", bed.IMAGE_FILES["t"]: "jpg"}
             single = len(shown(name)) == 1
             assert fields == {
                 (end if single else f"{place}.{end}"): data

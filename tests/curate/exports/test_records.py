@@ -268,7 +268,7 @@ def test_choices_keep_their_letters():
     assert mapped(listed, columns=ColumnMap(choices="c")).choices == ("3", "4")
 
 
-def test_references_follow_pictures_where_columns_are_empty():
+def test_references_follow_images_where_columns_are_empty():
     record = {
         "question": "Is <image 1> <image 3>?",
         "answer": "1",

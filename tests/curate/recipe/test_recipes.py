@@ -25,11 +25,11 @@ def jpeg(shade: int) -> bytes:
     return buffer.getvalue()
 
 
-PICTURES = [jpeg(shade) for shade in range(0, 240, 10)]
+IMAGE_FILES = [jpeg(shade) for shade in range(0, 240, 10)]
 
 
 def image(number: int) -> dict:
-    return {"bytes": PICTURES[number], "path": f"{number}.jpg"}
+    return {"bytes": IMAGE_FILES[number], "path": f"{number}.jpg"}
 
 
 def want(question, answer, kind, choices=(), accepted=(), tolerance=None, images=1):
@@ -79,8 +79,8 @@ def mcq(question: str, *texts: str) -> str:
     return f"Question: {question}\nChoices:\n{letters(*texts)}\nAnswer with the letter."
 
 
-def seven(row: dict, *pictures: int) -> dict:
-    return row | {f"image_{k + 1}": image(pictures[k]) if k < len(pictures) else None for k in range(7)}
+def seven(row: dict, *images: int) -> dict:
+    return row | {f"image_{k + 1}": image(images[k]) if k < len(images) else None for k in range(7)}
 
 
 SEVEN = tuple(f"image_{k}" for k in range(1, 8))
@@ -116,7 +116,7 @@ COPIES = {
         [
             {"question": "Warmer?", "hint": "Look.", "choices": ["x", "y"], "answer": 0, "image": image(0)},
             {"question": "Colder?", "hint": "", "choices": ["x", "y", "z"], "answer": 2, "image": image(1)},
-            {"question": "No picture?", "hint": "", "choices": ["x", "y"], "answer": 1, "image": None},
+            {"question": "No image?", "hint": "", "choices": ["x", "y"], "answer": 1, "image": None},
         ],
         [
             want("Context: Look.\nWarmer?", "A", "choice", ("x", "y")),
@@ -389,7 +389,7 @@ def test_a_published_copy_goes_in_row_by_row(tmp_path, name):
     assert {(p["licence"], p["revision"]) for p in found} == {(source.licence, source.revision)}
     assert {p["domain"] for p in found} == {source.domain or name}
     # Byte for byte.
-    assert set(workspace.read(IMAGES)["bytes"].to_pylist()) <= set(PICTURES)
+    assert set(workspace.read(IMAGES)["bytes"].to_pylist()) <= set(IMAGE_FILES)
 
 
 MMPR_ROW = {
@@ -409,7 +409,7 @@ def test_mmpr_covers_fifteen_domains_with_one_format(tmp_path):
     (tmp_path / "correctness_prompts").mkdir()
     (tmp_path / "correctness_images" / "ai2d").mkdir(parents=True)
     for number in (0, 1):
-        (tmp_path / "correctness_images" / "ai2d" / f"{number}.jpg").write_bytes(PICTURES[number])
+        (tmp_path / "correctness_images" / "ai2d" / f"{number}.jpg").write_bytes(IMAGE_FILES[number])
     recipe = pipeline.load(shipped.folder() / "mmpr.yaml", (), tmp_path)
     sources = recipe.section("ingest").sources
     for source in sources:

@@ -1,4 +1,4 @@
-"""What a cell of a table can hold besides a text: lists in the ways that programs print them, and pictures."""
+"""What a cell of a table can hold besides a text: lists in the ways that programs print them, and images."""
 
 import base64
 import io
@@ -67,7 +67,7 @@ def test_a_list_that_is_broken_is_none(text):
         lists.parse(text)
 
 
-def picture(kind="PNG", colour="teal"):
+def image(kind="PNG", colour="teal"):
     buffer = io.BytesIO()
     Image.new("RGB", (9, 7), colour).save(buffer, kind)
     return buffer.getvalue()
@@ -75,7 +75,7 @@ def picture(kind="PNG", colour="teal"):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_bytes_are_the_same_in_all_their_spellings(kind):
-    data = picture(kind)
+    data = image(kind)
     text = base64.b64encode(data).decode()
     spellings = [
         data,
@@ -97,10 +97,10 @@ def test_bytes_are_the_same_in_all_their_spellings(kind):
         assert list(of_cell(spelling, None)) == [data], str(spelling)[:60]
 
 
-def test_several_pictures_of_a_cell_in_their_order(tmp_path):
+def test_several_images_of_a_cell_in_their_order(tmp_path):
     for name in ("a.png", "b.png", "[c].png"):
-        (tmp_path / name).write_bytes(picture(colour="red" if name == "a.png" else "blue"))
-    a, b = picture(colour="red"), picture(colour="blue")
+        (tmp_path / name).write_bytes(image(colour="red" if name == "a.png" else "blue"))
+    a, b = image(colour="red"), image(colour="blue")
     root = Folder(tmp_path)
     for value in (
         ["a.png", "b.png"],
@@ -112,14 +112,14 @@ def test_several_pictures_of_a_cell_in_their_order(tmp_path):
     ):
         assert list(of_cell(value, root)) == [a, b]
     assert list(of_cell("[c].png", root)) == [b]
-    labels = {f"image_{number}": picture(colour=(number, 0, 0)) for number in (10, 9, 1)}
+    labels = {f"image_{number}": image(colour=(number, 0, 0)) for number in (10, 9, 1)}
     assert list(of_cell(labels, None)) == [labels["image_1"], labels["image_9"], labels["image_10"]]
 
 
 def test_a_path_as_windows_writes_it(tmp_path):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(picture())
-    assert list(of_cell("in\\a.png", Folder(tmp_path))) == [picture()]
+    (tmp_path / "in" / "a.png").write_bytes(image())
+    assert list(of_cell("in\\a.png", Folder(tmp_path))) == [image()]
     with pytest.raises(RowError, match="image-outside-root"):
         list(of_cell("..\\a.png", Folder(tmp_path / "in")))
 
@@ -136,7 +136,7 @@ def test_a_path_as_windows_writes_it(tmp_path):
         ("[" * 9000, "image-unreadable"),
     ],
 )
-def test_what_is_no_picture_is_a_reject(tmp_path, value, reason):
+def test_what_is_no_image_is_a_reject(tmp_path, value, reason):
     with pytest.raises(RowError) as error:
         list(of_cell(value, Folder(tmp_path)))
     assert error.value.reason == reason

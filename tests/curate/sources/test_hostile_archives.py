@@ -18,7 +18,7 @@ from curate.errors import RowError, UserError
 from curate.sources import roots
 from curate.sources.roots import Archive, open_root
 
-REAL = b"the picture" * 100
+REAL = b"the image" * 100
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_nothing_outside_of_a_folder_is_read(place, name):
 
 
 @pytest.mark.parametrize("name", IS_NONE)
-def test_what_is_no_picture_file_is_one_row_s_failure(place, name):
+def test_what_is_no_image_file_is_one_row_s_failure(place, name):
     with pytest.raises(RowError) as caught:
         open_root(place).read(name)
     str(caught.value).encode()
@@ -129,7 +129,7 @@ def test_packings_without_a_bound_are_refused(packed):
 
 
 @given(st.data())
-def test_a_damaged_archive_gives_the_picture_or_a_row_error(data):
+def test_a_damaged_archive_gives_the_image_or_a_row_error(data):
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as made:
         made.writestr("a.png", REAL)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from export_testbed import PICTURES, fill
+from export_testbed import IMAGE_FILES, fill
 from hub_server import TOKEN, HubServer
 from PIL import Image
 
@@ -46,7 +46,7 @@ print(json.dumps(told))
 """
 
 
-def picture(shade: int) -> bytes:
+def image(shade: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 0, 90)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -55,8 +55,8 @@ def picture(shade: int) -> bytes:
 def table(first: int, count: int) -> bytes:
     numbers = range(first, first + count)
     columns = {
-        "problem": [f"How many dots does picture {number} show?" for number in numbers],
-        "figure": [{"bytes": picture(number), "path": f"{number}.png"} for number in numbers],
+        "problem": [f"How many dots does image {number} show?" for number in numbers],
+        "figure": [{"bytes": image(number), "path": f"{number}.png"} for number in numbers],
         "options": [["none", "one", f"{number}"] for number in numbers],
         "answer": ["C"] * count,
     }
@@ -124,15 +124,15 @@ def test_a_dataset_comes_in_by_its_id(hub, tmp_path):
     for each in sources:
         assert each["revision"] == repo.commits[-1][0] and each["licence"] == "mit"
         assert each["columns"] == {"question": "problem", "answer": "answer", "choices": "options", "image": "figure"}
-    assert "How many dots does picture 0 show?" in told[1][1]
+    assert "How many dots does image 0 show?" in told[1][1]
     assert json.loads(told[2][1])["ingest"]["out"] == 9
     workspace = Workspace.open(tmp_path / "w")
     problems = {row["question"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     images = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     for number in [*range(7), 20, 21]:
-        row = problems[f"How many dots does picture {number} show?"]
+        row = problems[f"How many dots does image {number} show?"]
         assert row["role"] == ("train" if number < 7 else "meta") and row["answer_type"] == "choice"
-        assert images[row["image_hashes"][0]] == picture(number)
+        assert images[row["image_hashes"][0]] == image(number)
     assert "more, sums" in told[3][2] or "sums, more" in told[3][2]
     assert yaml.safe_load((tmp_path / "parts.yaml").read_text())["ingest"]["sources"][0]["config"] == "sums"
     assert "them/nowhere" in told[6][2]
@@ -196,7 +196,7 @@ def test_an_export_is_pushed_and_comes_back(hub, tmp_path):
     assert back.returncode == 0, back.stderr[-3000:]
     rows = json.loads(back.stdout.splitlines()[-1])
     assert len(rows) == json.loads(told[1][1])["rollouts"]["out"] and {row["split"] for row in rows} == {"train"}
-    known = {hashlib.sha256(data).hexdigest() for data in PICTURES.values()}
+    known = {hashlib.sha256(data).hexdigest() for data in IMAGE_FILES.values()}
     assert {each for row in rows for each in row["images"]} <= known and any(row["images"] for row in rows)
 
 

@@ -22,7 +22,7 @@ from curate.sources.base import BadRow, SourceRow
 from curate.sources.roots import Folder
 
 
-def picture(colour="red") -> bytes:
+def image(colour="red") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
     return buffer.getvalue()
@@ -30,7 +30,7 @@ def picture(colour="red") -> bytes:
 
 @pytest.fixture
 def place(tmp_path):
-    (tmp_path / "one.png").write_bytes(picture())
+    (tmp_path / "one.png").write_bytes(image())
     return tmp_path
 
 
@@ -114,16 +114,16 @@ def test_a_cell_of_any_kind_gives_a_row_or_a_bad_row(value):
                 assert all(isinstance(data, bytes) for data in row.images)
 
 
-def test_pictures_by_path_bytes_struct_and_list(place):
-    data = picture("blue")
+def test_images_by_path_bytes_struct_and_list(place):
+    data = image("blue")
     for value, seen in [
-        ("one.png", [picture()]),
+        ("one.png", [image()]),
         (data, [data]),
         ({"bytes": data, "path": "gone.png"}, [data]),
-        ({"bytes": None, "path": "one.png"}, [picture()]),
-        (["one.png", {"bytes": data}], [picture(), data]),
+        ({"bytes": None, "path": "one.png"}, [image()]),
+        (["one.png", {"bytes": data}], [image(), data]),
         (None, []),
-        (["one.png", None], [picture()]),
+        (["one.png", None], [image()]),
     ]:
         (row,) = mapped({"question": "q", "answer": "1", "image": value}, Folder(place), columns=IMAGE)
         assert list(row.images) == seen
@@ -131,7 +131,7 @@ def test_pictures_by_path_bytes_struct_and_list(place):
 
 def test_no_path_leads_out_of_the_folder_or_to_what_is_no_file(place):
     (place / "images").mkdir()
-    (place / "images" / "in.png").write_bytes(picture())
+    (place / "images" / "in.png").write_bytes(image())
     (place / "images" / "out.png").symlink_to(place / "one.png")
     (place / "images" / "round.png").symlink_to("round.png")
     os.mkfifo(place / "images" / "pipe.png")
@@ -213,13 +213,13 @@ def hub(place, **more):
     return list(open_source(HubSource(kind="hub", name="h", dataset="hub", **more), place).rows())
 
 
-def test_a_folder_of_pictures_loads_through_datasets_byte_for_byte(place):
+def test_a_folder_of_images_loads_through_datasets_byte_for_byte(place):
     (place / "hub" / "train").mkdir(parents=True)
-    (place / "hub" / "train" / "a.png").write_bytes(picture("green"))
+    (place / "hub" / "train" / "a.png").write_bytes(image("green"))
     about = {"file_name": "a.png", "question": "Colour?", "answer": "green"}
     (place / "hub" / "train" / "metadata.jsonl").write_text(json.dumps(about) + "\n")
     (row,) = hub(place, columns=IMAGE)
-    assert (row.question, row.answer, list(row.images)) == ("Colour?", "green", [picture("green")])
+    assert (row.question, row.answer, list(row.images)) == ("Colour?", "green", [image("green")])
 
 
 ODD_TEXTS = ["007", "None", "NA", "nan", "2024-02-29", "2024-02-29T00:00:00", "1e3", "1.50", "true", "12:30"]
@@ -239,7 +239,7 @@ def test_texts_stay_texts_through_the_hub_whatever_they_look_like(place):
         assert [row.answer for row in hub(place)] == ODD_TEXTS, name
         (place / "hub" / name).unlink()
     (place / "hub" / "train").mkdir()
-    (place / "hub" / "train" / "a.png").write_bytes(picture("green"))
+    (place / "hub" / "train" / "a.png").write_bytes(image("green"))
     for ending in ("csv", "jsonl"):
         about = [{"file_name": "a.png", **row} for row in told]
         text = "file_name,question,answer\n" + "".join(",".join(row.values()) + "\n" for row in about)
@@ -247,7 +247,7 @@ def test_texts_stay_texts_through_the_hub_whatever_they_look_like(place):
         (place / "hub" / "train" / f"metadata.{ending}").write_text(text if ending == "csv" else lines)
         found = hub(place, columns=IMAGE)
         assert [row.answer for row in found] == ODD_TEXTS
-        assert all(list(row.images) == [picture("green")] for row in found)
+        assert all(list(row.images) == [image("green")] for row in found)
         (place / "hub" / "train" / f"metadata.{ending}").unlink()
 
 
@@ -281,25 +281,25 @@ def test_what_a_dataset_cannot_be_opened_for_is_said_with_the_cure(place):
     assert len(hub(place, config="part-7", split="dev")) == 1
 
 
-def test_pictures_in_structs_and_lists_load_through_datasets_byte_for_byte(place):
+def test_images_in_structs_and_lists_load_through_datasets_byte_for_byte(place):
     import datasets
 
     (place / "hub").mkdir()
-    data = {"bytes": picture("green"), "path": None}
+    data = {"bytes": image("green"), "path": None}
     kind = {"question": datasets.Value("string"), "answer": datasets.Value("string")}
     kind |= {"m": {"pic": datasets.Image()}, "s": datasets.List({"pic": datasets.Image()})}
     rows = [{"question": "q", "answer": "7", "m": {"pic": data}, "s": [{"pic": data}, {"pic": data}]}]
     made = datasets.Dataset.from_list(rows, features=datasets.Features(kind))
     made.to_parquet(str(place / "hub" / "train.parquet"))
     (row,) = hub(place, columns=ColumnMap(image=("m.pic", "s.pic")))
-    assert list(row.images) == [picture("green")] * 3
+    assert list(row.images) == [image("green")] * 3
 
 
-def test_lists_of_pictures_load_through_datasets_byte_for_byte(place):
+def test_lists_of_images_load_through_datasets_byte_for_byte(place):
     import datasets
 
     (place / "hub").mkdir()
-    data = [picture("green"), picture("blue")]
+    data = [image("green"), image("blue")]
     kind = {"question": datasets.Value("string"), "answer": datasets.Value("int32")}
     kind["images"] = datasets.List(datasets.Image())
     rows = [{"question": "q", "answer": 7, "images": [{"bytes": one, "path": None} for one in data]}]
@@ -333,8 +333,8 @@ def test_a_template_leaves_out_lines_whose_columns_are_empty():
     assert mapped(both | {"hint": "{unit}"}, columns=where)[0].question.startswith("Context: {unit}\n")
 
 
-def test_several_columns_name_a_row_and_hold_its_pictures():
-    a, b = picture("red"), picture("blue")
+def test_several_columns_name_a_row_and_hold_its_images():
+    a, b = image("red"), image("blue")
     record = {"ID": 7, "key": "2steps_1", "question": "q", "answer": "1", "image_1": a, "image_2": None, "image_3": b}
     (row,) = mapped(record, columns=ColumnMap(id=("ID", "key"), image=("image_1", "image_2", "image_3")))
     assert row.source_row == "7-2steps_1"
@@ -441,10 +441,10 @@ def test_a_setting_without_effect_is_refused(settings, message):
 
 
 @pytest.mark.parametrize("top", ["", "images/"])
-def test_pictures_in_a_zip_are_read_in_place(place, top):
+def test_images_in_a_zip_are_read_in_place(place, top):
     with zipfile.ZipFile(place / "images.zip", "w") as archive:
-        archive.writestr(f"{top}a/1.png", picture("green"))
-        archive.writestr(f"{top}a/odd name.png", picture("blue"))
+        archive.writestr(f"{top}a/1.png", image("green"))
+        archive.writestr(f"{top}a/odd name.png", image("blue"))
     paths = ["a/1.png", "./a/odd name.png", f"{top}a/1.png", "a/2.png", "../a/1.png", "/etc/passwd", "a"]
     data = b"".join(line(image=path) for path in paths)
     rows = read(place, "rows.jsonl", data, root="images.zip", columns=IMAGE)
@@ -457,12 +457,12 @@ def test_pictures_in_a_zip_are_read_in_place(place, top):
         "image-outside-root",
         "image-missing",
     ]
-    assert list(rows[1].images) == [picture("blue")]
+    assert list(rows[1].images) == [image("blue")]
 
 
-def test_a_damaged_archive_costs_its_pictures_or_says_so(place):
+def test_a_damaged_archive_costs_its_images_or_says_so(place):
     with zipfile.ZipFile(place / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.png", picture() * 50)
+        archive.writestr("a.png", image() * 50)
     whole = bytearray((place / "images.zip").read_bytes())
     whole[60] ^= 0xFF
     (place / "bad.zip").write_bytes(whole)

@@ -1,4 +1,4 @@
-"""What a stage holds does not grow with its table: journals are committed early, pictures come a file at a time.
+"""What a stage holds does not grow with its table: journals are committed early, images come a file at a time.
 
 Problems are labelled a few at a time, and labels take the place of others whole, or not at all.
 """
@@ -81,19 +81,19 @@ async def _slow(unit):
     return []
 
 
-def test_pictures_come_right_in_any_order_and_from_little_memory(tmp_path):
+def test_images_come_right_in_any_order_and_from_little_memory(tmp_path):
     workspace = Workspace.open(tmp_path / "w")
     pipeline.run(recipe(tmp_path), workspace, Silent(), ["ingest"])
     problems = workspace.read(PROBLEMS).to_pylist()
     stored = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
-    pictures = StoredImages(workspace, held=1)
+    images = StoredImages(workspace, held=1)
     for problem in [*problems, *reversed(problems)]:
-        assert [(each.image_hash, each.data) for each in pictures.of(problem)] == [
+        assert [(each.image_hash, each.data) for each in images.of(problem)] == [
             (key, stored[key]) for key in problem["image_hashes"]
         ]
-        assert len(pictures._open) <= 1
+        assert len(images._open) <= 1
     with pytest.raises(UserError, match="ingest its source again"):
-        pictures.of({"image_hashes": ["0" * 32]})
+        images.of({"image_hashes": ["0" * 32]})
 
 
 def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):

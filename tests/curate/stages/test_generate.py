@@ -187,13 +187,13 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
         async def generate(self, request):
             return [Sample("Final answer: 1", (), (), "stop", None, 1)]
 
-    class Pictures:
+    class Images:
         def of(self, problem):
             return []
 
     async def work():
         config = validate(RolloutConfig, recipe()["rollout"], "rollout")
-        given = {"engine": Engine(), "config": config, "pictures": Pictures(), "run_seed": 1, "policy": "p"}
+        given = {"engine": Engine(), "config": config, "images": Images(), "run_seed": 1, "policy": "p"}
         task = asyncio.ensure_future(rollout._work(Unit(0, (problem, [0])), **given))
         turns = 0
         while not task.done():

@@ -21,7 +21,7 @@ from curate.tables.schema import IMAGES, PROBLEMS, REJECTS
 from curate.tables.store import Workspace
 
 
-def picture(colour="red", size=(40, 30), kind="PNG", **how) -> bytes:
+def image(colour="red", size=(40, 30), kind="PNG", **how) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind, **how)
     return buffer.getvalue()
@@ -42,14 +42,14 @@ def bomb() -> bytes:
 def place(tmp_path):
     (tmp_path / "images").mkdir()
     for name, data in {
-        "good.png": picture(),
-        "blue.jpg": picture("blue", kind="JPEG"),
-        "cut.png": picture("green", size=(300, 300))[:-60],
+        "good.png": image(),
+        "blue.jpg": image("blue", kind="JPEG"),
+        "cut.png": image("green", size=(300, 300))[:-60],
         "bomb.png": bomb(),
-        "text.png": b"this is no picture",
+        "text.png": b"this is no image",
     }.items():
         (tmp_path / "images" / name).write_bytes(data)
-    (tmp_path / "secret.png").write_bytes(picture("black"))
+    (tmp_path / "secret.png").write_bytes(image("black"))
     return tmp_path
 
 
@@ -230,7 +230,7 @@ def test_a_wrong_source_is_one_sentence(place, more, said):
     assert said in str(error.value)
 
 
-def test_replacing_a_source_keeps_the_pictures_that_others_show(place):
+def test_replacing_a_source_keeps_the_images_that_others_show(place):
     (place / "rows.jsonl").write_bytes(line("a") + line("b", image="blue.jpg"))
     (place / "more.jsonl").write_bytes(line("c"))
     sources = [files(), files(name="more", path="more.jsonl", domain="other")]
@@ -246,7 +246,7 @@ def test_replacing_a_source_keeps_the_pictures_that_others_show(place):
         assert ledger.adds_up()
 
 
-def test_large_pictures_are_committed_in_small_chunks(place, monkeypatch):
+def test_large_images_are_committed_in_small_chunks(place, monkeypatch):
     from curate.stages.ingest import ingest as stage
 
     monkeypatch.setattr(stage, "CHUNK_BYTES", 1)

@@ -74,7 +74,7 @@ def run(place, sources, **sections):
     return workspace, ledgers, drops
 
 
-def test_duplicates_by_picture_text_and_answer(place):
+def test_duplicates_by_image_text_and_answer(place):
     workspace, ledgers, drops = run(
         place,
         {
@@ -96,7 +96,7 @@ def test_duplicates_by_picture_text_and_answer(place):
         },
         dedup={},
     )
-    # Not dropped: another picture, another question, another number, another text, another colour.
+    # Not dropped: another image, another question, another number, another text, another colour.
     assert drops == {
         ("how many  dots", "How many dots?", "near-duplicate"),
         ("How many dots ?", "How many dots?", "contradiction"),
@@ -201,7 +201,7 @@ def test_training_problems_that_the_clean_sets_show_are_dropped(place):
     assert len(to_roll_out(workspace, ["meta", "test"])) == 4
 
 
-def test_a_template_is_no_overlap_where_pictures_differ(place):
+def test_a_template_is_no_overlap_where_images_differ(place):
     ask = "A ranger counted the birds on each of the islands and made a table. What is the lowest count of all?"
     sources = {
         "test-t": [problem(ask, "3", image="0.png"), problem(ask, "6", image="1.png")],
@@ -209,7 +209,7 @@ def test_a_template_is_no_overlap_where_pictures_differ(place):
     }
     assert run(place, sources, decontaminate={})[2] == set()
     workspace = Workspace.open(place / "w")
-    changed = pipeline.load(place / "recipe.yaml", ["decontaminate.other_pictures=true"])
+    changed = pipeline.load(place / "recipe.yaml", ["decontaminate.other_images=true"])
     ledgers = pipeline.run(changed, workspace, Silent(), ["decontaminate"])
     # Only where the answers agree.
     assert ledgers["decontaminate"].rejected == {"text-overlap": 2}

@@ -1,4 +1,4 @@
-"""What counts as alike: candidate search, copies of pictures, numbers and the order of words in texts."""
+"""What counts as alike: candidate search, copies of images, numbers and the order of words in texts."""
 
 import io
 
@@ -124,13 +124,13 @@ def encoded(image: Image.Image, kind="PNG", **how) -> bytes:
         "squeezed",
     ),
 )  # fmt: skip
-def test_a_copy_is_the_same_picture_and_another_digit_or_colour_is_not(other, same):
-    assert images.same_picture(decode(encoded(chart("alpha 38"))), decode(other)) is same
-    assert images.same_picture(decode(other), decode(encoded(chart("alpha 38")))) is same
+def test_a_copy_is_the_same_image_and_another_digit_or_colour_is_not(other, same):
+    assert images.same_image(decode(encoded(chart("alpha 38"))), decode(other)) is same
+    assert images.same_image(decode(other), decode(encoded(chart("alpha 38")))) is same
 
 
-def test_a_stray_point_in_a_small_picture_is_no_other_picture():
+def test_a_stray_point_in_a_small_image_is_no_other_image():
     small = chart("alpha").resize((96, 96))
     stray = small.copy()
     stray.putpixel((90, 3), (200, 200, 200))
-    assert images.same_picture(small, stray)
+    assert images.same_image(small, stray)

@@ -21,7 +21,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_exact_upper_step_is_the_derivative_through_the_real_step(tiny_model, case, record_property):
-    """Float64, a picture in each row, clipping where the case has it, 20 warm steps."""
+    """Float64, an image in each row, clipping where the case has it, 20 warm steps."""
     bench = Bench(tiny_model, True, **CASES[case], direction="exact")
     truth = bench.truth()
     step, _ = bench.exact()

@@ -222,7 +222,7 @@ def test_ghost_and_forward_mode_are_the_derivative_through_the_real_step(bench):
 
 @pytest.mark.parametrize("vision", [False, True], ids=["frozen", "vision"])
 def test_products_of_a_prm_equal_the_rollouts_own_gradients(tiny_model, vision):
-    """With the vision tower, too: patches and merged patches are packed, of pictures of several rollouts."""
+    """With the vision tower, too: patches and merged patches are packed, of images of several rollouts."""
     made = Bench(tiny_model, True, None, vision=vision, warm=1)
     parameters = made.run.parameters
     assert any("visual" in name for name, _ in made.prm.trained_names()) == vision

@@ -60,9 +60,9 @@ def test_encoding_is_what_the_demo_backbone_was_trained_on(encoder, examples):
     encoded = encoder.encode(example)
     assert encoded.ids.tolist() == ids
     assert list(encoded.reads) == reads
-    picture = np.asarray(open_image(encoder.images[example.image_hashes[0]], "one"))
+    image = np.asarray(open_image(encoder.images[example.image_hashes[0]], "one"))
     made = encoder.prompt(example).pixels()["pixel_values"].numpy()
-    np.testing.assert_allclose(made, sight.patches(picture), atol=1e-5)
+    np.testing.assert_allclose(made, sight.patches(image), atol=1e-5)
 
 
 def test_a_control_token_in_a_text_is_refused(encoder, examples):
@@ -91,7 +91,7 @@ def test_a_truncated_image_is_a_row_error(encoder, examples):
         broken.encode(examples[0])
 
 
-def test_pictures_are_upright_and_on_white():
+def test_images_are_upright_and_on_white():
     clear = io.BytesIO()
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(clear, "PNG")
     assert open_image(clear.getvalue(), "clear").getpixel((0, 0)) == (255, 255, 255)

@@ -217,7 +217,7 @@ def assert_same_models(ours, alone, lr: float) -> None:
 
 @pytest.mark.parametrize(("sharding", "freeze"), [("none", True), ("full", False)])
 def test_torchrun_trains_what_one_process_trains(tiny_model, make_workspace, tmp_path, sharding, freeze):
-    """Here with rows without pictures among the others: a process may meet none when its neighbour does. Layers that
+    """Here with rows without images among the others: a process may meet none when its neighbour does. Layers that
     are computed again are so as shards, too.
     """
     config = train_settings(

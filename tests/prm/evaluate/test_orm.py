@@ -116,8 +116,8 @@ def test_a_service_says_what_is_stored_and_step_benchmarks_refuse_it(tiny_model,
     images = read_images(workspace, examples)
     scorer = Scorer(folder, batch_rows=1)
     for example in examples:
-        pictures = tuple((key, images[key]) for key in example.image_hashes)
-        (found,) = scorer([ServedRollout(example.question, example.choices, pictures, example.steps)])
+        given = tuple((key, images[key]) for key in example.image_hashes)
+        (found,) = scorer([ServedRollout(example.question, example.choices, given, example.steps)])
         wanted = [stored[example.rollout_id, step] for step in range(len(example.steps))]
         assert found.steps == pytest.approx(wanted, abs=1e-6)
         assert found.score == pytest.approx(wanted[-1], abs=1e-6)

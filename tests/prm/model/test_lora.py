@@ -24,7 +24,7 @@ LORA = LoraConfig(rank=3, alpha=6)
 
 @pytest.fixture(scope="module")
 def batch(tiny_model):
-    """Three encoded rows with pictures, and where their prompts come from."""
+    """Three encoded rows with images, and where their prompts come from."""
     rows, images = example_rows(3, "train", ("a", "b"))
     store = {row["image_hash"]: row["bytes"] for row in images}
     encoder = Encoder(load_processor(tiny_model, None), store, "Check each step.", 600)

@@ -247,10 +247,10 @@ def test_sentences_claim_no_more_than_the_runs_show(final):
     assert "factor" not in verdict.explain(many, band, runs, 0.5, ())
 
 
-def test_json_has_every_part_and_no_picture(tmp_path, built):
+def test_json_has_every_part_and_no_image(tmp_path, built):
     plain = json.loads(write.write_report(built, tmp_path)["json"].read_text())
     assert plain["schema"] == "curate-prm/report/2"
-    assert set(plain) == {"schema"} | (set(model.Report.__dataclass_fields__) - {"pictures"})
+    assert set(plain) == {"schema"} | (set(model.Report.__dataclass_fields__) - {"images"})
     assert plain["domains"][0]["interval"]["low"] == built.domains[0].interval.low
     assert plain["planted"]["seed-0"] == {"right": 18, "total": 18}
     assert plain["selection"]["sizes"] == [1, 2, 4, 8]
@@ -324,14 +324,14 @@ def test_large_images_are_reduced_and_the_budget_holds(tmp_path):
     small = workspace.partition(IMAGES, "a").read().to_pylist()[0]
     chain = showcase.chains(workspace, 1)[0]
     pair = type(chain)(**(vars(chain) | {"image_hashes": (small["image_hash"], large["image_hash"])}))
-    found = showcase.pictures(workspace, [pair])
+    found = showcase.images(workspace, [pair])
     assert found[small["image_hash"]].uri.startswith("data:image/png")
     reduced = found[large["image_hash"]]
     assert reduced.uri.startswith("data:image/webp")
     assert max(reduced.width, reduced.height) == 480
     assert len(reduced.uri) < len(large["bytes"]) / 2
-    kept = showcase.pictures(workspace, [pair], budget=len(small["bytes"]))
-    assert [picture.uri is None for _, picture in sorted(kept.items())].count(True) == 1
+    kept = showcase.images(workspace, [pair], budget=len(small["bytes"]))
+    assert [image.uri is None for _, image in sorted(kept.items())].count(True) == 1
 
 
 def test_reporting_imports_no_torch():

@@ -135,7 +135,7 @@ def test_idle_connections_make_room(workspace, monkeypatch):
         assert client.post("/score", json=GOOD).status_code == 200
 
 
-def test_a_request_has_a_budget_of_pixels_and_decodes_a_picture_once(client, monkeypatch):
+def test_a_request_has_a_budget_of_pixels_and_decodes_a_image_once(client, monkeypatch):
     limits = Limits(**(vars(LIMITS) | {"request_pixels": 25_000}))
     text, other = (base64.b64encode(png(100, side)).decode() for side in (100, 99))
     decoded = []

@@ -74,12 +74,12 @@ def client(workspace):
 
 
 def body_of(row: dict, steps: int | None = None) -> dict:
-    pictures = [base64.b64encode(data).decode() for data in row["pictures"]]
-    return {"question": row["question"], "images": pictures, "steps": row["steps"][:steps]}
+    images = [base64.b64encode(data).decode() for data in row["pictures"]]
+    return {"question": row["question"], "images": images, "steps": row["steps"][:steps]}
 
 
 def requests_and_scores(workspace, count=50):
-    """Requests of unlike lengths, with pictures and without, and the step scores that `prm score` gave."""
+    """Requests of unlike lengths, with images and without, and the step scores that `prm score` gave."""
     rows, found = serving_bench.scored_rows(workspace), []
     for index in range(count):
         row, steps = rows[index % len(rows)], (5, 1, 3, 5, 2)[index // len(rows) % 5]
@@ -209,7 +209,7 @@ BAD = [
     (GOOD | {"images": ["file:///etc/passwd"]}, 422, "no addresses"),
     (GOOD | {"images": ["/etc/passwd"]}, 422, "base64"),
     (GOOD | {"images": ["data:image/png,abc"]}, 422, "must be base64"),
-    (GOOD | {"images": [base64.b64encode(b"no picture").decode()]}, 422, "image-unreadable"),
+    (GOOD | {"images": [base64.b64encode(b"no image").decode()]}, 422, "image-unreadable"),
     (
         GOOD | {"images": [base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode()]},
         422,
@@ -217,7 +217,7 @@ BAD = [
     ),
     (GOOD | {"images": [base64.b64encode(png(99, 99)[:50]).decode()]}, 422, "image-truncated"),
     (GOOD | {"images": [base64.b64encode(png(200, 200)).decode()]}, 422, "image-too-large"),
-    (GOOD | {"images": [base64.b64encode(png(1, 3000)).decode()]}, 422, "refuses the pictures"),
+    (GOOD | {"images": [base64.b64encode(png(1, 3000)).decode()]}, 422, "refuses the images"),
     (GOOD | {"images": [bomb()]}, 422, "image-too-large"),
 ]
 
