@@ -118,7 +118,7 @@ def bare(folder: Path, problems: int) -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     from curate.engines.chat import Chat, end_ids
-    from curate.engines.chat import Images as Decoded
+    from curate.engines.images import DecodedImages as Decoded
     from curate.engines.transformers import load_generation_config, load_processor
     from curate.models import torch_companions
 

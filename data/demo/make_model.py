@@ -32,7 +32,7 @@ from making.training import Pupil, is_first, once, teach_to_see, train
 from transformers import Qwen2VLForConditionalGeneration
 
 from curate.sources.synthetic import chain as chains
-from curate.sources.synthetic.tasks import TASKS, Task
+from curate.sources.synthetic.tasks import TASKS, SyntheticTask
 
 
 def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -> None:
@@ -43,7 +43,7 @@ def save(model: Qwen2VLForConditionalGeneration, source: Source, folder: Path) -
     make_processor(source.tokenizer).save_pretrained(folder)
 
 
-def each_task(measure: Callable[[Task], float]) -> dict[str, float]:
+def each_task(measure: Callable[[SyntheticTask], float]) -> dict[str, float]:
     """A figure for every task; the workers share the tasks."""
     found = {task.name: measure(task) for task in list(TASKS.values())[dist.get_rank() :: dist.get_world_size()]}
     everywhere: list[dict[str, float]] = [{} for _ in range(dist.get_world_size())]
@@ -52,7 +52,7 @@ def each_task(measure: Callable[[Task], float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def pass_at_1(pupil: Pupil, source: Source, task: Task, count: int = 200) -> float:
+def pass_at_1(pupil: Pupil, source: Source, task: SyntheticTask, count: int = 200) -> float:
     """Share of right answers at temperature 1, one chain for each of `count` new problems."""
     rng, processor = random.Random(f"measure {task.name}"), make_processor(source.tokenizer)
     torch.manual_seed(count)
@@ -69,7 +69,7 @@ def pass_at_1(pupil: Pupil, source: Source, task: Task, count: int = 200) -> flo
 
 
 @torch.no_grad()
-def chain_auroc(pupil: Pupil, source: Source, task: Task, count: int = 200) -> float:
+def chain_auroc(pupil: Pupil, source: Source, task: SyntheticTask, count: int = 200) -> float:
     """AUROC of the verdict after the last step, of `count` new chains with slips: is all of it right?"""
     source.tasks, source.mix = [task], {"check": 1.0}
     source.rng.seed(f"measure {task.name}")

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from curate.sources.synthetic import chain as chains
 from curate.sources.synthetic.cells import in_half
 from curate.sources.synthetic.draw import SIDE
-from curate.sources.synthetic.tasks import TASKS, Facts, Task
+from curate.sources.synthetic.tasks import TASKS, Facts, SyntheticTask
 from making.network import CHECK, END, LEAK, MERGE, PATCH, SOLVE
 from making.sight import IGNORE, NUMBER_WORDS, cell_labels, patches
 
@@ -62,7 +62,7 @@ def names(facts: Facts, rng: random.Random) -> str:
     return "".join(f" {of(hue)}" for hue in rng.sample(shown, len(shown)))
 
 
-def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str:
+def glances(task: SyntheticTask, facts: Facts, rng: random.Random, count: int = 3) -> str:
     """The first two steps (what is asked, what is seen) of `count` chains that ask for other things of one image.
 
     This is a chain's hard part, three times as dense as in whole chains.
@@ -81,7 +81,7 @@ def glances(task: Task, facts: Facts, rng: random.Random, count: int = 3) -> str
     return "\n".join(lines)
 
 
-def pieces(task: Task, slots: list[dict[str, str]]) -> list[tuple[str, list[tuple[str, int]]]]:
+def pieces(task: SyntheticTask, slots: list[dict[str, str]]) -> list[tuple[str, list[tuple[str, int]]]]:
     """A chain's steps as the PRM reads them, each with where its values end: (slot, characters from its start)."""
     found = []
     for index, (step, values) in enumerate(zip(task.steps, slots, strict=True)):
@@ -124,14 +124,14 @@ class Source:
     def _slips(self, rates: tuple[float, ...]) -> list[int]:
         return [index for index, rate in enumerate(rates) if self.rng.random() < rate]
 
-    def solve_targets(self, task: Task, facts: Facts, leak: bool) -> tuple[list[int], list[int]]:
+    def solve_targets(self, task: SyntheticTask, facts: Facts, leak: bool) -> tuple[list[int], list[int]]:
         slots = chains.solve(task, facts, self._slips(SLIP_RATES) if self.policy else (), self.rng)
         if leak:
             slots[-1] = {"answer": chains.gold(task, facts)}
         ids = self.encode(chains.render(task, slots) + END)
         return ids, [*ids, IGNORE]
 
-    def watch_targets(self, task: Task, facts: Facts) -> tuple[list[int], list[int]]:
+    def watch_targets(self, task: SyntheticTask, facts: Facts) -> tuple[list[int], list[int]]:
         """After every token: is it right given what was written before it; if not, the token that should stand there.
 
         To name what should stand there is to look it up, which is learned soon; to say only whether the two are the
@@ -160,7 +160,7 @@ class Source:
             written |= slots[index]
         return ids, [IGNORE, *verdicts]
 
-    def check_targets(self, task: Task, facts: Facts, find: bool = False) -> tuple[list[int], list[int]]:
+    def check_targets(self, task: SyntheticTask, facts: Facts, find: bool = False) -> tuple[list[int], list[int]]:
         """After every token: is all right so far? So a wrong value is told where it stands, not sentences later. To
         `find` is to name, at the first wrong value, the one that should stand there.
         """
@@ -226,7 +226,7 @@ class Source:
         targets = [IGNORE] * (len(prompt) - 1) + targets
         return prompt + ids, targets, self.seen(task, facts)
 
-    def seen(self, task: Task, facts: Facts) -> np.ndarray:
+    def seen(self, task: SyntheticTask, facts: Facts) -> np.ndarray:
         """What the model gets of an image: `pixels`; `labels`, for the ideal eye; or only the `places` of cells."""
         if self.sees == "pixels":
             return patches(np.asarray(task.image(facts)))

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from curate.sources.synthetic.draw import SIDE
-from curate.sources.synthetic.tasks import Task
+from curate.sources.synthetic.tasks import SyntheticTask
 from making.network import PATCH
 from making.sequences import Source
 from making.sight import COLOUR_WORDS, IGNORE, NUMBER_WORDS, PLACE_WORDS, PLAIN, Ideal, cell_labels, patches
@@ -104,7 +104,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return min(1, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, step / steps))))
 
 
-def teach_to_see(pupil: Pupil, tasks: list[Task], source: Source, steps: int, size: int) -> dict[str, float]:
+def teach_to_see(pupil: Pupil, tasks: list[SyntheticTask], source: Source, steps: int, size: int) -> dict[str, float]:
     """Train the vision tower alone to give what the ideal eye gives.
 
     A language model of this size would need many hours to teach its eyes through the text. The squared error alone

@@ -24,7 +24,7 @@ STEPS = ["I look.", "I see one.", "It is red."]
 COLOURS = ("red", "green", "blue", "black")
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (10, 10), (number * 7, 40, 200 - number)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -48,7 +48,7 @@ def table(path, records, delimiter=",") -> None:
 def letters(folder):
     (folder / "pictures" / "boats").mkdir(parents=True)
     for number in range(ROWS):
-        (folder / "pictures" / "boats" / f"{number}.png").write_bytes(picture(number))
+        (folder / "pictures" / "boats" / f"{number}.png").write_bytes(image(number))
     lines(folder / "train.jsonl", [
         {"uid": f"b{n}", "query": asked(n), "options": COLOURS, "picture": f"boats/{n}.png", "correct": "ABCD"[n % 4]}
         for n in range(ROWS)
@@ -96,7 +96,7 @@ def option_columns(folder):
 def structs(folder):
     columns = {
         "question": [asked(n) for n in range(ROWS)],
-        "image": [{"bytes": picture(n), "path": None} for n in range(ROWS)],
+        "image": [{"bytes": image(n), "path": None} for n in range(ROWS)],
         "answers": [[COLOURS[n % 4], COLOURS[n % 4].upper()] for n in range(ROWS)],
     }
     pq.write_table(pa.table(columns), folder / "validation-00000-of-00001.parquet")
@@ -110,7 +110,7 @@ def structs(folder):
 def zipped(folder):
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for number in range(ROWS):
-            archive.writestr(f"images/boat_{number}.png", picture(number))
+            archive.writestr(f"images/boat_{number}.png", image(number))
     table(
         folder / "vqa.csv",
         [{"image": f"boat_{n}.png", "question": asked(n), "answer": COLOURS[n % 4]} for n in range(ROWS)],
@@ -121,7 +121,7 @@ def zipped(folder):
 def named_by_id(folder):
     (folder / "scans").mkdir()
     for number in range(ROWS):
-        (folder / "scans" / f"{number + 500}.png").write_bytes(picture(number))
+        (folder / "scans" / f"{number + 500}.png").write_bytes(image(number))
     lines(
         folder / "train.jsonl", [{"id": n + 500, "question": asked(n), "answer": COLOURS[n % 4]} for n in range(ROWS)]
     )
@@ -140,7 +140,7 @@ def nested(folder):
 
 
 def turns(folder):
-    (folder / "0.png").write_bytes(picture(0))
+    (folder / "0.png").write_bytes(image(0))
     records = [
         {"id": f"c{n}", "image": "0.png", "conversations": [
             {"from": "human", "value": f"<image>\n{asked(n)}"}, {"from": "gpt", "value": COLOURS[n % 4]}]}
@@ -186,7 +186,7 @@ def concluded(folder):
 def keyed(folder):
     (folder / "scans").mkdir()
     for number in range(ROWS):
-        (folder / "scans" / f"{number + 70}.png").write_bytes(picture(number))
+        (folder / "scans" / f"{number + 70}.png").write_bytes(image(number))
     records = {str(n + 70): {"question": asked(n), "choices": COLOURS, "answer": COLOURS[n % 4]} for n in range(ROWS)}
     (folder / "problems_train.json").write_text(json.dumps(records))
     return {"columns": {"id": "key", "question": "question", "choices": "choices", "answer": "answer",
@@ -195,7 +195,7 @@ def keyed(folder):
 
 def base64_cells(folder):
     table(folder / "test.tsv", [
-        {"index": n, "image": base64.b64encode(picture(n)).decode(), "question": asked(n), "answer": COLOURS[n % 4]}
+        {"index": n, "image": base64.b64encode(image(n)).decode(), "question": asked(n), "answer": COLOURS[n % 4]}
         for n in range(ROWS)
     ], "\t")  # fmt: skip
     return {"columns": {"id": "index", "image": "image", "question": "question", "answer": "answer"}, "role": "test"}
@@ -286,7 +286,7 @@ def test_the_written_recipe_brings_every_row_in(shape, place):
             assert row["answer"] in right and list(row["choices"]) in ([], list(COLOURS))
     if "image" in source["columns"] and shape is not turns:
         shown = {key for row in problems.values() for key in row["image_hashes"]}
-        assert shown == {content_hash(picture(number)) for number in range(ROWS)}
+        assert shown == {content_hash(image(number)) for number in range(ROWS)}
         assert len(workspace.read(IMAGES)) == ROWS
     if "chain" in source:
         assert len(workspace.read(ROLLOUTS)) == ROWS

@@ -1,4 +1,4 @@
-"""The guesses of `curate init`, each by itself: roles, places of pictures, steps and labels, forms of answers."""
+"""The guesses of `curate init`, each by itself: roles, places of images, steps and labels, forms of answers."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from curate.init.findings import tree
 from curate.init.guess import guess
 from curate.init.images import Place
 from curate.init.places import role_of
-from curate.init.table import columns_of, picture_kind
+from curate.init.table import columns_of, image_kind
 
 
 def settings(records, places=()):
@@ -44,7 +44,7 @@ def test_a_folder_says_the_role_where_the_name_does_not():
     ],
 )  # fmt: skip
 def test_what_a_cell_holds(value, kind):
-    assert picture_kind(value) == kind
+    assert image_kind(value) == kind
 
 
 STEMS = [f"p{n}" for n in range(9)]
@@ -61,7 +61,7 @@ PATHS = [f"{stem}.png" for stem in STEMS]
         (STEMS, [f"{stem}/full.jpg" for stem in STEMS], "at", "{picture}/full.jpg"),
     ],
 )  # fmt: skip
-def test_where_pictures_lie(cells, files, root, column):
+def test_where_images_lie(cells, files, root, column):
     records = [{"question": f"What is in {n}?", "picture": cell, "answer": "x"} for n, cell in enumerate(cells)]
     found = settings(records, [Place("at", files)])
     assert (found["root"], found["columns"]["image"]) == (root, column)
@@ -74,13 +74,13 @@ def test_an_archive_is_named_whole_and_its_single_top_folder_needs_no_name():
     assert settings(records, deep)["root"] is None
 
 
-def test_an_answer_is_not_taken_for_the_name_of_a_picture():
+def test_an_answer_is_not_taken_for_the_name_of_an_image():
     records = [{"uid": n + 10, "question": f"How many are in {n}?", "answer": n % 9} for n in range(20)]
     files = [f"{n}.png" for n in range(40)]
     assert settings(records, [Place("at", files)])["columns"]["image"] == "{uid}.png"
 
 
-def test_pictures_in_the_rows_go_before_paths_and_numbered_columns_together():
+def test_images_in_the_rows_go_before_paths_and_numbered_columns_together():
     shown = {"bytes": b"x", "path": None}
     rows = [{"question": f"What is in {n}?", "image": f"i/{n}.png", "shown": shown, "answer": "a"} for n in range(5)]
     assert settings(rows)["columns"]["image"] == "shown"

@@ -1,4 +1,4 @@
-"""Marks of pictures and of choices: places go, references stay in words, letters are not said twice."""
+"""Marks of images and of choices: places go, references stay in words, letters are not said twice."""
 
 import pytest
 from hypothesis import given
@@ -38,7 +38,7 @@ def test_places_go_and_references_stay(question, images, seen):
     assert problem_text(question, (), images) == seen
 
 
-def test_choices_that_are_pictures_are_referred_to():
+def test_choices_that_are_images_are_referred_to():
     assert problem_text("Which?\n<image 1>", ["<image 2>", "<image 3>"], 3) == "Which?\n(A) image 2\n(B) image 3"
     assert problem_text("<image>\nWhich?", ["<image>", "<image>"], 3) == "Which?\n(A) image 2\n(B) image 3"
 
@@ -61,7 +61,7 @@ def test_a_text_without_marks_stays(text, images):
     assert problem_text(text, (), images) == text.strip()
 
 
-def test_marks_take_the_numbers_of_the_pictures_that_are_there():
+def test_marks_take_the_numbers_of_the_images_that_are_there():
     assert (
         marks.renumbered("Is <image 4> like <image 2> or <image>?", {2: 1, 4: 2})
         == "Is <image 2> like <image 1> or <image>?"

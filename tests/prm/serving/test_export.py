@@ -43,7 +43,7 @@ VLLM = """
 import json, os, sys
 from pathlib import Path
 sys.path[:0] = json.loads(sys.argv[1])
-from curate.engines import torch_companions
+from curate.models import torch_companions
 torch_companions.mend()
 import serving_bench, vllm
 from curate.tables.store import Workspace
