@@ -237,9 +237,9 @@ def state(folder: Path) -> dict[str, str]:
         if path.is_file() and path.name not in ("README.md", "prm.json"):
             found[str(path.relative_to(folder))] = _digest(path.read_bytes())
         if path.name == "prm.json":
-            # It names the folder that the backbone lay in.
+            # It names the folder that the backbone lay in, and how many processes trained.
             card = json.loads(path.read_text())
-            card |= {"config": card["config"] | {"model": None}, "seal": None}
+            card |= {"config": card["config"] | {"model": None, "parallel": None}, "seal": None}
             found[str(path.relative_to(folder))] = _digest(repr(card).encode())
     for path in sorted((folder / "out").rglob("*.parquet")):
         found[str(path.relative_to(folder))] = _digest(path.read_bytes())

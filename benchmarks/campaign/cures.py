@@ -49,6 +49,8 @@ def _words(command: str, workspace: str) -> list[str]:
     words = command.split()
     if words[1] == "import-rollouts":
         words += ["given.jsonl", "--source", "test", "--id", "id", "--response", "text", "-r", _RECIPE]
+    elif words[:2] == ["prm", "export"]:
+        words[2:] = ["seed-0", "model", "--replace"]
     else:
         words[2:2] = [_RECIPE]
     return [*words, "-w", workspace]

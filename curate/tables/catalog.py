@@ -243,10 +243,12 @@ def _only_reads(sql: str) -> None:
         )
 
 
-def _check_named(workspace: Workspace, sql: str) -> None:
-    """UserError where a file of a table that the statement names is damaged: DuckDB would read it as it is."""
+def _check(workspace: Workspace, sql: str | None = None) -> None:
+    """UserError where a file is damaged of a table that the statement names, whose rows DuckDB would read as they are;
+    without a statement, of any table: a view over it cannot be made.
+    """
     for name, table in TABLES.items():
-        if name in sql.lower():
+        if sql is None or name in sql.lower():
             for path in workspace.files(table):
                 marks.check(path, table.schema.names)
 
@@ -262,7 +264,7 @@ def ask(
     UserError with DuckDB's own sentence when it is not understood, and when it takes more time or memory than it may.
     """
     _only_reads(sql)
-    _check_named(workspace, sql)
+    _check(workspace, sql)
     with tempfile.TemporaryDirectory(prefix="curate-sql-") as spill:
         settings = _SHUT | {"temp_directory": spill}
         if megabytes is not None:
@@ -271,6 +273,7 @@ def ask(
             try:
                 relation = connection.run(partial(_prepared, workspace=workspace, sql=sql))
             except duckdb.Error as error:
+                _check(workspace)
                 raise _failed(error) from None
             yield QueryResult(connection, relation)
 
@@ -298,6 +301,7 @@ def write(workspace: Workspace) -> Path:
         with _Connection(str(temporary)) as connection:
             connection.run(partial(_define, workspace=workspace))
     except duckdb.Error as error:
+        _check(workspace)
         # The statements are ours: what fails is the disk, or there is no memory.
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be written ({reason}); free some space or memory and run again.") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import torch
 
 from curate.errors import RowError, UserError
 from curate.models.location import fingerprint
+from curate.seeds import shard_of
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import STEP_SCORES, UPDATES, Row
@@ -112,7 +113,12 @@ def _score_run(
     if owed:
         lineage.write(partition, STAGE, settings, {"examples": len(examples)})
         prm, encoder = load_prm(folder, images)
-        for block in _batched(owed, _BLOCK):
+        # Which rollouts share a forward changes a score by a rounding. Those of one shard are kept together in one file,
+        # so what a kill or a damaged file leaves to do is done as it was, to the last bit.
+        by_shard: dict[int, list[Example]] = defaultdict(list)
+        for example in owed:
+            by_shard[shard_of(example.problem_id, workspace.shards)].append(example)
+        for block in (block for _, part in sorted(by_shard.items()) for block in _batched(part, _BLOCK)):
             partition.commit_all(score_examples(prm, encoder, block, name, batch_rows, card.of_outcomes))
             on_rows(name, len(block), len(owed))
     left = _unscored(partition, examples)
