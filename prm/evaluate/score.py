@@ -113,7 +113,7 @@ def _score_run(
     if owed:
         lineage.write(partition, STAGE, settings, {"examples": len(examples)})
         prm, encoder = load_prm(folder, images)
-        # Which rollouts share a forward changes a score by a rounding. Those of one shard are kept together in one file,
+        # Which rollouts share a forward changes a score by a rounding. Those of one shard are kept together in a file,
         # so what a kill or a damaged file leaves to do is done as it was, to the last bit.
         by_shard: dict[int, list[Example]] = defaultdict(list)
         for example in owed:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from curate.cli.app import app
 from curate.errors import BudgetError, RowError, UserError
 from curate.runtime.durable import sealed, unsealed
 from curate.stages.base import Outcome, Unit, settle
-from curate.tables import lineage, manifests
+from curate.tables import catalog, lineage, manifests
 from curate.tables.row_check import check
-from curate.tables.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
+from curate.tables.schema import COMPLETIONS, JUDGEMENTS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
 from curate.tables.store import VERSION, Workspace, Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "campaign"))
@@ -163,6 +164,21 @@ def test_damage_is_one_sentence_and_its_cure_works(whole, live, damage, table, n
             assert follow(str(result.exception), live) or "delete" in str(result.exception)
         assert result.exit_code == 0, result.exception
     assert rows(live) == expected
+
+
+def test_a_file_that_sql_cannot_open_is_named_with_its_cure(live):
+    """DuckDB reads the end of every file for its views, also of tables that a statement does not name."""
+    path, place = first(live, JUDGEMENTS), Workspace.open(live / "w", create=False)
+    whole, named = path.read_bytes(), Counter()
+    for back in range(9, len(whole) // 2, 41):
+        path.write_bytes(whole[:-back] + bytes([whole[-back] ^ 4]) + whole[-back + 1 :])
+        for work in (lambda: catalog.query(place, "SELECT count(*) FROM problems"), lambda: catalog.write(place)):
+            try:
+                work()
+            except UserError as error:
+                assert f"{path.name} is damaged" in str(error) and "`curate judge`" in str(error)
+                named["refused"] += 1
+    assert named["refused"] > 10
 
 
 def test_a_damaged_import_is_imported_anew(live):

@@ -148,6 +148,20 @@ def test_long_and_ungraded_examples_are_counted(tiny_model, make_workspace):
     assert listed == dict(zip((r["problem_id"] for r in rows), ("too-long", "no-label", "special-token"), strict=True))
 
 
+def test_what_a_lost_file_leaves_is_scored_as_it_was_to_the_last_bit(tiny_model, make_workspace):
+    workspace = make_workspace(test=12)
+    train.run(settings(tiny_model, steps=1, null_runs=0), workspace, 0)
+    score.run(workspace, batch_rows=4)
+    before = {(r["rollout_id"], r["step_index"]): r["score"] for r in workspace.read(STEP_SCORES).to_pylist()}
+    files = workspace.partition(STEP_SCORES, "seed-0").files()
+    assert len(files) > 1
+    for path in files[:2]:
+        path.with_suffix(".done").unlink()
+        score.run(workspace, batch_rows=4)
+        found = {(r["rollout_id"], r["step_index"]): r["score"] for r in workspace.read(STEP_SCORES).to_pylist()}
+        assert found == before
+
+
 def test_what_cannot_be_scored_is_null_and_counted(tiny_model, make_workspace):
     workspace = make_workspace(test=0)
     rows, images = example_rows(3, "test", ("a",), seed=4)
