@@ -22,11 +22,11 @@ def _located(recipe: Recipe) -> TrainConfig:
 
 
 def follow(recipe: Recipe, workspace: Workspace, replace: bool) -> None:
-    """`prm train` in a process of a team that another leads: trains along, tells and writes nothing."""
+    """`prm train` in a process of a group that another leads: trains along, tells and writes nothing."""
     from prm.distributed.process_group import current
     from prm.training import train
 
-    train.run(_located(recipe), workspace, recipe.seed, replace=replace, team=current())
+    train.run(_located(recipe), workspace, recipe.seed, replace=replace, process_group=current())
 
 
 def _train(context: Context, config: TrainConfig) -> Ledger:

@@ -122,7 +122,7 @@ class Supervisor:
         while True:
             engine = self._engine
             if engine is None:
-                raise RuntimeError("the keeper is used outside `async with`")
+                raise RuntimeError("the supervisor is used outside `async with`")
             try:
                 samples = await self._ask(engine, request)
             except RequestRejected as error:
@@ -173,41 +173,41 @@ class Engines:
         if self._running is None or self._running[0] != config:
             self.close()
             self._running = self._start(config, note)
-        _, runner, keeper = self._running
-        keeper.restarts = 0
+        _, runner, supervisor = self._running
+        supervisor.restarts = 0
         try:
             with _heap_left_alone():
-                return runner.run(watched(keeper, work(keeper), config.stall_minutes, self._folder))
+                return runner.run(watched(supervisor, work(supervisor), config.stall_minutes, self._folder))
         except StalledError:
-            self._abandon(runner, keeper)
+            self._abandon(runner, supervisor)
             raise
 
     def _start(
         self, config: EngineConfig, note: Callable[[str], None]
     ) -> tuple[EngineConfig, asyncio.Runner, Supervisor]:
-        runner, keeper = asyncio.Runner(), Supervisor(partial(build, config, note), note)
+        runner, supervisor = asyncio.Runner(), Supervisor(partial(build, config, note), note)
         try:
-            runner.run(keeper.__aenter__())
+            runner.run(supervisor.__aenter__())
         except BaseException as error:
             _close(runner, error)
             raise
-        return config, runner, keeper
+        return config, runner, supervisor
 
-    def _abandon(self, runner: asyncio.Runner, keeper: Supervisor) -> None:
+    def _abandon(self, runner: asyncio.Runner, supervisor: Supervisor) -> None:
         """Stop an engine that hangs as far as it can be stopped. The loop stays open: closing it waits for threads."""
         self._running = None
 
         async def stop() -> None:
-            await asyncio.wait({asyncio.ensure_future(keeper.__aexit__())}, timeout=_STOP_SECONDS)
+            await asyncio.wait({asyncio.ensure_future(supervisor.__aexit__())}, timeout=_STOP_SECONDS)
 
         runner.run(stop())
 
     def close(self) -> None:
         """Stop the engine, if one runs, and its loop."""
         if self._running is not None:
-            (_, runner, keeper), self._running = self._running, None
+            (_, runner, supervisor), self._running = self._running, None
             try:
-                runner.run(keeper.__aexit__())
+                runner.run(supervisor.__aexit__())
             except BaseException as error:
                 _close(runner, error)
                 raise

@@ -42,18 +42,20 @@ class Supervised(Protocol):
 
 
 async def watched(
-    keeper: Supervised, work: Coroutine[Any, Any, Result], minutes: float, folder: Path | None = None
+    supervisor: Supervised, work: Coroutine[Any, Any, Result], minutes: float, folder: Path | None = None
 ) -> Result:
-    """The result of `work`, which uses the keeper; StalledError when it was given up. The state goes to `folder`."""
+    """The result of `work`, which uses the supervisor; StalledError when it was given up. The state goes to
+    `folder`.
+    """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_until_stalled(keeper, minutes))
+    watch = asyncio.ensure_future(_until_stalled(supervisor, minutes))
     limit = None
     try:
         await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         limit = _END_SECONDS
-        raise StalledError(_message(watch.result(), minutes, _dump(keeper, folder)))
+        raise StalledError(_message(watch.result(), minutes, _dump(supervisor, folder)))
     finally:
         watch.cancel()
         if not task.done():
@@ -63,27 +65,27 @@ async def watched(
                 task.exception()  # seen: the stall says more
 
 
-async def _until_stalled(keeper: Supervised, minutes: float) -> str:
+async def _until_stalled(supervisor: Supervised, minutes: float) -> str:
     """Restart once when there is no answer; ends, with what was seen, when that did not help."""
     seconds = minutes * 60
     pause = min(5.0, seconds / 5)
     helped_at = -1
-    keeper.moved = time.monotonic()
+    supervisor.moved = time.monotonic()
     while True:
         before = time.monotonic()
         await asyncio.sleep(pause)
         now = time.monotonic()
         # This process stood still itself: answers may wait to be taken.
         late = now - before - pause
-        keeper.moved += late if late > pause else 0.0
-        if now - keeper.moved <= seconds:
+        supervisor.moved += late if late > pause else 0.0
+        if now - supervisor.moved <= seconds:
             continue
-        if not keeper.under_way:
+        if not supervisor.under_way:
             return "no request was made"
-        if helped_at == keeper.answered:
+        if helped_at == supervisor.answered:
             return "no request was answered, not by a new engine either"
-        helped_at = keeper.answered
-        keeper.hung(f"no request was answered for {minutes:.3g} minutes")
+        helped_at = supervisor.answered
+        supervisor.hung(f"no request was answered for {minutes:.3g} minutes")
 
 
 def _message(seen: str, minutes: float, path: Path | None) -> str:
@@ -94,22 +96,22 @@ def _message(seen: str, minutes: float, path: Path | None) -> str:
     )
 
 
-def _dump(keeper: Supervised, folder: Path | None) -> Path | None:
+def _dump(supervisor: Supervised, folder: Path | None) -> Path | None:
     if folder is None:
         return None
     path = folder / f"stall-{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}.txt"
-    write_atomic(path, state(keeper).encode())
+    write_atomic(path, state(supervisor).encode())
     return path
 
 
-def state(keeper: Supervised) -> str:
+def state(supervisor: Supervised) -> str:
     """Everything that tells where a run stands, for people: requests under way, tasks, threads."""
     now = time.monotonic()
     out = io.StringIO()
     out.write(f"{datetime.now(UTC).isoformat(timespec='seconds')}\n")
-    out.write(f"{keeper.answered} requests answered, nothing for {now - keeper.moved:.0f} s; ")
-    out.write(f"{keeper.restarts} restarts of the engine; {len(keeper.under_way)} requests under way:\n")
-    for request, since in sorted(keeper.under_way.values(), key=lambda each: each[1]):
+    out.write(f"{supervisor.answered} requests answered, nothing for {now - supervisor.moved:.0f} s; ")
+    out.write(f"{supervisor.restarts} restarts of the engine; {len(supervisor.under_way)} requests under way:\n")
+    for request, since in sorted(supervisor.under_way.values(), key=lambda each: each[1]):
         out.write(f"  {request.request_id}: for {now - since:.0f} s, n={request.n}, seed {request.seed}, ")
         out.write(f"prefix of {len(request.prefix_ids)} tokens, up to {request.sampling.max_tokens} new ones\n")
     tasks = asyncio.all_tasks()

@@ -26,11 +26,11 @@ Optimiser = Any
 class KeptGradients:
     """The gradients of the domains, until it is known what to multiply them with.
 
-    In a team each process keeps its own part of them (or its shard).
+    In a group each process keeps its own part of them (or its shard).
     """
 
-    def __init__(self, parameters: Sequence[Tensor], team: ProcessGroup = ALONE) -> None:
-        self.parameters, self.team = parameters, team
+    def __init__(self, parameters: Sequence[Tensor], process_group: ProcessGroup = ALONE) -> None:
+        self.parameters, self.process_group = parameters, process_group
         self.weights: list[float] = []
         self._kept: list[list[Tensor]] = []
 
@@ -42,12 +42,12 @@ class KeptGradients:
     def along(self, towards: Sequence[Tensor]) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads."""
         sums = torch.stack([inner(towards, kept) for kept in self._kept]).tolist()
-        return increments(self.team.total(sums), self.weights)
+        return increments(self.process_group.total(sums), self.weights)
 
 
 def _bent(
     v: Tensor, gradient: Tensor, state: Mapping[str, Tensor], done: float, group: Mapping[str, Any], floor: float,
-    team: ProcessGroup,
+    process_group: ProcessGroup,
 ) -> Tensor:  # fmt: skip
     """Lr J v of one parameter."""
     b1, b2 = group["betas"]
@@ -55,7 +55,7 @@ def _bent(
     mean, squares = local(state["exp_avg"]), local(state["exp_avg_sq"])
     root = (squares / second).sqrt_()
     untouched = root == 0
-    root.clamp_(min=(floor * typical_root(squares, team) / second**0.5).to(root.dtype))
+    root.clamp_(min=(floor * typical_root(squares, process_group) / second**0.5).to(root.dtype))
     whole = root + group["eps"]
     # As ratios, each of which is of moderate size: a product of small numbers would leave float32's range.
     bend = (mean / whole) * (gradient / root) * ((1 - b2) / (first * second))
@@ -69,7 +69,7 @@ def step_direction(
     clipped: Sequence[Tensor],
     optimiser: Optimiser,
     floor: float,
-    team: ProcessGroup = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> list[Tensor]:
     """Lr J v, one tensor a parameter: the meta gradient in the metric of the AdamW step that was just taken.
 
@@ -78,13 +78,19 @@ def step_direction(
     """
     groups, done = grouped(parameters, optimiser)
     return [
-        _bent(v, gradient, optimiser.state[p], done[p], groups[p], floor, team) if p in done else torch.zeros_like(v)
+        _bent(v, gradient, optimiser.state[p], done[p], groups[p], floor, process_group)
+        if p in done
+        else torch.zeros_like(v)
         for p, v, gradient in zip(parameters, meta_gradients, clipped, strict=True)
     ]
 
 
 def through_clip(
-    towards: Sequence[Tensor], clipped: Sequence[Tensor], norm: float, clip: float | None, team: ProcessGroup = ALONE
+    towards: Sequence[Tensor],
+    clipped: Sequence[Tensor],
+    norm: float,
+    clip: float | None,
+    process_group: ProcessGroup = ALONE,
 ) -> list[Tensor]:
     """C^T x, C the derivative of clipping a gradient of this norm, which `clipped` was made of; in place."""
     bent = derivative_of_clip(norm, clip)
@@ -93,5 +99,5 @@ def through_clip(
     shrink, bend = bent
     # The rule is for the gradient before it was shrunk.
     product = torch.tensor(dot(clipped, towards), dtype=torch.float64)
-    along = bend / shrink**2 * float(team.across(product))
+    along = bend / shrink**2 * float(process_group.across(product))
     return [part.mul_(shrink).sub_(gradient, alpha=along) for part, gradient in zip(towards, clipped, strict=True)]

@@ -55,9 +55,9 @@ def grouped(
     return groups, dict(zip(moved, counts, strict=True))
 
 
-def typical_root(squares: Tensor, team: ProcessGroup) -> Tensor:
+def typical_root(squares: Tensor, process_group: ProcessGroup) -> Tensor:
     """Root mean square of the entries that are not 0, given their squares; a scalar."""
-    total, count = team.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
+    total, count = process_group.across(torch.stack([_total(squares), squares.count_nonzero().double()]))
     return (total / count.clamp(min=1)).sqrt()
 
 
@@ -68,14 +68,14 @@ def increments(sums: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 
 def _scaled(
-    gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, team: ProcessGroup
+    gradient: Tensor, squares: Tensor, done: float, group: Mapping[str, Any], floor: float, process_group: ProcessGroup
 ) -> Tensor:
     # Adam's bias correction of the second moment goes to the scalars: one pass over the memory less.
     first, second = group["betas"]
     correction = (1 - second**done) ** 0.5
     root = squares.sqrt()
     untouched = root == 0
-    root.clamp_(min=(floor * typical_root(squares, team)).to(root.dtype)).add_(group["eps"] * correction)
+    root.clamp_(min=(floor * typical_root(squares, process_group)).to(root.dtype)).add_(group["eps"] * correction)
     rate = group["lr"] * (1 - first) / (1 - first ** (done + 1)) * correction
     return (gradient * rate).div_(root).masked_fill_(untouched, 0.0)
 
@@ -85,7 +85,7 @@ def direction(
     meta_gradients: Sequence[Tensor],
     optimiser: Optimiser,
     floor: float,
-    team: ProcessGroup = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> list[Tensor]:
     """D, one tensor a parameter: the meta gradient in Adam's metric, before the clipping.
 
@@ -95,7 +95,7 @@ def direction(
     """
     groups, done = grouped(parameters, optimiser)
     return [
-        _scaled(gradient, local(optimiser.state[p]["exp_avg_sq"]), done[p], groups[p], floor, team)
+        _scaled(gradient, local(optimiser.state[p]["exp_avg_sq"]), done[p], groups[p], floor, process_group)
         if p in done
         else torch.zeros_like(gradient)
         for p, gradient in zip(parameters, meta_gradients, strict=True)
@@ -139,7 +139,7 @@ class DirectionTurn:
     def __init__(self) -> None:
         self.last: Tensor | None = None
 
-    def cosine(self, towards: Sequence[Tensor], team: ProcessGroup = ALONE) -> float | None:
+    def cosine(self, towards: Sequence[Tensor], process_group: ProcessGroup = ALONE) -> float | None:
         """In [-1, 1]; None for the first direction, or when either is 0. Of shards, each process samples its own."""
         # An odd stride walks through all columns of a matrix.
         stride = -(-sum(part.numel() for part in towards) // self.SAMPLE) | 1
@@ -147,7 +147,7 @@ class DirectionTurn:
         if before is None:
             return None
         pairs = (before, before), (self.last, self.last), (before, self.last)
-        old, new, product = team.across(torch.stack([_total(a * b) for a, b in pairs])).tolist()
+        old, new, product = process_group.across(torch.stack([_total(a * b) for a, b in pairs])).tolist()
         return product / (old * new) ** 0.5 if old and new else None
 
 
@@ -168,7 +168,7 @@ class RunningDots:
     that `settle` knows what a clipped step does; without, it returns None there. Kept as bfloat16, <g, g_k> has a
     relative error of some 2^-9 / sqrt(parameters), which is nothing.
 
-    In a team each process reads off its own part of the gradient (or its shard of it), and the readings are summed.
+    In a group each process reads off its own part of the gradient (or its shard of it), and the readings are summed.
     """
 
     def __init__(
@@ -176,9 +176,9 @@ class RunningDots:
         parameters: Sequence[Tensor],
         towards: Sequence[Tensor],
         keep: torch.dtype | None,
-        team: ProcessGroup = ALONE,
+        process_group: ProcessGroup = ALONE,
     ) -> None:
-        self.parameters, self.towards, self.keep, self.team = parameters, towards, keep, team
+        self.parameters, self.towards, self.keep, self.process_group = parameters, towards, keep, process_group
         self.weights: list[float] = []
         self._sums: list[Tensor] = []
         self._kept: list[list[Tensor]] = []
@@ -193,8 +193,8 @@ class RunningDots:
             self._kept.append([g.to(self.keep, copy=True) for g in now])
 
     def _whole(self, parts: Sequence[Tensor]) -> list[float]:
-        """Sums over the team of inner products."""
-        return self.team.total(torch.stack(list(parts)).tolist())
+        """Sums over the group of inner products."""
+        return self.process_group.total(torch.stack(list(parts)).tolist())
 
     def plain(self) -> list[float]:
         """<D, g_k> for each domain, in the order of the reads; the clipping is left out."""
@@ -203,11 +203,11 @@ class RunningDots:
     def settle(self, clip: float | None) -> list[float] | None:
         """<D, C g_k> for each domain, C the derivative of clipping the whole gradient to norm `clip`.
 
-        Call before the gradient is clipped, and when it is that of the whole team. None when it clips and nothing was
+        Call before the gradient is clipped, and when it is that of the whole group. None when it clips and nothing was
         kept.
         """
         total, sums = gradients(self.parameters), self._whole(self._sums)
-        norm = float(self.team.across(torch.tensor(dot(total, total), dtype=torch.float64))) ** 0.5
+        norm = float(self.process_group.across(torch.tensor(dot(total, total), dtype=torch.float64))) ** 0.5
         plain, bent = increments(sums, self.weights), derivative_of_clip(norm, clip)
         if bent is None:
             return plain

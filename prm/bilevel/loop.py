@@ -127,9 +127,14 @@ class Bilevel:
         parameters: Sequence[Tensor],
         train: Stream,
         meta: MetaSet | None,
-        team: ProcessGroup = ALONE,
+        process_group: ProcessGroup = ALONE,
     ) -> None:
-        self.config, self.objective, self.parameters, self.team = config, objective, list(parameters), team
+        self.config, self.objective, self.parameters, self.process_group = (
+            config,
+            objective,
+            list(parameters),
+            process_group,
+        )
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
         self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
@@ -181,10 +186,10 @@ class Bilevel:
 
     def whole_tally(self) -> DomainTally:
         """The tally of all processes."""
-        if self.team.size == 1:
+        if self.process_group.size == 1:
             return self.tally
         mine = [by.get(domain, 0) for by in (self.tally.rows, self.tally.losses) for domain in self.domains]
-        summed, count = self.team.total(mine), len(self.domains)
+        summed, count = self.process_group.total(mine), len(self.domains)
         rows = {domain: int(seen) for domain, seen in zip(self.domains, summed[:count], strict=True) if seen}
         return DomainTally(
             rows, {domain: loss for domain, loss in zip(self.domains, summed[count:], strict=True) if domain in rows}
@@ -192,7 +197,9 @@ class Bilevel:
 
     def agree(self) -> None:
         """`prm.distributed.torch_group.Diverged` unless all processes hold the same state."""
-        self.team.agree(self.done, {f"weight {domain}": w for domain, w in self.weights().items()}, self.parameters)
+        self.process_group.agree(
+            self.done, {f"weight {domain}": w for domain, w in self.weights().items()}, self.parameters
+        )
 
     def step(self) -> Update | None:
         """One lower step, with an upper one where it is due; returns the record of that."""
@@ -204,16 +211,16 @@ class Bilevel:
         if self.rollouts is not None:
             reading = self._rollout_backward(rows, upper)
         elif upper and self.config.learns and self.config.upper.direction == "exact":
-            kept = KeptGradients(self.parameters, self.team)
+            kept = KeptGradients(self.parameters, self.process_group)
             self._by_domain(rows, kept)
         elif upper and self.config.learns:
             reading = self._upper_backward(rows)
         else:
             joint = [name for names in rows.values() for name in names]
-            self._shared_backward(self.team.share(joint, self._cost), rows)
-            self.team.reduce(self.parameters)
+            self._shared_backward(self.process_group.share(joint, self._cost), rows)
+            self.process_group.reduce(self.parameters)
         if self.config.clip is not None:
-            norm = self.team.clip(self.parameters, self.config.clip)
+            norm = self.process_group.clip(self.parameters, self.config.clip)
         self.optimiser.step()
         if kept is not None:
             reading = self._exact_reading(kept, float(norm) if self.config.clip is not None else 0.0)
@@ -261,7 +268,7 @@ class Bilevel:
     def _count(self) -> None:
         """What this step's rows lost, into the tally."""
         if not self._losses:
-            # One of another kind, or others of the team had all of a small batch.
+            # One of another kind, or others of the group had all of a small batch.
             return
         domains = [domain for part, _ in self._losses for domain in part]
         for domain, loss in zip(domains, torch.cat([losses for _, losses in self._losses]).tolist(), strict=True):
@@ -273,38 +280,42 @@ class Bilevel:
         if self.meta is None:
             raise ValueError("no meta set")
         items, total = self.meta.items(step), 0.0
-        for part, counts in self.team.share(items, lambda item: sum(map(self._cost, item))):
+        for part, counts in self.process_group.share(items, lambda item: sum(map(self._cost, item))):
             for losses in self.objective.meta_losses(part):
                 loss = losses.sum() / len(items) * float(counts)
                 loss.backward()
                 total += loss.detach()
-        self.team.reduce(self.parameters)
+        self.process_group.reduce(self.parameters)
         found = gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
-        return found, self.team.total([float(total)])[0]
+        return found, self.process_group.total([float(total)])[0]
 
     def _towards(self) -> tuple[list[Tensor], float, float | None]:
         """Meta direction and meta loss of an upper step, and the direction's cosine with the one before."""
         meta_gradients, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         towards = direction(
-            self.parameters, self.meta_average.add(meta_gradients), self.optimiser, self.config.upper.floor, self.team
+            self.parameters,
+            self.meta_average.add(meta_gradients),
+            self.optimiser,
+            self.config.upper.floor,
+            self.process_group,
         )
-        return towards, meta_loss, self.turn.cosine(towards, self.team)
+        return towards, meta_loss, self.turn.cosine(towards, self.process_group)
 
     def _by_domain(self, rows: Mapping[str, Sequence[str]], reader: RunningDots | KeptGradients) -> None:
         """The lower gradient, domain by domain, and `reader` looks at it after each."""
-        weights, shares = self.weights(), self.team.shares(rows, self._cost)
+        weights, shares = self.weights(), self.process_group.shares(rows, self._cost)
         for domain in self.domains:
             self._shared_backward(shares[domain], rows)
             reader.read(weights[domain])
-        self.team.reduce(self.parameters)
+        self.process_group.reduce(self.parameters)
 
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> UpperReading:
         """The lower gradient, domain by domain, and what that says about them."""
         towards, meta_loss, cosine = self._towards()
         how = self.config.upper.clipped
         kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
-        running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.team)
+        running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.process_group)
         self._by_domain(rows, running)
         dots = running.plain() if how == "ignore" else running.settle(self.config.clip)
         return UpperReading(None if dots is None else dict(zip(self.domains, dots, strict=True)), meta_loss, cosine)
@@ -317,10 +328,10 @@ class Bilevel:
             return UpperReading(None, 0.0, None)
         found, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         v = self.meta_average.add(found)
-        towards = step_direction(self.parameters, v, clipped, self.optimiser, config.upper.floor, self.team)
-        cosine = self.turn.cosine(towards, self.team)
+        towards = step_direction(self.parameters, v, clipped, self.optimiser, config.upper.floor, self.process_group)
+        cosine = self.turn.cosine(towards, self.process_group)
         if config.upper.clipped == "correct":
-            towards = through_clip(towards, clipped, norm, config.clip, self.team)
+            towards = through_clip(towards, clipped, norm, config.clip, self.process_group)
         return UpperReading(dict(zip(self.domains, kept.along(towards), strict=True)), meta_loss, cosine)
 
     def _rollout_backward(self, rows: Mapping[str, Sequence[str]], upper: bool) -> UpperReading | None:

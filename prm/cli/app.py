@@ -55,12 +55,12 @@ def _train_together(
     from prm import stages
     from prm.distributed.torch_group import joined
 
-    with joined() as team, contextlib.ExitStack() as held:
-        with team.gate():
+    with joined() as process_group, contextlib.ExitStack() as held:
+        with process_group.gate():
             loaded, place = pipeline.load(recipe, settings or ()), Workspace.open(workspace, create=False)
-            if team.leads:
+            if process_group.leads:
                 held.enter_context(place.writing())
-        if team.leads:
+        if process_group.leads:
             _stage("train", recipe, workspace, settings, as_json, replace)
         else:
             stages.follow(loaded, place, replace)

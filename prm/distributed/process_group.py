@@ -1,6 +1,6 @@
 """What a run does otherwise when several processes share it. `ProcessGroup` is one process by itself: it does nothing.
 
-The loop asks its team wherever it matters that there may be others: which rows are mine, make these gradients those of
+The loop asks its group wherever it matters that there may be others: which rows are mine, make these gradients those of
 the whole batch, add up these numbers. `prm.distributed.torch_group` answers for several processes; only that imports
 torch.distributed.
 """
@@ -50,7 +50,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def arranged(self, sharding: str) -> ProcessGroup:
-        """The team for `train.sharding`; one process has nothing to share out."""
+        """The group for `train.sharding`; one process has nothing to share out."""
         return self
 
     # What is whose.
@@ -124,14 +124,14 @@ _current = [ALONE]
 
 
 def current() -> ProcessGroup:
-    """The team that this process belongs to."""
+    """The group that this process belongs to."""
     return _current[-1]
 
 
 @contextlib.contextmanager
-def belonging(team: ProcessGroup) -> Iterator[None]:
-    """Makes that team the current one meanwhile."""
-    _current.append(team)
+def belonging(process_group: ProcessGroup) -> Iterator[None]:
+    """Makes that group the current one meanwhile."""
+    _current.append(process_group)
     try:
         yield
     finally:

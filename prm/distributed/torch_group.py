@@ -261,7 +261,7 @@ def _lost(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
-    """The team of all processes that were started with this one; it is `prm.distributed.process_group.current`
+    """The group of all processes that were started with this one; it is `prm.distributed.process_group.current`
     meanwhile.
 
     UserError when they cannot be reached. When another one dies or hangs for `patience`, the first process ends in a
@@ -272,14 +272,14 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"The processes cannot reach one another ({reason}); start them with torchrun.") from None
-    team = Replicated()
+    process_group = Replicated()
     try:
-        with belonging(team):
-            yield team
+        with belonging(process_group):
+            yield process_group
     except RuntimeError as error:
         if not _lost(error):
             raise
-        if not team.leads:
+        if not process_group.leads:
             raise SystemExit(ExitCode.FAILED) from None
         # Without the place in C++ and the advice that follow.
         reason = str(error).splitlines()[0].rpartition("] ")[2].split(". ")[0][:200]
@@ -288,7 +288,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
             "there."
         ) from None
     except (Interrupted, KeyboardInterrupt):
-        if team.leads:
+        if process_group.leads:
             raise
         raise SystemExit(ExitCode.INTERRUPTED) from None
     dist.destroy_process_group()

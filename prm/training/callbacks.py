@@ -46,7 +46,7 @@ def clear(workspace: Workspace, run: str) -> None:
 class Callbacks:
     """Goes along with one run; without `train.validation` and `train.tensorboard` it only counts steps.
 
-    `rows` are the held-out ones that are measured. All processes of a team have one and call it in step; the one that
+    `rows` are the held-out ones that are measured. All processes of a group have one and call it in step; the one that
     leads writes.
     """
 
@@ -64,12 +64,14 @@ class Callbacks:
         self.config, self.workspace, self.run, self.null_control = config, workspace, run, null_control
         self.state, self.rows, self.place = state, rows, workspace.partition(UPDATES, run).folder
         self.names = [name for name, _ in prm.trained_names()]
-        self.validation = Validation(config, prm, encoder, rows, state.team) if config.validation is not None else None
+        self.validation = (
+            Validation(config, prm, encoder, rows, state.process_group) if config.validation is not None else None
+        )
         self.board: Board | None = None
 
     def begin(self, rows: Sequence[Row]) -> None:
         """The state is as it goes on from; `rows` are the update records so far."""
-        if self.config.tensorboard and self.state.team.leads:
+        if self.config.tensorboard and self.state.process_group.leads:
             self.board = Board(board.folder(self.workspace, self.run), self.state.done)
             if not self.state.done:
                 self.board.write(0, rows, {})
@@ -139,7 +141,7 @@ class Callbacks:
     def tidy(self, all_but: int | None = None) -> None:
         """Delete the files of best parameters, but that of one evaluation."""
         kept = None if all_but is None else self._file(self.state.validations[all_but]["step"])
-        if self.state.team.leads:
+        if self.state.process_group.leads:
             # Also what a kill left half written.
             for path in self.place.glob("best-*"):
                 if path != kept:
@@ -151,7 +153,7 @@ class Callbacks:
             self.board.close()
         kept = self._kept()
         if kept is not None and kept["step"] != self.state.done:
-            with self.state.team.gate():
+            with self.state.process_group.gate():
                 checkpoint.load_parameters(self._file(kept["step"]), self.state, self.names)
 
     def write(self, settings: Mapping[str, Any]) -> None:

@@ -32,11 +32,11 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], stamp: str) -> None:
     """Write the state of a run between two steps. `names` are the parameters'; `stamp` says what run this is.
 
-    All processes of a team take part; the one that leads writes.
+    All processes of a group take part; the one that leads writes.
     """
     tensors: dict[str, Tensor] = {f"upper.{name}": value for name, value in state.upper.state.items()}
     steps: dict[str, float] = {}
-    full = state.team.full
+    full = state.process_group.full
     for name, parameter in zip(names, state.parameters, strict=True):
         tensors[f"parameter.{name}"] = full(parameter.detach(), parameter).contiguous()
         moments = state.optimiser.state[parameter]
@@ -61,8 +61,8 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
         "rows": list(rows),
         "validations": state.validations,
     }
-    with state.team.gate():
-        if state.team.leads:
+    with state.process_group.gate():
+        if state.process_group.leads:
             _write(path, tensors, json.dumps(header))
 
 
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    part = state.team.part
+    part = state.process_group.part
     _put_parameters(state, names, tensors)
     for name, parameter in zip(names, state.parameters, strict=True):
         if name in header["steps"]:
@@ -135,7 +135,7 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
     state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
     state.upper.updates = header["updates"]
     # It is of all processes, so one goes on with it.
-    state.tally = DomainTally(**header["tally"]) if state.team.leads else DomainTally()
+    state.tally = DomainTally(**header["tally"]) if state.process_group.leads else DomainTally()
     state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]
     state.validations = header.get("validations", [])
 
@@ -143,15 +143,15 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
 def _put_parameters(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     for name, parameter in zip(names, state.parameters, strict=True):
         with torch.no_grad():
-            local(parameter).copy_(local(state.team.part(tensors[f"parameter.{name}"], parameter)))
+            local(parameter).copy_(local(state.process_group.part(tensors[f"parameter.{name}"], parameter)))
 
 
 def save_parameters(path: Path, state: Bilevel, names: Sequence[str]) -> None:
-    """Write the trained parameters alone; all processes of a team take part, and the one that leads writes."""
-    full = state.team.full
+    """Write the trained parameters alone; all processes of a group take part, and the one that leads writes."""
+    full = state.process_group.full
     tensors = {f"parameter.{n}": full(p.detach(), p).contiguous() for n, p in zip(names, state.parameters, strict=True)}
-    with state.team.gate():
-        if state.team.leads:
+    with state.process_group.gate():
+        if state.process_group.leads:
             _write(path, tensors, json.dumps({"done": state.done}))
 
 

@@ -77,25 +77,25 @@ def do(
     ledger: Ledger,
     on_step: OnStep,
     stop: TrainingStop,
-    team: ProcessGroup = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> RunResult:
     """A run that is owed, from its last checkpoint or from the start. Errors as in `run`."""
     partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
     settings = settings_of(plan, config, data)
-    with team.gate():
-        prm, state = start(plan.seed, plan.null_control, config, data, team)
-    with team.gate():
+    with process_group.gate():
+        prm, state = start(plan.seed, plan.null_control, config, data, process_group)
+    with process_group.gate():
         # Only now: a start that failed leaves nothing behind that other settings would clash with.
-        if team.leads:
+        if process_group.leads:
             lineage.write(partition, STAGE, settings, {"examples": ledger.out})
     along = callbacks.Callbacks(
         config, workspace, plan.name, plan.null_control, prm, state, data.encoder, data.held.rows
     )
     rows = _drive(plan, config, prm, state, partition, digest(settings), on_step, stop, along)
     along.finish()
-    whole = team.whole(prm, lambda: load_model(config))
-    with team.gate():
-        if team.leads:
+    whole = process_group.whole(prm, lambda: load_model(config))
+    with process_group.gate():
+        if process_group.leads:
             if not plan.null_control:
                 save_model(whole, folder, data.encoder, Card.of(plan.name, config, data.encoder.suffix))
             # A kill between a commit and the lineage record leaves rows that the repeated end writes again.
@@ -105,7 +105,7 @@ def do(
             along.write(settings)
             partition.commit_all(with_t(rows))
             extra = {"device": str(state.parameters[0].device), "skipped_updates": str(state.skipped)}
-            extra |= ({"processes": str(team.size)} if team.size > 1 else {}) | along.record()
+            extra |= ({"processes": str(process_group.size)} if process_group.size > 1 else {}) | along.record()
             lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
             _checkpoint_path(partition).unlink(missing_ok=True)
             along.tidy()
@@ -118,7 +118,7 @@ def load_model(config: TrainConfig) -> Prm:
 
 
 def start(
-    seed: int, null_control: bool, config: TrainConfig, data: Data, team: ProcessGroup = ALONE
+    seed: int, null_control: bool, config: TrainConfig, data: Data, process_group: ProcessGroup = ALONE
 ) -> tuple[Prm, Bilevel]:
     """A fresh PRM and the state of its run."""
     prm = load_model(config)
@@ -133,7 +133,7 @@ def start(
         adapt(prm.base, prm.layers(), config.lora, seed)
     if config.lora is not None and config.precision == "bfloat16":
         halve(prm.base)
-    team.place(prm, team.device(usable_device(config.device)), prm.layers())
+    process_group.place(prm, process_group.device(usable_device(config.device)), prm.layers())
     prm.use_precision(config.precision)
     if config.compile:
         prm.use_compile()
@@ -148,7 +148,7 @@ def start(
         if data.pooled is None
         else PooledBatches("train", data.train, data.pooled, seed)
     )
-    return prm, Bilevel(config, objective, prm.trained(), train, meta, team)
+    return prm, Bilevel(config, objective, prm.trained(), train, meta, process_group)
 
 
 def _checkpoint_path(partition: Partition) -> Path:
@@ -180,7 +180,7 @@ def _drive(
         rows.extend(made)
         info = along.step(made, progress(config, state, update))
         on_step(plan.name, state.done, config.steps, info)
-        ends = state.team.any(stop.asked)
+        ends = state.process_group.any(stop.asked)
         if ends or state.done % config.checkpoint_every == 0 or along.over:
             state.agree()
         if ends or (state.done % config.checkpoint_every == 0 and not along.over):

@@ -5,7 +5,7 @@ outcomes shuffled: where weights end when the meta set says nothing. Runs are do
 (`prm.training.parallel`); a finished run is never done again, and one that was stopped goes on from its last
 checkpoint.
 
-In a team of processes (`prm.distributed.process_group`) all do each run together, and the one that leads does all
+In a group of processes (`prm.distributed.process_group`) all do each run together, and the one that leads does all
 writing.
 """
 
@@ -59,34 +59,36 @@ def run(
     run_seed: int,
     on_step: OnStep = _nobody,
     replace: bool = False,
-    team: ProcessGroup = ALONE,
+    process_group: ProcessGroup = ALONE,
 ) -> TrainResult:
     """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
 
     UserError when the sets cannot be trained on, or a run was made with other settings and `replace` is off;
     Interrupted after a Ctrl+C (of any process), with the state saved.
     """
-    team = team.arranged(config.sharding)
-    if team.size > 1 and config.mode in PER_ROLLOUT:
+    process_group = process_group.arranged(config.sharding)
+    if process_group.size > 1 and config.mode in PER_ROLLOUT:
         raise UserError(f"train.mode {config.mode} runs as one process; start it without torchrun.")
-    if team.size > 1 and config.parallel is not None:
+    if process_group.size > 1 and config.parallel is not None:
         raise UserError("train.parallel does nothing under torchrun, whose processes share each run; leave it out.")
-    with team.gate():
+    with process_group.gate():
         aggregation(config.aggregation)
         if config.tensorboard:
             board.writer_class()
-        data, ledger = prepare(config, workspace, run_seed, rejects=team.leads)
+        data, ledger = prepare(config, workspace, run_seed, rejects=process_group.leads)
         chosen = subset.notes(config.mode, data.train, ledger.rejected)
         chosen += validation.notes(config, data.held, data.train)
         result = TrainResult(ledger, notes=[*pair_notes(config, data, run_seed), *chosen])
-    found = {plan: _there(plan, config, workspace, data, on_step, replace, team) for plan in plans(config, run_seed)}
+    found = {
+        plan: _there(plan, config, workspace, data, on_step, replace, process_group) for plan in plans(config, run_seed)
+    }
     owed = [plan for plan, there in found.items() if there is None]
-    together = 1 if team.size > 1 else parallel.processes(config, len(owed))
+    together = 1 if process_group.size > 1 else parallel.processes(config, len(owed))
     with stopping() as stop:
         if together > 1:
             found |= parallel.run_all(owed, config, workspace, run_seed, on_step, stop, together)
         else:
-            found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, team) for plan in owed}
+            found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, process_group) for plan in owed}
     result.runs = [one for one in found.values() if one is not None]
     result.notes += [note for one in result.runs for note in one.notes]
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
@@ -100,12 +102,12 @@ def _there(
     data: Data,
     on_step: OnStep,
     replace: bool,
-    team: ProcessGroup,
+    process_group: ProcessGroup,
 ) -> RunResult | None:
     """What came of a run that is finished; null for one that is owed. With `replace` what it left is deleted."""
     partition, there = workspace.partition(UPDATES, plan.name), False
-    with team.gate():
-        if team.leads:
+    with process_group.gate():
+        if process_group.leads:
             if replace:
                 partition.clear()
                 workspace.partition(ROLLOUT_WEIGHTS, plan.name).clear()
@@ -115,7 +117,7 @@ def _there(
             # What was deleted since is owed again.
             whole = bool(partition.files()) and (plan.null_control or has_card(model_folder(workspace, plan.name)))
             there = record is not None and record["complete"] and whole
-    if not team.any(there):
+    if not process_group.any(there):
         return None
     on_step(plan.name, config.steps, config.steps, {})
     return RunResult(plan.name, plan.null_control, True, last_weights(partition))

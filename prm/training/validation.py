@@ -92,14 +92,20 @@ def notes(config: TrainConfig, held: HeldOut, train: Mapping[str, Any]) -> list[
 
 
 class Validation:
-    """Evaluates a PRM on rows, each process of a team its part of them."""
+    """Evaluates a PRM on rows, each process of a group its part of them."""
 
     def __init__(
-        self, config: TrainConfig, prm: Prm, encoder: Encoder, rows: Sequence[Encoded], team: ProcessGroup
+        self, config: TrainConfig, prm: Prm, encoder: Encoder, rows: Sequence[Encoded], process_group: ProcessGroup
     ) -> None:
         if config.validation is None:
             raise ValueError("nothing to validate by")
-        self.config, self.prm, self.encoder, self.rows, self.team = config.validation, prm, encoder, rows, team
+        self.config, self.prm, self.encoder, self.rows, self.process_group = (
+            config.validation,
+            prm,
+            encoder,
+            rows,
+            process_group,
+        )
         self.aggregate, self.batch_rows = aggregation(config.aggregation), config.micro_rows
 
     def value(self) -> float | None:
@@ -111,13 +117,13 @@ class Validation:
         sizes = [sum(read is not None for read in row.reads) for row in self.rows]
         place_of = {row.example.rollout_id: place for place, row in enumerate(self.rows)}
         found = [torch.zeros(size, dtype=torch.float64) for size in sizes]
-        for part, counts in self.team.share(self.rows, lambda row: len(row.ids)):
+        for part, counts in self.process_group.share(self.rows, lambda row: len(row.ids)):
             for row, logits in step_logits(self.prm, self.encoder, part, self.batch_rows):
                 if counts:
                     found[place_of[row.example.rollout_id]] = logits.double().cpu()
-        self.team.fold(self.prm)
+        self.process_group.fold(self.prm)
         # Every row is one process's, and 0 on the others.
-        summed = self.team.total(torch.cat(found).tolist())
+        summed = self.process_group.total(torch.cat(found).tolist())
         return list(torch.tensor(summed, dtype=torch.float64).split(sizes))
 
 

@@ -79,12 +79,12 @@ def settings(**changes) -> TrainConfig:
     return TrainConfig(**(basic | changes | ({"upper": UpperConfig(**upper)} if learns else {})))
 
 
-def build(config: TrainConfig, team: ProcessGroup) -> tuple[Toy, Bilevel]:
+def build(config: TrainConfig, process_group: ProcessGroup) -> tuple[Toy, Bilevel]:
     toy = Toy()
-    team.place(toy.net, "cpu", [toy.net[1]])
+    process_group.place(toy.net, "cpu", [toy.net[1]])
     parameters = [p for p in toy.net.parameters() if p.requires_grad]
     train = Stream("train", {domain: toy.groups[domain] for domain in DOMAINS}, ROWS, 0)
-    return toy, Bilevel(config, toy, parameters, train, Singles(toy.groups["meta"], META_ROWS, 0), team)
+    return toy, Bilevel(config, toy, parameters, train, Singles(toy.groups["meta"], META_ROWS, 0), process_group)
 
 
 def advance(run: Bilevel, steps: int) -> list[dict]:
@@ -97,75 +97,75 @@ def names(run: Bilevel) -> list[str]:
 
 
 def whole(run: Bilevel) -> list[torch.Tensor]:
-    return [run.team.full(p.detach(), p).clone() for p in run.parameters]
+    return [run.process_group.full(p.detach(), p).clone() for p in run.parameters]
 
 
-def outcome(config: TrainConfig, team: ProcessGroup) -> dict:
+def outcome(config: TrainConfig, process_group: ProcessGroup) -> dict:
     """A run from its beginning to its end."""
-    _, run = build(config, team)
+    _, run = build(config, process_group)
     updates = advance(run, config.steps)
     run.agree()
     return {"updates": updates, "clipped": run.clipped, "skipped": run.skipped, "parameters": whole(run)}
 
 
-def resumed(config: TrainConfig, team: ProcessGroup, path: Path) -> dict:
+def resumed(config: TrainConfig, process_group: ProcessGroup, path: Path) -> dict:
     """The second half of a run, from a checkpoint."""
-    _, run = build(config, team)
+    _, run = build(config, process_group)
     early = checkpoint.load(path, run, names(run), "stamp")
     updates = advance(run, config.steps - run.done)
     return {"updates": [*early, *updates], "parameters": whole(run)}
 
 
-def saved(config: TrainConfig, team: ProcessGroup, path: Path, steps: int) -> None:
+def saved(config: TrainConfig, process_group: ProcessGroup, path: Path, steps: int) -> None:
     """The first half of a run, into a checkpoint."""
-    _, run = build(config, team)
+    _, run = build(config, process_group)
     checkpoint.save(path, run, names(run), advance(run, steps), "stamp")
 
 
-def equal_runs(team: ProcessGroup, folder: Path) -> None:
+def equal_runs(process_group: ProcessGroup, folder: Path) -> None:
     """Every case, replicated and sharded; checkpoints of two processes, and of one going on in two."""
     found = {}
     for sharding in ("none", "full"):
-        arranged = team.arranged(sharding)
+        arranged = process_group.arranged(sharding)
         for case, changes in CASES.items():
             found[sharding, case] = outcome(settings(**changes), arranged)
         saved(settings(**CASES["averaged"]), arranged, folder / f"two-{sharding}.safetensors", 8)
         found[sharding, "resumed"] = resumed(settings(**CASES["averaged"]), arranged, folder / "one.safetensors")
-    torch.save(found, folder / f"found-{team.rank}.pt")
+    torch.save(found, folder / f"found-{process_group.rank}.pt")
 
 
-def differing(team: ProcessGroup, folder: Path) -> None:
+def differing(process_group: ProcessGroup, folder: Path) -> None:
     """A process whose weights went another way."""
-    toy, run = build(settings(), team)
+    toy, run = build(settings(), process_group)
     run.agree()
-    if team.rank == 1:
+    if process_group.rank == 1:
         run.upper.state["raw"][1] += 1e-9
     try:
         run.agree()
     except RuntimeError as error:
-        (folder / f"weights-{team.rank}").write_text(str(error))
+        (folder / f"weights-{process_group.rank}").write_text(str(error))
     run.upper.state["raw"].zero_()
-    if team.rank == 1:
+    if process_group.rank == 1:
         toy.net[1].weight.data[0, 0] += 1e-9
     try:
         run.agree()
     except RuntimeError as error:
-        (folder / f"parameters-{team.rank}").write_text(str(error))
+        (folder / f"parameters-{process_group.rank}").write_text(str(error))
 
 
-def broken(how: str, team: ProcessGroup) -> None:
+def broken(how: str, process_group: ProcessGroup) -> None:
     """Train for ever, but for process 1, which does something else after three steps."""
-    _, run = build(settings(steps=10**6), team.arranged("full" if how.startswith("sharded") else "none"))
+    _, run = build(settings(steps=10**6), process_group.arranged("full" if how.startswith("sharded") else "none"))
     advance(run, 3)
-    if team.rank == 1:
+    if process_group.rank == 1:
         if how.endswith("killed"):
             os.kill(os.getpid(), signal.SIGKILL)
         if how.endswith("hung"):
             time.sleep(600)
         if how.endswith("failed"):
             raise ValueError("no room")
-    with team.gate():
-        if how.endswith("refused") and team.rank == 1:
+    with process_group.gate():
+        if how.endswith("refused") and process_group.rank == 1:
             raise UserError("The folder is not there; make it.")
         if how.endswith("puzzled"):
             raise UserError("Nobody can do that; try something else.")
@@ -181,5 +181,7 @@ def begin(what: str, folder: Path, environ: dict[str, str], said: Path) -> None:
 
 
 def work(what: str, folder: Path) -> None:
-    with joined(timedelta(seconds=3 if what.endswith("hung") else 100)) as team:
-        {"equal": equal_runs, "differing": differing}.get(what, lambda team, _: broken(what, team))(team, folder)
+    with joined(timedelta(seconds=3 if what.endswith("hung") else 100)) as process_group:
+        {"equal": equal_runs, "differing": differing}.get(what, lambda process_group, _: broken(what, process_group))(
+            process_group, folder
+        )

@@ -149,4 +149,4 @@ def test_how_many_are_side_by_side(tiny_model, make_workspace):
         size = 2
 
     with pytest.raises(UserError, match="does nothing under torchrun"):
-        train.run(settings(tiny_model, parallel=2), make_workspace(), 0, team=Two())
+        train.run(settings(tiny_model, parallel=2), make_workspace(), 0, process_group=Two())

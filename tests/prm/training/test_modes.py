@@ -164,4 +164,4 @@ def test_weights_of_rollouts_are_for_one_process(tiny_model, make_workspace, mod
 
     workspace = make_workspace()
     with pytest.raises(UserError, match="runs as one process"):
-        train.run(settings(tiny_model, mode=mode), workspace, 0, team=Two())
+        train.run(settings(tiny_model, mode=mode), workspace, 0, process_group=Two())
