@@ -114,3 +114,24 @@ def test_a_guide_names_keys_that_there_are(name):
     for first, *path in named:
         for place in range(1, len(path) + 1):
             assert path[place - 1] in _fields(known[first], path[:place]), f"{first}.{'.'.join(path)}"
+
+
+def test_the_glossary_names_what_is_there():
+    from curate.tables.schema import TABLES
+
+    sources = [path.read_text() for folder in ("curate", "prm") for path in (ROOT / folder).rglob("*.py")]
+    columns = {name for table in TABLES.values() for name in table.schema.names}
+    defined = {name for text in sources for name in re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE)}
+    # Type aliases, parts of identifiers of the report, modules.
+    defined |= {
+        name for text in sources for name in re.findall(r"^(\w+)(?:: TypeAlias)? = Callable", text, re.MULTILINE)
+    }
+    defined |= {path.stem for folder in ("curate", "prm") for path in (ROOT / folder).rglob("*.py")}
+    rows = [
+        line.split("|") for line in (ROOT / "docs" / "glossary.md").read_text().splitlines() if line.startswith("| ")
+    ]
+    words = [row[1].strip() for row in rows[1:]]
+    assert len(words) == len(set(words)) > 20
+    for row in rows[1:]:
+        for name in re.findall(r"`([^`]+)`", row[3]):
+            assert name in columns | defined, f"{row[1].strip()}: {name}"
