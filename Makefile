@@ -23,7 +23,7 @@ $(NARROW): export MKL_ENABLE_INSTRUCTIONS = AVX2
 $(NARROW): export OPENBLAS_CORETYPE = Haswell
 $(NARROW): export NPY_DISABLE_CPU_FEATURES = AVX512F,AVX512CD,AVX512_SKX,AVX512_CLX,AVX512_CNL,AVX512_ICL
 
-.PHONY: help setup demo planted results test numerics lint campaign fuzz clean $(NARROW)
+.PHONY: help setup demo planted results test numerics lint docs campaign fuzz clean $(NARROW)
 
 help:
 	@echo "make demo        ingest, rollout, label, train, report on the embedded model; results in $(WORKSPACE)"
@@ -33,6 +33,7 @@ help:
 	@echo "make numerics    run the tests of the trainer's arithmetic"
 	@echo "make test-avx2   run all tests without AVX-512, as on a processor that has none; numerics-avx2 and demo-avx2, too"
 	@echo "make lint        ruff and mypy"
+	@echo "make docs        the documentation as pages in site/; fails where a link leads nowhere"
 	@echo "make campaign    kills, faults, damage and hostile input for every command that writes (CAMPAIGN_SECONDS a part)"
 	@echo "make fuzz        random rows, texts and images for ten minutes (FUZZ_SECONDS)"
 	@echo "make clean       delete .venv and the demo workspace"
@@ -78,6 +79,10 @@ lint: setup
 
 fuzz: setup
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/pytest -s --timeout 1200 tests/fuzz
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
 
 campaign: setup
 	@$(BIN)/python benchmarks/campaign --seconds $${CAMPAIGN_SECONDS:-3600}
