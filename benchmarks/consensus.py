@@ -19,7 +19,7 @@ from curate import pipeline
 from curate.engines import worlds
 from curate.runtime.reporter import Silent
 from curate.tables.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text import prompts
 
 WORLDS = ("decisive", "drift")
@@ -42,7 +42,7 @@ def recipe(folder: Path, world: str, problems: int, judge: dict, consensus: dict
     return path
 
 
-def known(workspace: Workspace, world: str) -> list[tuple[bool, bool, bool]]:
+def known(workspace: Store, world: str) -> list[tuple[bool, bool, bool]]:
     """(label says right, it is right, kept) of each labelled step but the last ones, whose value is an outcome."""
     found = []
     for row in workspace.read(EXAMPLES).to_pylist():
@@ -56,7 +56,7 @@ def known(workspace: Workspace, world: str) -> list[tuple[bool, bool, bool]]:
 def measured(world: str, problems: int, judge: dict, consensus: dict) -> dict[str, float]:
     """Figures of one world."""
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace.open(Path(folder) / "w")
+        workspace = Store.open(Path(folder) / "w")
         path = recipe(Path(folder), world, problems, judge, consensus)
         # All labels, too: of chains that are masked as a whole as well.
         pipeline.run(pipeline.load(path, ["shard.consensus=null"]), workspace, Silent())

@@ -69,13 +69,13 @@ def with_curate(folder: Path, rows: int, out: Path) -> None:
     """`curate ingest` as a user would run it."""
     from curate import pipeline
     from curate.runtime.reporter import Silent
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     source = {"kind": "files", "name": "b", "path": str(folder / "rows.jsonl"), "root": str(folder / "images"),
               "columns": {"image": "image"}, "limit": rows}  # fmt: skip
     recipe = out.with_suffix(".yaml")
     recipe.write_text(json.dumps({"name": "b", "ingest": {"sources": [source]}}))
-    ledger = pipeline.run(pipeline.load(recipe), Workspace.open(out), Silent())["ingest"]
+    ledger = pipeline.run(pipeline.load(recipe), Store.open(out), Silent())["ingest"]
     assert ledger.out == rows, ledger.line()
 
 

@@ -40,10 +40,10 @@ def stages(folder: Path, *names: str) -> None:
     """Seconds of these stages, the ledger of the last one, and the peak memory of this process, in bytes."""
     from curate import pipeline
     from curate.runtime.reporter import Silent
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     begin = time.perf_counter()
-    ledgers = pipeline.run(pipeline.load(folder / "recipe.yaml"), Workspace.open(folder / "w"), Silent(), names)
+    ledgers = pipeline.run(pipeline.load(folder / "recipe.yaml"), Store.open(folder / "w"), Silent(), names)
     seconds, ledger = time.perf_counter() - begin, ledgers[names[-1]]
     assert ledger.out == ledger.taken, ledger.line()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

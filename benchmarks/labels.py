@@ -84,9 +84,9 @@ def measured(workspace: Path) -> list[Chain]:
     """Chains of a workspace whose completions were drawn by mode `exact`."""
     from curate.stages.label.families import siblings_of
     from curate.tables.schema import COMPLETIONS, ROLLOUTS
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     rollouts = place.read(ROLLOUTS).to_pylist()
     by_problem: dict[str, list[dict]] = defaultdict(list)
     domains: dict[str, Counter[int]] = defaultdict(Counter)

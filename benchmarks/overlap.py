@@ -24,7 +24,7 @@ from typing import Any
 from memory import run
 
 from curate.tables.schema import DROPS, PROBLEMS, REJECTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 STAGES = ("dedup", "decontaminate")
 
@@ -57,7 +57,7 @@ def measured(made: Path, workspace: Path) -> dict[str, Any]:
     return found
 
 
-def pairs(workspace: Workspace) -> list[tuple[str, str, str, str, str]]:
+def pairs(workspace: Store) -> list[tuple[str, str, str, str, str]]:
     """(reason, question, answer, question, answer) of all that was dropped, or left out when it came in."""
     problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     shown = {key: row for row in problems.values() if row["role"] == "test" for key in row["image_hashes"]}
@@ -89,7 +89,7 @@ def main() -> None:
         if asked.before is not None:
             os.environ["PYTHONPATH"] = str(asked.before.resolve())
             result["before"] = measured(made, place / "before")
-        reported = pairs(Workspace.open(place / "after"))
+        reported = pairs(Store.open(place / "after"))
     for pair in random.Random(asked.seed).sample(reported, min(asked.read, len(reported))):
         print(" | ".join(pair))
     print(json.dumps(result | {"pairs": len(reported)}))

@@ -25,9 +25,9 @@ from PIL import Image, ImageDraw
 
 from curate.seeds import content_hash, digest
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES, Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.render import browse, write
-from prm.report import build
+from prm.reporting import build
 from prm.sections import ReportConfig
 
 STEPS, COMPLETED, SAMPLES, RUNS = 8, 4, 4, ("seed-0", "seed-1", "seed-2")
@@ -128,7 +128,7 @@ def rows_of(rng: random.Random, rollout: Row) -> tuple[list[Row], list[Row], lis
     return labels, completions, scores
 
 
-def fill(workspace: Workspace, count: int) -> None:
+def fill(workspace: Store, count: int) -> None:
     rng, problems, images, rollouts = random.Random(1), [], {}, []
     tables: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
     for number in range(-(-count // SAMPLES)):
@@ -269,7 +269,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         root = options.folder or Path(temporary)
-        workspace = Workspace.open(root / "w")
+        workspace = Store.open(root / "w")
         if not workspace.files(ROLLOUTS):
             fill(workspace, options.chains)
         config = ReportConfig(browse=options.chains)

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curate import pipeline
-from curate.tables.store import Workspace
-from prm.report import stats, verdict
-from prm.report.null_band import bands_for
-from prm.report.verdict import Weighing
+from curate.tables.store import Store
+from prm.reporting import stats, verdict
+from prm.reporting.null_band import bands_for
+from prm.reporting.verdict import Weighing
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path(__file__).parent.parent / "recipes/runs/planted.yaml")
     given = parser.parse_args()
     least = pipeline.load(given.recipe).section("report").least
-    workspace = Workspace.open(given.workspace, create=False)
+    workspace = Store.open(given.workspace, create=False)
     facts, _ = stats.domain_facts(workspace)
     trained = stats.training(workspace)
     hard = {domain for domain, one in facts.items() if verdict.too_hard(one.accuracy)}

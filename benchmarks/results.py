@@ -32,11 +32,11 @@ from curate.models.location import locate
 from curate.seeds import seed
 from curate.sources.synthetic import judge_truth
 from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm import metrics
-from prm.evaluate import select
-from prm.evaluate.best_of_n import expected
-from prm.report import stats
+from prm.reporting import stats
+from prm.scoring import select
+from prm.scoring.best_of_n import expected
 
 SIZE = 8
 _SEARCH = {
@@ -119,7 +119,7 @@ def _weights(way: str, folder: Path, sources: Sequence[Mapping[str, Any]]) -> di
     """The fixed weights of a way, by domain."""
     if way == _TOLD:
         return {one["name"]: 0.0 if "defect" in one else 1.0 for one in sources if one.get("role", "train") == "train"}
-    final = stats.training(Workspace.open(_folder(folder, _FIRST), create=False)).final
+    final = stats.training(Store.open(_folder(folder, _FIRST), create=False)).final
     domains = sorted(next(iter(final.values())))
     return {name: math.exp(metrics.mean([math.log(one[name]) for one in final.values()]) or 0.0) for name in domains}
 
@@ -146,7 +146,7 @@ def train(folder: Path, recipe: Path, ways: Sequence[str]) -> None:
 
 def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str], list[bool | None]]:
     """What all ways found, the domain of each problem, and of each test step whether it is wrong (null: not told)."""
-    data = Workspace.open(folder / "data", create=False)
+    data = Store.open(folder / "data", create=False)
     rollouts = data.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
     truths = {row["problem_id"]: row["truth"] for row in data.read(PROBLEMS, ["problem_id", "truth"]).to_pylist()}
     domain_of = {row["problem_id"]: row["domain"] for row in rollouts}
@@ -157,7 +157,7 @@ def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str]
             wrong.append(not right)
     found, problems = {}, sorted(domain_of)
     for way in ways:
-        here = Workspace.open(_folder(folder, way), create=False)
+        here = Store.open(_folder(folder, way), create=False)
         logits = select.rollout_logits(here, rollouts, "mean-log-odds")
         candidates, runs = select.candidates_of(rollouts, logits), sorted(logits)
         table = {name: expected(candidates[name], runs, SIZE, seed("select", name, SIZE)) for name in problems}

@@ -46,9 +46,9 @@ def recipe(folder: Path, problems: int) -> Path:
 def ingested(folder: Path, problems: int) -> tuple:
     from curate import pipeline
     from curate.runtime.reporter import Silent
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    loaded, workspace = pipeline.load(recipe(folder, problems)), Workspace.open(folder / f"w{problems}")
+    loaded, workspace = pipeline.load(recipe(folder, problems)), Store.open(folder / f"w{problems}")
     pipeline.run(loaded, workspace, Silent(), ["ingest"])
     return loaded, workspace
 
@@ -146,7 +146,7 @@ def simulated(folder: Path, requests: int) -> None:
     """Seconds from the table of problems to the committed table of rollouts."""
     from curate import pipeline
     from curate.runtime.reporter import Silent
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     rows = folder / f"{requests}.jsonl"
     with rows.open("w") as file:
@@ -159,7 +159,7 @@ def simulated(folder: Path, requests: int) -> None:
     }
     path = folder / f"{requests}.yaml"
     path.write_text(json.dumps(tree))
-    workspace = Workspace.open(folder / f"w{requests}")
+    workspace = Store.open(folder / f"w{requests}")
     pipeline.run(pipeline.load(path), workspace, Silent(), ["ingest"])
     begin = time.perf_counter()
     ledger = pipeline.run(pipeline.load(path), workspace, Silent(), ["rollout"])["rollout"]

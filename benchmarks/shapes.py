@@ -17,7 +17,7 @@ from curate.seeds import content_hash
 from curate.sources.synthetic import chain
 from curate.sources.synthetic.tasks import TASKS
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 DEMO = Path(__file__).parents[1] / "data" / "demo" / "backbone"
 WORDS = ("one", "two", "three", "four", "five", "red", "blue", "left", "right", "sum", "area", "bar", "dot")
@@ -111,7 +111,7 @@ def _examples(domains: int, rows: int, meta: int, side: int | None) -> Iterator[
         )  # fmt: skip
 
 
-def fill(workspace: Workspace, domains: int, rows: int, meta: int, side: int | None) -> None:
+def fill(workspace: Store, domains: int, rows: int, meta: int, side: int | None) -> None:
     """Commit examples of these many train domains with `rows` each and `meta` meta examples, one image each.
 
     `side` null: the embedded tasks; else random images of this many points a side, with some 24 words a step.

@@ -30,7 +30,7 @@ import shapes
 import torch
 
 from curate.recipe.parsing import validate
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # Dense bf16 of one card, in FLOP/s.
 PEAK = {"H100": 989e12, "H200": 989e12}
@@ -71,7 +71,7 @@ def ours(part: str, options: argparse.Namespace) -> Turn:
     from prm.training import run, train
 
     config = validate(TrainConfig, settings(part, options), "train")
-    data, _ = train.prepare(config, Workspace.open(options.workspace))
+    data, _ = train.prepare(config, Store.open(options.workspace))
     _, state = run.start(0, False, config, data)
     with torch.no_grad():
         # Every image is seen once before the clock starts.
@@ -96,7 +96,7 @@ def reference(options: argparse.Namespace) -> Turn:
     from prm.data.encode import load_processor
     from prm.data.examples import read_examples, read_images
 
-    workspace = Workspace.open(options.workspace)
+    workspace = Store.open(options.workspace)
     examples = read_examples(workspace, ("train", "meta"))
     train, meta = ([each for each in examples if each.role == role] for role in ("train", "meta"))
     processor = load_processor(str(options.model), None)
@@ -224,7 +224,7 @@ def main() -> None:
         options.workspace = Path(scratch) / "workspace"
         meta = options.rows * options.domains
         side = options.side if options.large else None
-        shapes.fill(Workspace.open(options.workspace), options.domains, 4 * options.rows, meta, side)
+        shapes.fill(Store.open(options.workspace), options.domains, 4 * options.rows, meta, side)
         parts = take_turns(options)
         layers = shapes.layer_parameters(options.model)
     speed = {name: part.speed() for name, part in parts.items()}

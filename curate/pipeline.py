@@ -34,7 +34,7 @@ from curate.runtime import installed, plain_yaml
 from curate.runtime.reporter import Reporter
 from curate.seeds import digest
 from curate.tables.lineage import Ledger, versions
-from curate.tables.store import Workspace, write_atomic
+from curate.tables.store import Store, write_atomic
 from curate.text import prompts
 
 GROUP = "curate.stages"
@@ -44,7 +44,7 @@ GROUP = "curate.stages"
 class Context:
     """What a stage gets besides its own section."""
 
-    workspace: Workspace
+    workspace: Store
     recipe: Recipe
     reporter: Reporter
     engines: Engines
@@ -104,7 +104,7 @@ def _decontaminate(context: Context, config: DecontaminateConfig) -> Ledger:
     return overlap.decontaminate(config, context.workspace)
 
 
-def located(recipe: Recipe, workspace: Workspace) -> RolloutConfig:
+def located(recipe: Recipe, workspace: Store) -> RolloutConfig:
     """The recipe's rollout section with the model's folder found and the prompt's file read, relative to the recipe."""
     config: RolloutConfig = recipe.section("rollout")
     engine = config.engine.model_copy(update={"model": locate(config.engine.model, recipe.base)})
@@ -160,7 +160,7 @@ def _label(context: Context, config: LabelConfig) -> Ledger:
     )
 
 
-def relabel(recipe: Recipe, workspace: Workspace, reporter: Reporter) -> Ledger:
+def relabel(recipe: Recipe, workspace: Store, reporter: Reporter) -> Ledger:
     """The recipe's labels from the completions that are stored; see `curate.stages.label.label.relabel`."""
     from curate.stages.label import label
     from curate.tables import catalog
@@ -255,7 +255,7 @@ def with_sources(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, sections=sections)
 
 
-def save_run(recipe: Recipe, workspace: Workspace) -> Path:
+def save_run(recipe: Recipe, workspace: Store) -> Path:
     """`runs/<time>-<digest>/` with the resolved recipe and the versions; the stages add their counts."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     folder = workspace.root / "runs" / f"{stamp}-{digest(recipe.resolved(), length=8)}"
@@ -273,7 +273,7 @@ def save_run(recipe: Recipe, workspace: Workspace) -> Path:
 
 def run(
     recipe: Recipe,
-    workspace: Workspace,
+    workspace: Store,
     reporter: Reporter,
     only: Sequence[str] = (),
     replace: frozenset[str] = frozenset(),
@@ -299,7 +299,7 @@ def run(
 def _run_each(
     chosen: Sequence[Stage],
     recipe: Recipe,
-    workspace: Workspace,
+    workspace: Store,
     reporter: Reporter,
     replace: frozenset[str],
     on_done: Callable[[str, Ledger], None],

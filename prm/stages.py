@@ -10,7 +10,7 @@ from pathlib import Path
 from curate.models.location import locate
 from curate.pipeline import Context, Recipe, Stage
 from curate.tables.lineage import Ledger
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import TrainConfig
 from prm.sections import ReportConfig, ScoreConfig, SelectConfig
 
@@ -21,7 +21,7 @@ def _located(recipe: Recipe) -> TrainConfig:
     return config.model_copy(update={"model": locate(config.model, recipe.base)})
 
 
-def follow(recipe: Recipe, workspace: Workspace, replace: bool) -> None:
+def follow(recipe: Recipe, workspace: Store, replace: bool) -> None:
     """`prm train` in a process of a group that another leads: trains along, tells and writes nothing."""
     from prm.distributed.process_group import current
     from prm.training import train
@@ -59,7 +59,7 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
 
 
 def _score(context: Context, config: ScoreConfig) -> Ledger:
-    from prm.evaluate import score
+    from prm.scoring import score
 
     reporter, done = context.reporter, {"": 0}
 
@@ -84,8 +84,8 @@ SCORE = Stage("score", 60, ScoreConfig, _score)
 
 
 def _select(context: Context, config: SelectConfig) -> Ledger:
-    from prm.evaluate import select
     from prm.render import terminal
+    from prm.scoring import select
 
     selection = select.run(context.workspace, config)
     select.write(selection, context.workspace)
@@ -95,7 +95,7 @@ def _select(context: Context, config: SelectConfig) -> Ledger:
 
 def _report(context: Context, config: ReportConfig) -> Ledger:
     from prm.render import browse, terminal, write
-    from prm.report import build
+    from prm.reporting import build
 
     built = build.build(context.workspace, config, context.recipe.sections.get("select"))  # type: ignore[arg-type]
     files = write.write_report(built, reports(context), config.theme, browse.beside(context.workspace, config))

@@ -17,18 +17,18 @@ STANDARD = set(sys.stdlib_module_names)
 LAYERS = {
     "curate": (
         "errors", "seeds", "pixels", "images", "runtime", "models", "text", "graders", "recipe", "tables", "engines",
-        "sources", "stages", "exports", "init", "pipeline", "inspect", "cli",
+        "sources", "stages", "exports", "discovery", "pipeline", "inspect", "cli",
     ),
     "prm": (
-        "config", "sections", "metrics", "losses", "data", "model", "distributed", "bilevel", "evaluate", "training",
-        "report", "render", "bench", "serving", "stages", "cli", "__main__",
+        "config", "sections", "metrics", "losses", "data", "model", "distributed", "bilevel", "scoring", "training",
+        "reporting", "render", "bench", "serving", "stages", "cli", "__main__",
     ),
 }  # fmt: skip
 # What the public functions of a package are made of; nothing within it imports them from there.
 PUBLIC = ("curate", "prm")
 STAGES = ("ingest", "overlap", "rollout", "label", "judge", "shard")
 # Rooms of curate that prm has no business in: what the data stages do, and what is above the pipeline.
-PRM_LEAVES_ALONE = ("exports", "init", "inspect", "cli")
+PRM_LEAVES_ALONE = ("exports", "discovery", "inspect", "cli")
 MOST_MODULES = 15
 MODULES = sorted([*(ROOT / "curate").rglob("*.py"), *(ROOT / "prm").rglob("*.py")])
 

@@ -213,9 +213,9 @@ def state(folder: Path) -> dict[str, str]:
     """Digests of everything that matters in a folder with a workspace: rows, accounts, models, figures, exports."""
     from curate.tables import lineage
     from curate.tables.schema import TABLES
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    place = Workspace.open(folder / WORKSPACE, create=False)
+    place = Store.open(folder / WORKSPACE, create=False)
     found: dict[str, str] = {}
     for name, table in TABLES.items():
         for partition in place.partitions(table):

@@ -33,12 +33,12 @@ _CURATE = (
     "curate.stages.shard", "curate.exports.run", "prm.cli.app", "prm.stages",
 )  # fmt: skip
 _PRM = (
-    "prm.evaluate.score",
+    "prm.scoring.score",
     "plotly.graph_objects",
     "prm.bench.entry",
-    "prm.report.compare",
+    "prm.reporting.compare",
     "prm.serving.export",
-    "prm.report.build",
+    "prm.reporting.build",
     "prm.training.train",
 )
 

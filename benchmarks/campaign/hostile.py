@@ -146,8 +146,8 @@ def _answers(live: Path, folder: Path, draw: random.Random) -> tuple[str, str]:
 
 def _rollouts(folder: str) -> dict[str, str]:
     from curate.tables.schema import ROLLOUTS
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    rows = Workspace.open(Path(folder, WORKSPACE), create=False).read(ROLLOUTS).to_pylist()
+    rows = Store.open(Path(folder, WORKSPACE), create=False).read(ROLLOUTS).to_pylist()
     # A figure beside the text that cannot be right is left out.
     return {row["rollout_id"]: repr([row["text"], row["answer"], row["outcome"]]) for row in rows}

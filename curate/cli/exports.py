@@ -50,7 +50,7 @@ def export(
     from curate.exports.run import ExportRequest, run
     from curate.runtime import progress
     from curate.tables.schema import ROLES
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     _check(role or [], ROLES, push, public, any_licence)
     api = None
@@ -58,7 +58,7 @@ def export(
         api = pushing.hub()
         pushing.check_name(push)
     wanted = ExportRequest(format_, Options(threshold, _read(system)), role or (), domain or ())
-    report = run(wanted, folder, Workspace.open(workspace, create=False), progress.reporter(as_json), replace)
+    report = run(wanted, folder, Store.open(workspace, create=False), progress.reporter(as_json), replace)
     if not as_json:
         typer.echo(f"export: {report.rollouts.line()}")
         typer.echo(f"export: {report.steps.line()}")

@@ -103,7 +103,7 @@ def import_rollouts(
     from curate.runtime.progress import reporter
     from curate.stages.ingest import imports
     from curate.tables import catalog
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     if settings and recipe is None:
         raise UserError("--set has no effect without --recipe; give both or neither.")
@@ -133,7 +133,7 @@ def import_rollouts(
         policy_column=policy_column,
         **cut,
     )
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     with place.writing():
         ledger = imports.run(config, place, sections.get("ingest"), replace, reporter(as_json))
         catalog.write(place)
@@ -152,9 +152,9 @@ def remove_import(
     """
     from curate.stages.ingest import removal
     from curate.tables import catalog
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     with place.writing():
         gone = removal.remove(place, name)
         catalog.write(place)

@@ -13,7 +13,7 @@ from curate.cli import options
 from curate.errors import UserError
 
 if TYPE_CHECKING:
-    from curate.init.run import InitResult
+    from curate.discovery.run import InitResult
 
 
 def init(
@@ -40,8 +40,8 @@ def init(
     Guesses which columns hold question, answer, choices, images and chains, tries the readers on the first rows, and
     says what it is sure of and what it is not.
     """
-    from curate.init import hub, run
-    from curate.init.tables import Found, local
+    from curate.discovery import hub, run
+    from curate.discovery.tables import Found, local
 
     where = Path(data)
     here = where.exists()
@@ -65,7 +65,7 @@ def init(
 
 def shown(result: InitResult) -> str:
     """What was found, to be read on a terminal."""
-    from curate.init.recipe import alternatives, plain
+    from curate.discovery.recipe import alternatives, plain
 
     lines = []
     for draft, trial, title in zip(result.drafts, result.trials, result.titles, strict=True):

@@ -44,9 +44,9 @@ def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Js
     in = out + rejected + duplicate + failed
     """
     from curate.tables import catalog
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    frame = catalog.ledger(Workspace.open(workspace, create=False))
+    frame = catalog.ledger(Store.open(workspace, create=False))
     _table(frame if as_json else frame.drop("unit", "written", "origin"), as_json, "Ledger")
     imports = frame.filter(frame["origin"].is_not_null())
     if not as_json and imports.height:
@@ -77,9 +77,9 @@ def sql(
     """
     from curate.inspect import query_results
     from curate.tables import catalog
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     most = limit or None
     if write is not None:
         query_results.check(write, place)
@@ -118,9 +118,9 @@ def show(
     A problem comes with its image and its rollouts, a rollout with its step labels.
     """
     from curate.inspect import show as inspection
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    found = inspection.find(Workspace.open(workspace, create=False), identity)
+    found = inspection.find(Store.open(workspace, create=False), identity)
     if as_json:
         typer.echo(json.dumps(found, default=str, ensure_ascii=False))
         return
@@ -140,9 +140,9 @@ def profile(
     """
     from curate.inspect import profile as profiles
     from curate.inspect import profile_page
-    from curate.tables.store import Workspace, write_atomic
+    from curate.tables.store import Store, write_atomic
 
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     built = profiles.build(place, samples)
     plain = json.dumps(built.to_json(), ensure_ascii=False, indent=1)
     folder = place.root / "reports"
@@ -178,9 +178,9 @@ def plan(
     from curate.inspect import preview
     from curate.runtime import progress
     from curate.runtime.frames import pl
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    loaded, place = pipeline.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+    loaded, place = pipeline.load(recipe, settings or ()), Store.open(workspace, create=False)
     config, label, judge = pipeline.located(loaded, place), loaded.sections.get("label"), loaded.sections.get("judge")
     tried = None
     if pilot is not None:

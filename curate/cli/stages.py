@@ -35,13 +35,13 @@ def _run_all(
     """One recipe after the other, each with what it starts over, into one workspace."""
     from curate import pipeline
     from curate.runtime import progress
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     def say(name: str, ledger: object) -> None:
         if not as_json:
             typer.echo(f"{name}: {ledger.line()}")  # type: ignore[attr-defined]
 
-    place, reporter = Workspace.open(workspace), progress.reporter(as_json)
+    place, reporter = Store.open(workspace), progress.reporter(as_json)
     with place.writing():
         ledgers = [pipeline.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
     if as_json:
@@ -162,7 +162,7 @@ def rollout(
     """
     from curate import pipeline
     from curate.inspect import preview
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     given = {
         "model": model, "engine": engine, "samples": samples, "temperature": temperature, "top-p": top_p,
@@ -175,7 +175,7 @@ def rollout(
         return
     if replace or as_json:
         raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
-    for text in preview.rollouts(pipeline.load(recipe, changed), Workspace.open(workspace, create=False)):
+    for text in preview.rollouts(pipeline.load(recipe, changed), Store.open(workspace, create=False)):
         typer.echo(printable(text))
 
 
@@ -229,10 +229,10 @@ def relabel(
     """
     from curate import pipeline
     from curate.runtime import progress
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     changes = _label_settings({"mode": mode, "completions": completions}, settings)
-    place, reporter = Workspace.open(workspace, create=False), progress.reporter(as_json)
+    place, reporter = Store.open(workspace, create=False), progress.reporter(as_json)
     ledger = pipeline.relabel(pipeline.load(recipe, changes), place, reporter)
     typer.echo(json.dumps({"relabel": vars(ledger)}) if as_json else f"relabel: {ledger.line()}")
 

@@ -24,7 +24,7 @@ from curate.errors import RowError, UserError
 from curate.recipe.sections import EngineConfig
 from curate.tables import lineage
 from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text import prompts, thinking
 
 _SAMPLING = ("temperature", "top_p", "top_k")
@@ -34,7 +34,7 @@ def source_settings(model: str) -> dict[str, Any]:
     """The settings that the rollouts of the workspace at this path were made with; UserError when it has none."""
     if not (Path(model) / "workspace.json").is_file():
         raise UserError(f"There is no workspace at {model} to replay; engine.model is the path of one for replay.")
-    record = lineage.read(Workspace.open(Path(model), create=False).partition(ROLLOUTS))
+    record = lineage.read(Store.open(Path(model), create=False).partition(ROLLOUTS))
     if record is None:
         raise UserError(f"The workspace {model} has no rollouts to replay; run `curate rollout` there first.")
     return dict(record["config"])
@@ -72,7 +72,7 @@ class ReplayEngine:
     async def __aenter__(self) -> ReplayEngine:
         """Read the workspace; UserError when there is none, or no rollouts in it."""
         self._settings = source_settings(self._config.model)
-        workspace = Workspace.open(Path(self._config.model), create=False)
+        workspace = Store.open(Path(self._config.model), create=False)
         self._rollouts = workspace.partition(ROLLOUTS).read()
         self._completions = workspace.partition(COMPLETIONS).read()
         self._problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}

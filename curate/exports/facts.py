@@ -18,7 +18,7 @@ from curate.exports.used import Used
 from curate.runtime import plain_yaml
 from curate.tables import catalog, lineage
 from curate.tables.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 HIDDEN = "(left out)"
 _SECRET = re.compile(
@@ -52,7 +52,7 @@ class Provenance:
     commands: Sequence[str]
 
 
-def gather(workspace: Workspace, used: Used) -> Provenance:
+def gather(workspace: Store, used: Used) -> Provenance:
     """What there is of `used` in a workspace as it is."""
 
     def records(table: Table) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def gather(workspace: Workspace, used: Used) -> Provenance:
     )
 
 
-def _runs(workspace: Workspace, used: Used) -> tuple[str | None, list[str]]:
+def _runs(workspace: Store, used: Used) -> tuple[str | None, list[str]]:
     """(newest recipe, commands in the order of the runs, each once), as far as the export came from them."""
     recipe, commands = None, dict[str, None]()
     for folder in sorted((workspace.root / "runs").glob("*")):

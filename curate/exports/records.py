@@ -13,7 +13,7 @@ from curate.exports.base import ExportImage, Item
 from curate.stages.active import dropped
 from curate.stages.stored_images import StoredImages
 from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import CommittedFiles, Workspace, among
+from curate.tables.store import CommittedFiles, Store, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 500
@@ -23,7 +23,7 @@ _ROLLOUT = [name for name in ROLLOUTS.schema.names if name not in ("token_ids", 
 class Records:
     """The rollouts of some roles and domains (of all where none is named), shard by shard, by problem and rollout."""
 
-    def __init__(self, workspace: Workspace, roles: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
+    def __init__(self, workspace: Store, roles: Sequence[str] = (), domains: Sequence[str] = ()) -> None:
         """UserError when there is no such rollout."""
         self._workspace, self._roles, self._domains = workspace, roles, domains
         self._images, self._out = StoredImages(workspace), dropped(workspace)

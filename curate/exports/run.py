@@ -17,7 +17,7 @@ from curate.exports.report import ExportReport, Use, Wrote
 from curate.exports.used import Used
 from curate.runtime.reporter import Reporter
 from curate.tables.lineage import Ledger, versions
-from curate.tables.store import Workspace, write_atomic
+from curate.tables.store import Store, write_atomic
 
 STAGE = "export"
 
@@ -55,7 +55,7 @@ class _ExportCounts:
 
 
 def run(
-    wanted: ExportRequest, folder: Path, workspace: Workspace, reporter: Reporter, replace: bool = False
+    wanted: ExportRequest, folder: Path, workspace: Store, reporter: Reporter, replace: bool = False
 ) -> ExportReport:
     """Write the export whole, or nothing; UserError when there is nothing to write, or something in its place."""
     maker = table.find(wanted.format)

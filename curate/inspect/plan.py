@@ -27,7 +27,7 @@ from curate.stages.label import label as labelling
 from curate.stages.label import trial
 from curate.stages.label.label import Group
 from curate.tables.schema import COMPLETIONS, GIVEN, JUDGEMENTS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import MAIN, CommittedFiles, Workspace, among
+from curate.tables.store import MAIN, CommittedFiles, Store, among
 
 # A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
 # rollout's of as many tokens.
@@ -144,7 +144,7 @@ class Pilot:
 def pilot(
     config: RolloutConfig,
     label: LabelConfig | None,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     count: int,
     reporter: Reporter,
@@ -168,14 +168,14 @@ def pilot(
     return Pilot(tokens / seconds if tokens else None, tried)
 
 
-def _generated(workspace: Workspace) -> int:
+def _generated(workspace: Store) -> int:
     return sum(value or 0 for value in workspace.partition(ROLLOUTS).read(["tokens"])["tokens"].to_pylist())
 
 
 def make(
     config: RolloutConfig,
     label: LabelConfig | None,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     tried: Pilot | None = None,
     judge: JudgeConfig | None = None,
@@ -226,7 +226,7 @@ def make(
     return CostPlan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 
 
-def _brought(workspace: Workspace, label: LabelConfig | None) -> Iterator[Row]:
+def _brought(workspace: Store, label: LabelConfig | None) -> Iterator[Row]:
     """Rollouts that were imported or came with a source, and are to be labelled like generated ones."""
     if label is None:
         return
@@ -263,7 +263,7 @@ def _fresh(wanted: rollout.RolloutWork, label: LabelConfig | None) -> dict[Group
 def _votes(
     judge: JudgeConfig,
     label: LabelConfig,
-    workspace: Workspace,
+    workspace: Store,
     known: Mapping[Group, Sequence[Row]],
     fresh: Mapping[Group, Fresh],
 ) -> dict[Group, int]:
@@ -355,7 +355,7 @@ def _size(group: Group, label: LabelConfig, owed: labelling.Owed) -> float:
     return (owed.drawn[group] + owed.asked[group]) / owed.prefixes[group]
 
 
-def _disk(plan: CostPlan, workspace: Workspace) -> int | None:
+def _disk(plan: CostPlan, workspace: Store) -> int | None:
     """Bytes of the tables to come, by what a token takes in those there are."""
     each = _bytes_per_token(workspace, ROLLOUTS)
     label = _bytes_per_token(workspace, COMPLETIONS) or each
@@ -364,7 +364,7 @@ def _disk(plan: CostPlan, workspace: Workspace) -> int | None:
     return round(sum((line.rollout_tokens or 0) * each + (line.label_tokens or 0) * label for line in plan.lines))
 
 
-def _bytes_per_token(workspace: Workspace, table: Table) -> float | None:
+def _bytes_per_token(workspace: Store, table: Table) -> float | None:
     partition = workspace.partition(table)
     tokens = sum(value or 0 for value in partition.read(["tokens"])["tokens"].to_pylist())
     return sum(path.stat().st_size for path in partition.files()) / tokens if tokens else None

@@ -12,7 +12,7 @@ from curate.sources.base import BadRow, GivenChain
 from curate.stages import rollout
 from curate.stages.ingest import rows
 from curate.tables.schema import Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text import prompts
 
 # So many rows are tried for one that can be used.
@@ -59,7 +59,7 @@ def _fields(problem: Row, sizes: str) -> str:
     return "\n".join(f"{name}: {value}" for name, value in shown.items() if value not in (None, [], ""))
 
 
-def rollouts(recipe: Recipe, workspace: Workspace) -> Iterator[str]:
+def rollouts(recipe: Recipe, workspace: Store) -> Iterator[str]:
     """The first prompt of each domain as the policy would get it, and what a run would ask for."""
     config = located(recipe, workspace)
     build(config.engine)  # refuses what a run would refuse, and starts nothing

@@ -17,7 +17,7 @@ from curate.runtime.frames import pl
 from curate.seeds import rng
 from curate.tables import lineage
 from curate.tables.schema import DROPS, IMAGES, PROBLEMS, REJECTS, Table
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 SCHEMA = "curate-prm/profile/1"
 
@@ -89,13 +89,13 @@ class Profile:
         return {"schema": SCHEMA} | asdict(self)
 
 
-def _frame(workspace: Workspace, table: Table, columns: Sequence[str]) -> pl.DataFrame:
+def _frame(workspace: Store, table: Table, columns: Sequence[str]) -> pl.DataFrame:
     frame = pl.from_arrow(workspace.read(table, columns))
     assert isinstance(frame, pl.DataFrame)  # noqa: S101
     return frame
 
 
-def build(workspace: Workspace, samples: int = 3) -> Profile:
+def build(workspace: Store, samples: int = 3) -> Profile:
     """The profile, with so many sample problems a domain. UserError when nothing was ingested."""
     problems = _frame(
         workspace,
@@ -116,7 +116,7 @@ def build(workspace: Workspace, samples: int = 3) -> Profile:
     return Profile(workspace.root.resolve().name, tuple(domains), dict(elsewhere), checked)
 
 
-def _rejects(workspace: Workspace, problems: pl.DataFrame) -> tuple[dict[tuple[str, str], Counter[str]], Counter[str]]:
+def _rejects(workspace: Store, problems: pl.DataFrame) -> tuple[dict[tuple[str, str], Counter[str]], Counter[str]]:
     """Rows that ingest left out, by (domain, role) and reason; apart those whose source fed several, or none."""
     fed: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for source, domain, role in problems.select("source", "domain", "role").unique().iter_rows():

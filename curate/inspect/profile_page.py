@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from curate.images import decode
 from curate.inspect.profile import DomainProfile, Profile, Range
 from curate.tables.schema import IMAGES
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,7 +76,7 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in " ".join(text.split()))
 
 
-def page(profile: Profile, workspace: Workspace) -> str:
+def page(profile: Profile, workspace: Store) -> str:
     """The page; every text is escaped by the template, and the page's own policy forbids it to load anything."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -93,7 +93,7 @@ def page(profile: Profile, workspace: Workspace) -> str:
     )
 
 
-def _images(workspace: Workspace, hashes: list[str]) -> dict[str, str]:
+def _images(workspace: Store, hashes: list[str]) -> dict[str, str]:
     """Data URLs by hash, no larger than they are shown."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(hashes), 200):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import UserError
 from curate.tables.catalog import QueryResult
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # So far rows that are not shown are counted.
 MOST_COUNTED = 1_000_000
@@ -110,7 +110,7 @@ WRITERS: dict[str, Callable[[QueryResult, int | None, Path], int]] = {
 }
 
 
-def check(path: Path, workspace: Workspace) -> None:
+def check(path: Path, workspace: Store) -> None:
     """UserError when a result cannot be written there: before anything is computed."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"{path.name} ends in none of {', '.join(WRITERS)}, which say how a result is written.")

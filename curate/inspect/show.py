@@ -12,13 +12,13 @@ from curate.errors import UserError
 from curate.seeds import digest
 from curate.stages.judge import judgement
 from curate.tables.schema import IMAGES, JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import Workspace, among, write_atomic
+from curate.tables.store import Store, among, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 
-def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
+def _matches(workspace: Store, identity: str) -> tuple[str, str | None]:
     """(problem id, rollout id or None) that `identity` begins."""
     if not re.fullmatch(r"[0-9a-f]{4,32}(-([0-9]{0,3}|[0-9a-f]{4,12}))?", identity):
         raise UserError(f'"{identity}" is no id; ids are hexadecimal, from four characters on, see `curate sql`.')
@@ -46,7 +46,7 @@ def _matches(workspace: Workspace, identity: str) -> tuple[str, str | None]:
     return ids[0], hits[0]
 
 
-def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
+def _image_files(workspace: Store, hashes: list[str]) -> list[Path]:
     """The images as files under `cache/images`, byte for byte."""
     folder = workspace.root / "cache" / "images"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def _image_files(workspace: Workspace, hashes: list[str]) -> list[Path]:
     return paths
 
 
-def find(workspace: Workspace, identity: str) -> dict[str, Any]:
+def find(workspace: Store, identity: str) -> dict[str, Any]:
     """`problem`, `image_files`, and `rollouts`, each with its `labels` by step and its `judgements`."""
     problem_id, rollout_id = _matches(workspace, identity)
     problem: Row = workspace.read(PROBLEMS, where=pc.field("problem_id") == problem_id).to_pylist()[0]

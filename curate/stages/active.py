@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from curate.tables.schema import DROPS, PROBLEMS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
-def dropped(workspace: Workspace) -> dict[str, str]:
+def dropped(workspace: Store) -> dict[str, str]:
     """Problem -> the reason why it was dropped, of all problems in the table `drops`."""
     rows = workspace.read(DROPS, ["problem_id", "reason", "by"]).to_pylist()
     return {row["problem_id"]: row["reason"] for row in sorted(rows, key=lambda row: row["by"])}
 
 
-def bringing_chains(workspace: Workspace) -> set[str]:
+def bringing_chains(workspace: Store) -> set[str]:
     """Sources whose problems came with chains of thought: nothing is rolled out for them."""
     sources = {partition.folder.name for partition in workspace.partitions(PROBLEMS)}
     return sources & {partition.folder.name for partition in workspace.partitions(ROLLOUTS) if partition.files()}

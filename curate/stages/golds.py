@@ -17,7 +17,7 @@ from curate.graders.choice import read_choice
 from curate.runtime.frames import pl
 from curate.seeds import digest
 from curate.tables.schema import PROBLEMS, Table
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # All that `curate.graders.grade` goes by, besides the answer itself; choices are part of the problem's identity.
 _GRADED_BY = ("answer", "answer_type", "accepted", "tolerance")
@@ -47,7 +47,7 @@ def right_of(problem: Mapping[str, Any]) -> str | None:
         return plain
 
 
-def check(workspace: Workspace, *tables: Table) -> None:
+def check(workspace: Store, *tables: Table) -> None:
     """UserError when rows of these tables were graded by other gold answers than their problems have now.
 
     Rows whose outcome was stated by their source (`gold` is null), or whose problem is gone, are not judged.

@@ -27,7 +27,7 @@ from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.sample_indices import lowest_free
 from curate.tables.schema import PROBLEMS, ROLLOUTS, Row
-from curate.tables.store import MAIN, Workspace, among
+from curate.tables.store import MAIN, Store, among
 from curate.text import prompts, steps, thinking
 
 STAGE = "rollout"
@@ -43,7 +43,7 @@ def rollout_id(problem_id: str, sample_index: int) -> str:
 class RolloutWork:
     """Problems that the recipe asks for and what of them is owed, shard by shard and a few rows at a time."""
 
-    def __init__(self, config: RolloutConfig, workspace: Workspace) -> None:
+    def __init__(self, config: RolloutConfig, workspace: Store) -> None:
         """UserError when there is none, or a domain that is not there."""
         self._config, self._workspace = config, workspace
         self._out, self._settled = dropped(workspace), bringing_chains(workspace)
@@ -141,7 +141,7 @@ class RolloutCounts:
     owed: int = 0
 
 
-def owed(config: RolloutConfig, workspace: Workspace, run_seed: int) -> RolloutCounts:
+def owed(config: RolloutConfig, workspace: Store, run_seed: int) -> RolloutCounts:
     """What a run would ask for; changes nothing. UserError as `run` would raise."""
     lineage.guard(workspace.partition(ROLLOUTS), generation.settings(config) | {"seed": run_seed}, REPLACE)
     golds.check(workspace, ROLLOUTS)
@@ -212,7 +212,7 @@ async def _work(
 
 def run(
     config: RolloutConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     reporter: Reporter,
     engines: Engines,
@@ -253,7 +253,7 @@ async def _run(
     engine: Supervisor,
     *,
     config: RolloutConfig,
-    workspace: Workspace,
+    workspace: Store,
     wanted: RolloutWork,
     run_seed: int,
     reporter: Reporter,
@@ -272,7 +272,7 @@ async def _run(
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, wanted: RolloutWork, before: RolloutCounts, outcome: Outcome) -> Ledger:
+def _account(workspace: Store, wanted: RolloutWork, before: RolloutCounts, outcome: Outcome) -> Ledger:
     lineage.write_rejects(
         workspace, STAGE, [lineage.reject(STAGE, unit.payload[0], error) for unit, error in outcome.failed]
     )

@@ -26,7 +26,7 @@ from curate.stages.monte_carlo import defined
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import Workspace, Writer
+from curate.tables.store import Store, Writer
 from curate.text import steps
 
 STAGE = "shard"
@@ -75,7 +75,7 @@ def _check(example: Row, labelled: bool) -> None:
 
 
 def run(
-    config: ShardConfig, workspace: Workspace, reporter: Reporter, max_steps: int = 12, min_characters: int = 1
+    config: ShardConfig, workspace: Store, reporter: Reporter, max_steps: int = 12, min_characters: int = 1
 ) -> Ledger:
     """Write the examples of every role afresh; cheap, so never resumed. The ledger counts rollouts.
 
@@ -109,7 +109,7 @@ def run(
     return total
 
 
-def _write_harvest(weight: float, workspace: Workspace, max_steps: int, min_characters: int) -> Ledger:
+def _write_harvest(weight: float, workspace: Store, max_steps: int, min_characters: int) -> Ledger:
     """Examples out of the completions of training examples; the ledger counts completions."""
     partition = workspace.partition(EXAMPLES, HARVEST)
     examples = {row["rollout_id"]: row for row in workspace.partition(EXAMPLES, "train").read().to_pylist()}
@@ -152,7 +152,7 @@ def _harvested(example: Row, completion: Row, kept: list[str], new: list[str], w
 
 
 def _write_role(
-    role: str, config: ShardConfig, workspace: Workspace, problems: Mapping[str, Row], opinions: Opinions
+    role: str, config: ShardConfig, workspace: Store, problems: Mapping[str, Row], opinions: Opinions
 ) -> Ledger:
     rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == role).to_pylist()
     by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)

@@ -10,7 +10,7 @@ from curate.engines.base import Image
 from curate.errors import UserError
 from curate.tables.id_map import IdMap
 from curate.tables.schema import IMAGES
-from curate.tables.store import Workspace, read_file
+from curate.tables.store import Store, read_file
 
 # Files of images that are kept at once, in bytes. A file holds the images of one commit and shard: problems that
 # came in together are asked for together.
@@ -20,7 +20,7 @@ HELD = 256 * 2**20
 class StoredImages:
     """The images of problems, read a file of the table at a time."""
 
-    def __init__(self, workspace: Workspace, held: int = HELD) -> None:
+    def __init__(self, workspace: Store, held: int = HELD) -> None:
         self._files = workspace.files(IMAGES)
         self._place, self._held = IdMap(), held
         for number, path in enumerate(self._files):

@@ -26,7 +26,7 @@ from curate.runtime.frames import pl
 from curate.tables import marks
 from curate.tables.lineage import FILE, read_file
 from curate.tables.schema import TABLES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 _LEDGER = {
     "stage": pl.String,
@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 _DEEPEST = 1000
 
 
-def ledger(workspace: Workspace) -> pl.DataFrame:
+def ledger(workspace: Store) -> pl.DataFrame:
     """One row per partition: its accounts, as its lineage record has them.
 
     `origin` says where an import came from: its file, the policy, and the sources of its problems.
@@ -144,7 +144,7 @@ class _Connection:
             wait([future], timeout=0.1)
 
 
-def _define(connection: duckdb.DuckDBPyConnection, workspace: Workspace) -> list[str]:
+def _define(connection: duckdb.DuckDBPyConnection, workspace: Store) -> list[str]:
     """Make the views and the ledger; gives the files that the views read."""
     read: list[str] = []
     for name, table in TABLES.items():
@@ -243,7 +243,7 @@ def _only_reads(sql: str) -> None:
         )
 
 
-def _check(workspace: Workspace, sql: str | None = None) -> None:
+def _check(workspace: Store, sql: str | None = None) -> None:
     """UserError where a file is damaged of a table that the statement names, whose rows DuckDB would read as they are;
     without a statement, of any table: a view over it cannot be made.
     """
@@ -255,7 +255,7 @@ def _check(workspace: Workspace, sql: str | None = None) -> None:
 
 @contextmanager
 def ask(
-    workspace: Workspace, sql: str, seconds: float | None = None, megabytes: int | None = None
+    workspace: Store, sql: str, seconds: float | None = None, megabytes: int | None = None
 ) -> Iterator[QueryResult]:
     """The answer to one SQL statement that reads, on a private in-memory database with a view for each table and the
     ledger.
@@ -278,7 +278,7 @@ def ask(
             yield QueryResult(connection, relation)
 
 
-def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Workspace, sql: str) -> Any:
+def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Store, sql: str) -> Any:
     """The relation of a statement over the views, after which nothing else can be reached or set."""
     files = _define(connection, workspace)
     connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
@@ -287,13 +287,13 @@ def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Workspace, sql: 
     return connection.sql(sql)
 
 
-def query(workspace: Workspace, sql: str) -> pl.DataFrame:
+def query(workspace: Store, sql: str) -> pl.DataFrame:
     """All rows of one SQL statement; see `ask`."""
     with ask(workspace, sql) as answer:
         return answer.frame()
 
 
-def write(workspace: Workspace) -> Path:
+def write(workspace: Store) -> Path:
     """(Re)build `catalog.duckdb`, atomically: readers of the old one keep it."""
     path, temporary = workspace.root / "catalog.duckdb", workspace.root / "catalog.duckdb.tmp"
     temporary.unlink(missing_ok=True)

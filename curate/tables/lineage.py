@@ -21,7 +21,7 @@ from curate.runtime.durable import sealed, unsealed
 from curate.seeds import digest
 from curate.tables import cures
 from curate.tables.schema import REJECTS, Row
-from curate.tables.store import LINEAGE, Partition, Workspace, write_atomic
+from curate.tables.store import LINEAGE, Partition, Store, write_atomic
 
 FILE = LINEAGE
 # Partitions that a stage goes on from, by `guard`.
@@ -76,7 +76,7 @@ def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = 
     }
 
 
-def write_rejects(workspace: Workspace, stage: str, rows: Sequence[Row]) -> None:
+def write_rejects(workspace: Store, stage: str, rows: Sequence[Row]) -> None:
     """What this run of a stage (or a part of one) left out, in place of what its last run did.
 
     In a partition whose name no source can have.

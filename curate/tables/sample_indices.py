@@ -12,7 +12,7 @@ from collections.abc import Collection
 from itertools import count
 
 from curate.tables.schema import ROLLOUTS
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 
 
 def lowest_free(taken: Collection[int], wanted: int) -> list[int]:
@@ -29,7 +29,7 @@ def lowest_free(taken: Collection[int], wanted: int) -> list[int]:
 class SampleIndices:
     """The indices that are taken, of the problems that were last brought near."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Store) -> None:
         self._workspace = workspace
         self._taken: dict[str, set[int]] = {}
         generated = workspace.partition(ROLLOUTS)

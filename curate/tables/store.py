@@ -163,7 +163,7 @@ class Partition:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def take_over(self, staged: Partition) -> None:
-        """Put all of `staged` (see `Workspace.staging`) in place of what is here.
+        """Put all of `staged` (see `Store.staging`) in place of what is here.
 
         A crash leaves the old rows, no row and no lineage, or the new rows: never some of them, never both.
         """
@@ -281,14 +281,14 @@ def _make(root: Path) -> None:
             write_atomic(root / MANIFEST, manifests.text(VERSION, DEFAULT_SHARDS, os.urandom(8).hex()).encode())
 
 
-class Workspace:
+class Store:
     """A workspace folder; see the module's text for what lies in it."""
 
     def __init__(self, root: Path, shards: int, identity: str) -> None:
         self.root, self.shards, self.identity = root, shards, identity
 
     @classmethod
-    def open(cls, root: Path, create: bool = True) -> Workspace:
+    def open(cls, root: Path, create: bool = True) -> Store:
         """Open, or make, the workspace at `root`; UserError where it is not there, not whole, or cannot be written."""
         manifest = root / MANIFEST
         if not manifest.exists():

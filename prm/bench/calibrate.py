@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from curate.errors import UserError
 from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bench import calibration, resample, run
 from prm.bench.calibration import ScoredStep
 from prm.bench.config import CalibrationConfig
@@ -31,7 +31,7 @@ _TARGETS = {
 
 
 def evaluate(
-    workspace: Workspace, models: Sequence[Model], config: CalibrationConfig, limit: int | None, reporter: Reporter
+    workspace: Store, models: Sequence[Model], config: CalibrationConfig, limit: int | None, reporter: Reporter
 ) -> list[tuple[BenchmarkResult, dict[str, str]]]:
     """The result of each model, with its steps as a file; `limit` takes so many examples, first by hash.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curate.errors import UserError
 from curate.runtime.reporter import Reporter
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bench import calibrate, read, run, score, write
 from prm.bench.config import CalibrationConfig, VerdictConfig, settings
 from prm.bench.result import BenchmarkResult
@@ -28,7 +28,7 @@ class EvalArguments:
     settings: tuple[str, ...] = ()
 
 
-def evaluate(workspace: Workspace, asked: EvalArguments, reporter: Reporter) -> list[tuple[BenchmarkResult, Path]]:
+def evaluate(workspace: Store, asked: EvalArguments, reporter: Reporter) -> list[tuple[BenchmarkResult, Path]]:
     """The result of each PRM, and the folder that it was written to. UserError for whatever does not go together."""
     if asked.benchmark == calibrate.NAME:
         if given := [name for name in ("data", "images", "revision") if getattr(asked, name) is not None]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from curate.errors import RowError, UserError, did_you_mean
 from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bench.suites.base import LabelledRollout, ScoredRollout
 from prm.data.examples import Example
-from prm.evaluate import score
 from prm.model.saved import model_folder, read_card
+from prm.scoring import score
 
 # Chains that are encoded together.
 _BLOCK = 256
@@ -28,7 +28,7 @@ class Model:
     folder: Path
 
 
-def models(workspace: Workspace, runs: Sequence[str], folder: Path | None) -> list[Model]:
+def models(workspace: Store, runs: Sequence[str], folder: Path | None) -> list[Model]:
     """The PRM in a folder, or those of these runs of the workspace (all, when none is named)."""
     found = _named(workspace, runs, folder)
     for model in found:
@@ -40,7 +40,7 @@ def models(workspace: Workspace, runs: Sequence[str], folder: Path | None) -> li
     return found
 
 
-def _named(workspace: Workspace, runs: Sequence[str], folder: Path | None) -> list[Model]:
+def _named(workspace: Store, runs: Sequence[str], folder: Path | None) -> list[Model]:
     if folder is not None:
         # It names a folder, and the card may come from anywhere.
         run = re.sub(r"[^A-Za-z0-9._-]", "_", read_card(folder).run)

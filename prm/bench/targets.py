@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from curate.errors import UserError
 from curate.sources.synthetic import judge_truth
 from curate.tables.schema import GIVEN, PROBLEMS, STEP_LABELS
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 from prm.bench.config import Target
 from prm.data.examples import Example
 
@@ -36,7 +36,7 @@ class Aims:
     left: Mapping[str, int]
 
 
-def aims(workspace: Workspace, examples: Sequence[Example], target: Target | None) -> Aims:
+def aims(workspace: Store, examples: Sequence[Example], target: Target | None) -> Aims:
     """The targets of these examples; UserError where there are none of the wanted kind."""
     if target in (None, "counts"):
         found = _counts(workspace, examples)
@@ -54,7 +54,7 @@ def aims(workspace: Workspace, examples: Sequence[Example], target: Target | Non
     return found
 
 
-def _counts(workspace: Workspace, examples: Sequence[Example]) -> Aims:
+def _counts(workspace: Store, examples: Sequence[Example]) -> Aims:
     names = [example.rollout_id for example in examples]
     columns = ["rollout_id", "problem_id", "step_index", "mode", "k", "m", "value"]
     # By role, as a list of rollouts may be long.
@@ -94,7 +94,7 @@ def _outcomes(examples: Sequence[Example]) -> Aims:
     return Aims("outcome", found, {"undecided": undecided} if undecided else {})
 
 
-def _truths(workspace: Workspace, examples: Sequence[Example]) -> Aims:
+def _truths(workspace: Store, examples: Sequence[Example]) -> Aims:
     """Whether all steps so far are right, by the testbed's own judge."""
     table = workspace.read(PROBLEMS, ["problem_id", "truth"], pc.field("truth").is_valid())
     truths = dict(zip(table["problem_id"].to_pylist(), table["truth"].to_pylist(), strict=True))

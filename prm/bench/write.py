@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from curate.tables.store import Workspace, write_atomic
+from curate.tables.store import Store, write_atomic
 from prm.bench.result import BenchmarkResult
 
 
 def write(
-    workspace: Workspace,
+    workspace: Store,
     result: BenchmarkResult,
     layouts: Mapping[str, str],
     unread: Sequence[Mapping[str, object]] = (),

@@ -35,13 +35,13 @@ def _stage(
 ) -> None:
     from curate import pipeline
     from curate.runtime import progress
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     if name != "train" and launch.several():
         raise UserError(f"`prm {name}` runs as one process; start it without torchrun.")
     loaded = pipeline.load(recipe, settings or ())
     chosen = frozenset([name]) if replace else frozenset[str]()
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     ledgers = pipeline.run(loaded, place, progress.reporter(as_json), [name], chosen)
     typer.echo(json.dumps({name: vars(ledgers[name])}) if as_json else f"{name}: {ledgers[name].line()}")
 
@@ -51,13 +51,13 @@ def _train_together(
 ) -> None:
     """`prm train` in one of several processes: the first does what it would do alone, the others only train along."""
     from curate import pipeline
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
     from prm import stages
     from prm.distributed.torch_group import joined
 
     with joined() as process_group, contextlib.ExitStack() as held:
         with process_group.gate():
-            loaded, place = pipeline.load(recipe, settings or ()), Workspace.open(workspace, create=False)
+            loaded, place = pipeline.load(recipe, settings or ()), Store.open(workspace, create=False)
             if process_group.leads:
                 held.enter_context(place.writing())
         if process_group.leads:

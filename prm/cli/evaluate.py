@@ -69,14 +69,14 @@ def command(
     WORKSPACE/reports/eval/BENCHMARK/RUN.
     """
     from curate.runtime.progress import reporter
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
     if launch.several():
         raise UserError("`prm eval` runs as one process; start it without torchrun.")
     if model is not None and runs:
         raise UserError("--run does nothing with --model; give one of them.")
     # A saved PRM needs no workspace but for its results.
-    place = Workspace.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
+    place = Store.open(workspace, create=model is not None and benchmark is not Name.CALIBRATION)
     tell = reporter(as_json)
     with place.writing():
         # Only now: it imports torch, which whoever is refused need not wait for.

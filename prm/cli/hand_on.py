@@ -30,10 +30,10 @@ def export(
 
     Adapters are merged; a model card and how to read scores (prm.json) come with it.
     """
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
     from prm.serving import export as exports
 
-    made = exports.run(Workspace.open(workspace, create=False), run, folder, dtype, licence, over)
+    made = exports.run(Store.open(workspace, create=False), run, folder, dtype, licence, over)
     if as_json:
         typer.echo(json.dumps(vars(made), default=str))
     else:

@@ -13,7 +13,7 @@ from prm.distributed import launch
 
 if TYPE_CHECKING:
     from curate.pipeline import Recipe
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
 _PORT = 8765
 
@@ -68,11 +68,11 @@ def report(
         _write(loaded, place, as_json)
 
 
-def _found(target: Path | None, workspace: Path, given: bool, settings: list[str]) -> tuple[Recipe, Workspace]:
+def _found(target: Path | None, workspace: Path, given: bool, settings: list[str]) -> tuple[Recipe, Store]:
     """The recipe and the workspace that are meant."""
     from curate import pipeline
-    from curate.tables.store import Workspace
-    from prm.report import remembered
+    from curate.tables.store import Store
+    from prm.reporting import remembered
 
     folder = target if target is not None and target.is_dir() else None
     if folder is not None and given:
@@ -80,7 +80,7 @@ def _found(target: Path | None, workspace: Path, given: bool, settings: list[str
     # Before the workspace of --workspace is looked for: it is not what is missing.
     if target is not None and not target.exists():
         raise UserError(f"There is neither a recipe nor a workspace at {target}; check the path.")
-    place = Workspace.open(folder or workspace, create=False)
+    place = Store.open(folder or workspace, create=False)
     if folder is not None or target is None:
         return remembered.recipe(place, settings), place
     loaded = pipeline.load(target, settings)
@@ -88,7 +88,7 @@ def _found(target: Path | None, workspace: Path, given: bool, settings: list[str
     return loaded, place
 
 
-def _write(loaded: Recipe, place: Workspace, as_json: bool) -> None:
+def _write(loaded: Recipe, place: Store, as_json: bool) -> None:
     from curate import pipeline
     from curate.runtime import progress
 
@@ -97,17 +97,17 @@ def _write(loaded: Recipe, place: Workspace, as_json: bool) -> None:
     typer.echo(json.dumps({"report": vars(ledger)}) if as_json else f"report: {ledger.line()}")
 
 
-def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) -> None:
+def _difference(loaded: Recipe, place: Store, other: Path, as_json: bool) -> None:
     from curate.runtime import progress
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
     from prm.render import write
-    from prm.report import build, compare
+    from prm.reporting import build, compare
 
     if other.resolve() == place.root.resolve():
         raise UserError(f"{other} cannot be held against itself; give another workspace to --against.")
     # What differs is shown by domain; there are no chains in it.
     config, choice = loaded.section("report").model_copy(update={"chains": 0}), loaded.sections.get("select")
-    held = Workspace.open(other, create=False)
+    held = Store.open(other, create=False)
     with place.writing():
         built = [build.build(one, config, choice) for one in (place, held)]  # type: ignore[arg-type]
         made = compare.compare(*built)
@@ -122,9 +122,9 @@ def _difference(loaded: Recipe, place: Workspace, other: Path, as_json: bool) ->
         typer.echo(f"{kind}: {path}")
 
 
-def _serve(loaded: Recipe, place: Workspace, port: int) -> None:
+def _serve(loaded: Recipe, place: Store, port: int) -> None:
     from prm.render import browse, page
-    from prm.report import build
+    from prm.reporting import build
     from prm.serving import page_server
 
     config = loaded.section("report")

@@ -11,7 +11,7 @@ from curate.errors import RowError, UserError, did_you_mean
 from curate.seeds import digest
 from curate.tables import lineage
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 from prm.config import LEARNED
 
 
@@ -39,7 +39,7 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def read_examples(workspace: Workspace, roles: Sequence[str]) -> list[Example]:
+def read_examples(workspace: Store, roles: Sequence[str]) -> list[Example]:
     """Examples of these roles, sorted by rollout."""
     columns = list(Example.__dataclass_fields__)
     table = workspace.read(EXAMPLES, columns, where=among("role", roles))
@@ -48,14 +48,14 @@ def read_examples(workspace: Workspace, roles: Sequence[str]) -> list[Example]:
     return sorted(examples, key=lambda example: example.rollout_id)
 
 
-def read_images(workspace: Workspace, examples: Iterable[Example]) -> dict[str, bytes]:
+def read_images(workspace: Store, examples: Iterable[Example]) -> dict[str, bytes]:
     """Original bytes of every image that these examples show, by hash."""
     wanted = sorted({key for example in examples for key in example.image_hashes})
     table = workspace.read(IMAGES, ["image_hash", "bytes"], where=among("image_hash", wanted))
     return dict(zip(table["image_hash"].to_pylist(), table["bytes"].to_pylist(), strict=True))
 
 
-def write_rejects(workspace: Workspace, stage: str, partition: str, left: Sequence[tuple[Example, RowError]]) -> None:
+def write_rejects(workspace: Store, stage: str, partition: str, left: Sequence[tuple[Example, RowError]]) -> None:
     """Examples that a stage could not use, with their reasons, into the `rejects` table."""
     where = among("problem_id", sorted({example.problem_id for example, _ in left}))
     columns = ["problem_id", "source", "source_row", "domain"]

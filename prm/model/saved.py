@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from curate.errors import UserError
-from curate.tables.store import Workspace, write_atomic
+from curate.tables.store import Store, write_atomic
 from prm.config import TrainConfig
 from prm.data.encode import Encoder
 from prm.model import digests
@@ -62,7 +62,7 @@ class Card:
         )
 
 
-def model_folder(workspace: Workspace, run: str) -> Path:
+def model_folder(workspace: Store, run: str) -> Path:
     """Where the PRM of a run lies."""
     return workspace.root / "models" / run
 

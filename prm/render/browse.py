@@ -28,10 +28,10 @@ from curate.errors import UserError
 from curate.runtime.frames import pl
 from curate.seeds import digest
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 from prm.render.figures import lines, shortened
 from prm.render.scripts import call
-from prm.report import showcase
+from prm.reporting import showcase
 
 if TYPE_CHECKING:
     from prm.sections import ReportConfig
@@ -84,7 +84,7 @@ def _shown(text: str | None, limit: int = LONGEST) -> str | None:
 class Browse:
     """At most `most` chains of a workspace, and `completions` of each step; see the module's text."""
 
-    def __init__(self, workspace: Workspace, most: int, completions: int) -> None:
+    def __init__(self, workspace: Store, most: int, completions: int) -> None:
         self._workspace, self._completions = workspace, completions
         self._ids = showcase.choose(workspace, most, ROLES)
         self._domains = sorted(set(workspace.read(ROLLOUTS, ["domain"])["domain"].to_pylist()))
@@ -281,14 +281,14 @@ def _searched(row: Row) -> str:
     return "\n".join(lines(part) for part in parts if part is not None)
 
 
-def beside(workspace: Workspace, config: ReportConfig) -> Browse | None:
+def beside(workspace: Store, config: ReportConfig) -> Browse | None:
     """What is written beside the page; None where the recipe wants none, or there is no rollout."""
     if config.browse == 0 or not workspace.files(ROLLOUTS):
         return None
     return _made(workspace, config, BESIDE)
 
 
-def served(workspace: Workspace, config: ReportConfig) -> Browse:
+def served(workspace: Store, config: ReportConfig) -> Browse:
     """What a server shows. UserError where the recipe wants no browser, or there is no rollout."""
     if config.browse == 0:
         raise UserError("--serve shows the browser of chains, and report.browse is 0; leave one of them out.")
@@ -297,7 +297,7 @@ def served(workspace: Workspace, config: ReportConfig) -> Browse:
     return _made(workspace, config, SERVED)
 
 
-def _made(workspace: Workspace, config: ReportConfig, default: tuple[int, int]) -> Browse:
+def _made(workspace: Store, config: ReportConfig, default: tuple[int, int]) -> Browse:
     chains, completions = config.browse, config.completions
     return Browse(
         workspace, default[0] if chains is None else chains, default[1] if completions is None else completions

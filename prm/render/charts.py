@@ -13,12 +13,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from prm.evaluate.select import Selection
 from prm.metrics import Interval
 from prm.render import figures
-from prm.report.model import DomainRow, Report
-from prm.report.stats import Curve
-from prm.report.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
+from prm.reporting.model import DomainRow, Report
+from prm.reporting.stats import Curve
+from prm.reporting.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
+from prm.scoring.select import Selection
 
 COLOURS = {UP: "#3a83c5", DOWN: "#d1702a", SAME: "#858d99", UNKNOWN: "#858d99"}
 SYMBOLS = {UP: "triangle-up", DOWN: "triangle-down", SAME: "circle", UNKNOWN: "circle-open"}

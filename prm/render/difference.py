@@ -9,7 +9,7 @@ from prm.render import figures
 from prm.render.figures import MISSING, plain
 from prm.render.markdown import escape, pipes
 from prm.render.terminal import Justify, fill, titled
-from prm.report.compare import COUNTS, HEAVIER, LIGHTER, Change, Comparison
+from prm.reporting.compare import COUNTS, HEAVIER, LIGHTER, Change, Comparison
 
 _STYLES = {HEAVIER: "bold blue", LIGHTER: "bold yellow"}
 

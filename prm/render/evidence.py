@@ -7,8 +7,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from prm.render import charts
-from prm.report.compare import HEAVIER, LIGHTER, SAME, UNKNOWN, Comparison
-from prm.report.model import Report
+from prm.reporting.compare import HEAVIER, LIGHTER, SAME, UNKNOWN, Comparison
+from prm.reporting.model import Report
 
 _KINDS = (
     ("train", "rollouts", "rollouts, train", "#3a83c5", ""),

@@ -6,11 +6,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from prm.evaluate.select import BY_RUN, METHODS, Score, Selection
 from prm.metrics import Interval, PairOrder
-from prm.report.model import DomainRow, Report
-from prm.report.null_band import Band
-from prm.report.stats import Over
+from prm.reporting.model import DomainRow, Report
+from prm.reporting.null_band import Band
+from prm.reporting.stats import Over
+from prm.scoring.select import BY_RUN, METHODS, Score, Selection
 
 MISSING = "–"
 METHOD_NAMES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from prm.evaluate.select import Selection
 from prm.render import figures
 from prm.render.figures import MISSING, plain
-from prm.report.model import Report
+from prm.reporting.model import Report
+from prm.scoring.select import Selection
 
 _HEAD = (
     *("domain", "verdict", "planted", "licence", "weight", "interval", "chance", "rank", "problems", "rollouts"),

@@ -16,15 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from prm.evaluate.select import METHODS
 from prm.render import charts, difference, evidence, figures, scripts
-from prm.report.model import Report
-from prm.report.verdict import VERDICTS
+from prm.reporting.model import Report
+from prm.reporting.verdict import VERDICTS
+from prm.scoring.select import METHODS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from prm.report.compare import Comparison
+    from prm.reporting.compare import Comparison
 
 # Longer texts in a chain are cut, and say by how much.
 _LONGEST = 4000

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from prm.render.figures import plain
 
 if TYPE_CHECKING:
-    from prm.report.compare import Change, Comparison
-    from prm.report.model import DomainRow, Report
+    from prm.reporting.compare import Change, Comparison
+    from prm.reporting.model import DomainRow, Report
 
 # The wide ones count where a keyboard writes them.
 _FORMULA = tuple("=+-@＝＋－＠")

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prm.evaluate.select import Selection
 from prm.render import figures
 from prm.render.figures import MISSING, plain, shortened
-from prm.report.model import DomainRow, Report
-from prm.report.verdict import DOWN, UP
+from prm.reporting.model import DomainRow, Report
+from prm.reporting.verdict import DOWN, UP
+from prm.scoring.select import Selection
 
 Justify = Literal["left", "right"]
 _COLUMNS: tuple[tuple[str, Justify], ...] = (

@@ -8,8 +8,8 @@ from pathlib import Path
 from curate.tables.store import write_atomic
 from prm.render import browse, difference, markdown, page, table
 from prm.render.browse import Browse
-from prm.report.compare import Comparison
-from prm.report.model import Report
+from prm.reporting.compare import Comparison
+from prm.reporting.model import Report
 
 
 def write_report(report: Report, folder: Path, theme: str = "auto", chains: Browse | None = None) -> dict[str, Path]:

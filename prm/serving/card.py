@@ -11,7 +11,7 @@ from typing import Any
 from curate.runtime import plain_yaml
 from curate.tables import catalog, lineage
 from curate.tables.schema import EXAMPLES, PROBLEMS, STEP_LABELS, UPDATES
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 from prm.config import LEARNED
 from prm.model.saved import Card
 from prm.render import snippets
@@ -41,7 +41,7 @@ def _is_hub(model: str) -> bool:
     return model.count("/") == 1
 
 
-def render(workspace: Workspace, card: Card, dtype: str, licence: str, sees: bool) -> str:
+def render(workspace: Store, card: Card, dtype: str, licence: str, sees: bool) -> str:
     """The card of a run's PRM. `card` is the public one, with its `reading`; `sees`: it takes images."""
     made = lineage.read(workspace.partition(UPDATES, card.run)) or {}
     lines = [
@@ -65,7 +65,7 @@ def _json(content: Any, indent: int | None = None) -> str:
     return json.dumps(content, indent=indent, sort_keys=True).replace("`", "\\u0060")
 
 
-def _header(workspace: Workspace, card: Card, licence: str, sees: bool) -> str:
+def _header(workspace: Store, card: Card, licence: str, sees: bool) -> str:
     model = card.config["model"]
     head: dict[str, Any] = {
         "license": licence,
@@ -79,7 +79,7 @@ def _header(workspace: Workspace, card: Card, licence: str, sees: bool) -> str:
     return f"---\n{plain_yaml.dump(head, allow_unicode=True)}---\n"
 
 
-def _hub_datasets(workspace: Workspace) -> list[str]:
+def _hub_datasets(workspace: Store) -> list[str]:
     """Hub ids of the sources whose problems it was trained on."""
     rows = workspace.read(EXAMPLES, ["problem_id"], among("role", ("train", "meta"))).column("problem_id")
     used, found = set(rows.to_pylist()), set[str]()
@@ -91,7 +91,7 @@ def _hub_datasets(workspace: Workspace) -> list[str]:
     return sorted(found)
 
 
-def _training(workspace: Workspace, card: Card, made: Mapping[str, Any]) -> list[str]:
+def _training(workspace: Store, card: Card, made: Mapping[str, Any]) -> list[str]:
     config, settings = card.config, made.get("config", {})
     versions = ", ".join(f"{name} {made['versions'][name]}" for name in _PACKAGES if name in made.get("versions", {}))
     lines = [
@@ -111,7 +111,7 @@ def _revision(config: Mapping[str, Any]) -> str:
     return f" (revision {escape(config['revision'])})" if config.get("revision") else ""
 
 
-def _domains(workspace: Workspace, card: Card) -> list[str]:
+def _domains(workspace: Store, card: Card) -> list[str]:
     """Weights, examples and labelled steps of each training domain."""
     partition = workspace.partition(UPDATES, card.run)
     weights = last_weights(partition) if partition.files() else {}
@@ -145,7 +145,7 @@ def _domains(workspace: Workspace, card: Card) -> list[str]:
     ]
 
 
-def _data(workspace: Workspace, card: Card) -> list[str]:
+def _data(workspace: Store, card: Card) -> list[str]:
     train = workspace.read(EXAMPLES, ["rollout_id"], among("role", ("train",)))
     used, modes = set(train["rollout_id"].to_pylist()), Counter[str]()
     for batch in workspace.batches(STEP_LABELS, ["rollout_id", "mode"], where=among("role", ("train",))):

@@ -24,14 +24,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from curate.errors import UserError
-from curate.tables.store import Workspace, write_atomic
+from curate.tables.store import Store, write_atomic
 from prm.data.encode import load_processor
-from prm.evaluate.score import trained_runs
 from prm.model.aggregate import FORMULAS
 from prm.model.backbones import as_classifier
 from prm.model.digests import CARD
 from prm.model.reward_model import HEAD_FILE, Prm
 from prm.model.saved import Card, model_folder, read_card, write_card
+from prm.scoring.score import trained_runs
 from prm.serving import card as model_card
 
 SCHEMA = "curate-prm/reading/1"
@@ -60,7 +60,7 @@ class Exported:
 
 
 def run(
-    workspace: Workspace, name: str, folder: Path, dtype: str = "float32", licence: str = "other", over: bool = False
+    workspace: Store, name: str, folder: Path, dtype: str = "float32", licence: str = "other", over: bool = False
 ) -> Exported:
     """Export the PRM of a run. UserError when there is none, it cannot be read elsewhere, or the folder is taken by
     something that is no export, or by one while `over` is off.
@@ -98,7 +98,7 @@ def run(
     return Exported(folder, architecture, head, dtype)
 
 
-def _source(workspace: Workspace, name: str) -> Path:
+def _source(workspace: Store, name: str) -> Path:
     runs = trained_runs(workspace)
     if name not in runs:
         known = f"there are {', '.join(runs)}" if runs else "run `prm train` first"

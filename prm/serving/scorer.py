@@ -20,11 +20,11 @@ from curate.errors import RowError
 from curate.tables import lineage
 from prm.data.encode import Kept
 from prm.data.examples import Example
-from prm.evaluate.best_of_n import probability
-from prm.evaluate.score import load_prm
 from prm.model.aggregate import aggregation, rollout_logit
 from prm.model.inference import step_logits, step_scores
 from prm.model.saved import read_card
+from prm.scoring.best_of_n import probability
+from prm.scoring.score import load_prm
 from prm.serving.rows import ServedRollout
 
 # Of what images become, for the time of one batch.

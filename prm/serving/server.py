@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curate.errors import UserError
-from curate.tables.store import Workspace
-from prm.evaluate.score import trained_runs
+from curate.tables.store import Store
 from prm.model.digests import CARD
 from prm.model.saved import model_folder
+from prm.scoring.score import trained_runs
 from prm.serving.rows import Limits
 from prm.serving.scorer import Batcher, Scorer
 from prm.serving.visitors import LOOPBACK
@@ -35,7 +35,7 @@ def locate(target: str, workspace: Path) -> Path:
     if Path(target).name != target:
         # No run's name has a separator: it is not the workspace that is missing.
         raise UserError(f"There is no folder {target}; check the path, or give a run of --workspace by its name.")
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     runs = trained_runs(place)
     if target not in runs:
         known = f"runs are {', '.join(runs)}" if runs else "no run is trained"

@@ -8,14 +8,14 @@ from typing import Any
 
 from curate.errors import UserError
 from curate.tables.schema import Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # Of what a progress line may show, what is drawn.
 _INFO = ("lr", "clipped", "skipped", "train_loss", "meta_loss")
 _PER_DOMAIN = ("weight", "dot", "train_loss")
 
 
-def folder(workspace: Workspace, run: str) -> Path:
+def folder(workspace: Store, run: str) -> Path:
     """Where the curves of a run lie."""
     return workspace.root / "tensorboard" / run
 

@@ -15,7 +15,7 @@ from typing import Any
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import UPDATES, VALIDATIONS, Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bilevel.loop import Bilevel
 from prm.config import METRICS, TrainConfig
 from prm.data.encode import Encoded, Encoder
@@ -37,7 +37,7 @@ def stalled(history: Sequence[Row]) -> int:
     return len(history) - (0 if place is None else place + 1)
 
 
-def clear(workspace: Workspace, run: str) -> None:
+def clear(workspace: Store, run: str) -> None:
     """Delete what a run left."""
     workspace.partition(VALIDATIONS, run).clear()
     shutil.rmtree(board.folder(workspace, run), ignore_errors=True)
@@ -53,7 +53,7 @@ class Callbacks:
     def __init__(
         self,
         config: TrainConfig,
-        workspace: Workspace,
+        workspace: Store,
         run: str,
         null_control: bool,
         prm: Prm,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from curate.errors import RowError, UserError
 from curate.tables.lineage import Ledger
 from curate.tables.schema import EXAMPLES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import SELECTED, TrainConfig
 from prm.data import subset
 from prm.data.batches import by_value
@@ -71,7 +71,7 @@ class Data:
         return problems
 
 
-def prepare(config: TrainConfig, workspace: Workspace, run_seed: int = 0, rejects: bool = True) -> tuple[Data, Ledger]:
+def prepare(config: TrainConfig, workspace: Store, run_seed: int = 0, rejects: bool = True) -> tuple[Data, Ledger]:
     """Read, check, encode and, in the modes that do, choose the examples; UserError when they cannot be trained on.
 
     `rejects`: write down what is left out; one process does.

@@ -24,7 +24,7 @@ import torch
 
 from curate.errors import Interrupted, UserError
 from curate.runtime.signals import held_off
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import TrainConfig
 from prm.training.inputs import prepare
 from prm.training.run import OnStep, RunPlan, RunResult, do
@@ -78,7 +78,7 @@ def _work(task: _WorkerTask, pipe: Connection) -> None:
     torch.set_num_threads(task.threads)
     if task.config.device != "cpu" and torch.cuda.is_available():
         torch.cuda.set_device(task.place % torch.cuda.device_count())
-    workspace, stop = Workspace.open(task.root, create=False), _PipeStop(pipe)
+    workspace, stop = Store.open(task.root, create=False), _PipeStop(pipe)
     data, ledger = prepare(task.config, workspace, task.run_seed, rejects=False)
 
     def tell(run: str, step: int, total: int, info: dict[str, float]) -> None:
@@ -144,7 +144,7 @@ def _end_with_owner() -> None:
 def run_all(
     plans: Sequence[RunPlan],
     config: TrainConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     on_step: OnStep,
     stop: TrainingStop,
@@ -188,7 +188,7 @@ class _Hand:
         self.error: Exception | None = None
         self.stopping = False
 
-    def all(self, workspace: Workspace) -> dict[RunPlan, RunResult]:
+    def all(self, workspace: Store) -> dict[RunPlan, RunResult]:
         """Results of all runs."""
         for pipe in self.workers:
             self._send(pipe, workspace.share())

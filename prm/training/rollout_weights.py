@@ -8,13 +8,13 @@ from typing import Any
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import ROLLOUT_WEIGHTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bilevel.instances import RolloutWeights
 from prm.data.encode import Encoded
 
 
 def write(
-    workspace: Workspace,
+    workspace: Store,
     run: str,
     null_control: bool,
     weights: RolloutWeights | None,

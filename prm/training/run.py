@@ -13,7 +13,7 @@ from curate.seeds import digest
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import UPDATES, Row
-from curate.tables.store import Partition, Workspace
+from curate.tables.store import Partition, Store
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.objective import PrmObjective
 from prm.config import TrainConfig
@@ -72,7 +72,7 @@ def settings_of(plan: RunPlan, config: TrainConfig, data: Data) -> dict[str, Any
 def do(
     plan: RunPlan,
     config: TrainConfig,
-    workspace: Workspace,
+    workspace: Store,
     data: Data,
     ledger: Ledger,
     on_step: OnStep,

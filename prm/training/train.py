@@ -18,7 +18,7 @@ from curate.errors import UserError
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import ROLLOUT_WEIGHTS, UPDATES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import subset
 from prm.distributed.process_group import ALONE, ProcessGroup
@@ -55,7 +55,7 @@ def plans(config: TrainConfig, run_seed: int) -> list[RunPlan]:
 
 def run(
     config: TrainConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     on_step: OnStep = _nobody,
     replace: bool = False,
@@ -98,7 +98,7 @@ def run(
 def _there(
     plan: RunPlan,
     config: TrainConfig,
-    workspace: Workspace,
+    workspace: Store,
     data: Data,
     on_step: OnStep,
     replace: bool,

@@ -19,10 +19,10 @@ from prm.data.encode import Encoded, Encoder
 from prm.data.examples import Example
 from prm.data.holdout import held_out
 from prm.distributed.process_group import ProcessGroup
-from prm.evaluate.best_of_n import Candidate, share_right
 from prm.model.aggregate import Aggregation, aggregation
 from prm.model.inference import safe_scores, step_logits
 from prm.model.reward_model import Prm
+from prm.scoring.best_of_n import Candidate, share_right
 
 Tensor = Any
 _MISSING = {

@@ -11,7 +11,7 @@ from curate.seeds import content_hash, digest
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import DROPS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 NASTY = 'ما هي؟ \u202eabc 日本 😀 é\u0301 | `x` <script>alert(1)</script> {{ 7 }} "q"\n---\n\x07\\n'
 LONG = "sehr langer Text 😀 " * 20_000
@@ -120,8 +120,8 @@ def label_rows(number: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def fill(root: Path) -> Workspace:
-    workspace = Workspace.open(root)
+def fill(root: Path) -> Store:
+    workspace = Store.open(root)
     for source, licence in LICENCES.items():
         rows = [problem_row(name) for name, row in PROBLEMS_OF.items() if row[0] == source]
         partition = workspace.partition(PROBLEMS, source)

@@ -9,7 +9,7 @@ from curate.runtime.reporter import Silent
 from curate.stages.ingest import imports
 from curate.stages.ingest.imports import ImportConfig
 from curate.tables.schema import PROBLEMS, REJECTS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 PROBLEM_ROWS = [
     {"n": "u", "question": "4 + 5?", "answer": "9"},
@@ -39,7 +39,7 @@ def ingested(folder, name="sums", rows=PROBLEM_ROWS, workspace=None, **source):
     columns = {"id": "n"} | ({"choices": "choices"} if any("choices" in row for row in rows) else {})
     source = {"kind": "files", "name": name, "path": f"{name}.jsonl", "columns": columns} | source
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}))
-    place = workspace or Workspace.open(folder / "w")
+    place = workspace or Store.open(folder / "w")
     pipeline.run(pipeline.load(folder / f"{name}.yaml"), place, Silent(), ["ingest"])
     return place
 

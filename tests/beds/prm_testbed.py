@@ -9,7 +9,7 @@ from curate.seeds import content_hash
 from curate.sources.synthetic import chain as chains
 from curate.sources.synthetic.tasks import TASKS
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.data.examples import Example
 
 
@@ -62,7 +62,7 @@ def example_rows(count: int, role: str, domains: tuple[str, ...], seed: int = 0)
     return examples, list(images.values())
 
 
-def fill(workspace: Workspace, role: str, examples: list[dict], images: list[dict]) -> None:
+def fill(workspace: Store, role: str, examples: list[dict], images: list[dict]) -> None:
     """Commit rows of one role, with the problems that they belong to."""
     problems = {row["problem_id"]: row for row in examples}
     workspace.partition(PROBLEMS, role).commit_all(

@@ -13,7 +13,7 @@ from curate.seeds import content_hash, digest
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 NASTY = '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 1"> & | ` {{ 7 * 7 }}'
 RIGHT_TO_LEFT = "ما هي قيمة العمود الأحمر؟ \u202eabc"
@@ -33,9 +33,9 @@ DOMAINS = {
 }
 
 
-def make(root: Path, seeds: int = 3, nulls: int = 5, train: int = 12, test: int = 6, nasty: bool = True) -> Workspace:
+def make(root: Path, seeds: int = 3, nulls: int = 5, train: int = 12, test: int = 6, nasty: bool = True) -> Store:
     """The whole workspace."""
-    workspace = Workspace.open(root)
+    workspace = Store.open(root)
     for domain, (_, accuracy, defect) in DOMAINS.items():
         add_source(workspace, domain, domain, "train", train, accuracy, defect)
     for domain in ("bars_read", "dial_read", "table_lookup"):
@@ -79,7 +79,7 @@ def image_row(data: bytes, problem_id: str, kind: str = "PNG", size: tuple[int, 
 
 
 def add_source(
-    workspace: Workspace,
+    workspace: Store,
     source: str,
     domain: str,
     role: str,
@@ -247,7 +247,7 @@ def completion_rows(rollout: dict, texts: tuple[str, ...] = (), count: int = 2) 
 
 
 def add_run(
-    workspace: Workspace,
+    workspace: Store,
     run: str,
     seed: int,
     null: bool,
@@ -285,7 +285,7 @@ def add_run(
     lineage.write(partition, "train", {"mode": "domain"}, {}, Ledger("examples", taken=10, out=10))
 
 
-def add_scores(workspace: Workspace, run: str) -> None:
+def add_scores(workspace: Store, run: str) -> None:
     """Scores that lean towards right rollouts."""
     rng, rows = random.Random(f"scores {run}"), []
     for rollout in workspace.read(ROLLOUTS, ["rollout_id", "problem_id", "role", "outcome", "steps"]).to_pylist():

@@ -13,19 +13,19 @@ from prm_testbed import example_rows, fill
 from safetensors.torch import load_file, save_file
 
 from curate.tables.schema import EXAMPLES, IMAGES, STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import TrainConfig
-from prm.evaluate import score
 from prm.model.reward_model import HEAD_FILE
 from prm.model.saved import model_folder, read_card, write_card
+from prm.scoring import score
 from prm.training import train
 
 
 def trained(
     root: Path, model: str, family: str = "qwen2_vl", test: int = 5, longer: float = 20.0, **settings: Any
-) -> Workspace:
+) -> Store:
     """A workspace with one run, trained for two steps, and `prm score`'s scores of `test` examples."""
-    workspace = Workspace.open(root)
+    workspace = Store.open(root)
     for role, count in (("train", 4), ("test", test)):
         rows, images = example_rows(count, role, ("a", "b"))
         if family in READING:
@@ -44,7 +44,7 @@ def trained(
     return workspace
 
 
-def scored_rows(workspace: Workspace, run: str = "seed-0") -> list[dict[str, Any]]:
+def scored_rows(workspace: Store, run: str = "seed-0") -> list[dict[str, Any]]:
     """Test examples with `images` (original bytes) and the scores that `prm score` gave them (`scores`)."""
     images = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     table = workspace.read(STEP_SCORES).to_pylist()

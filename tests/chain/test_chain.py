@@ -11,7 +11,7 @@ import pytest
 from curate.seeds import content_hash
 from curate.sources.synthetic import judge_truth
 from curate.tables.schema import COMPLETIONS, EXAMPLES, ROLLOUTS, STEP_LABELS, UPDATES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 ROOT = Path(__file__).parents[2]
 ENGINE = "vllm" if importlib.util.find_spec("vllm") else "transformers"
@@ -48,7 +48,7 @@ def test_every_stage_ran_with_the_real_engine_and_its_accounts_add_up(ran):
 
 
 def test_rollouts_and_labels_are_what_the_recipe_asks_for(ran):
-    workspace = Workspace.open(ran[0], create=False)
+    workspace = Store.open(ran[0], create=False)
     rollouts = {row["rollout_id"]: row for row in workspace.read(ROLLOUTS).to_pylist()}
     assert len(rollouts) == 3 * 6 * 2 + 6 * 4 + 2 * 4 * 4
     for row in rollouts.values():
@@ -66,7 +66,7 @@ def test_rollouts_and_labels_are_what_the_recipe_asks_for(ran):
 
 
 def test_the_policy_writes_chains_that_the_exact_checker_reads(ran):
-    workspace = Workspace.open(ran[0], create=False)
+    workspace = Store.open(ran[0], create=False)
     from curate.tables.schema import PROBLEMS
 
     truth = {row["problem_id"]: row["truth"] for row in workspace.read(PROBLEMS).to_pylist()}
@@ -80,7 +80,7 @@ def test_the_policy_writes_chains_that_the_exact_checker_reads(ran):
 
 def test_weights_and_the_report_are_there(ran):
     place, done = ran
-    workspace = Workspace.open(place, create=False)
+    workspace = Store.open(place, create=False)
     updates = workspace.read(UPDATES).to_pylist()
     last = max(row["update"] for row in updates)
     final = {row["domain"]: row["weight"] for row in updates if row["update"] == last and row["run"] == "seed-0"}

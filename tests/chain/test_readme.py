@@ -11,7 +11,7 @@ from curate.cli.app import app
 from curate.recipe.source_sections import SyntheticSource
 from curate.sources.synthetic import Synthetic
 from curate.tables.schema import IMAGES, PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -34,6 +34,6 @@ def test_the_lines_about_own_data_run(tmp_path, monkeypatch):
     for line in lines:
         done = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
         assert done.exit_code == 0, (line, done.output, done.exception)
-    workspace = Workspace.open(tmp_path / "work" / "charts", create=False)
+    workspace = Store.open(tmp_path / "work" / "charts", create=False)
     assert workspace.read(PROBLEMS).num_rows == workspace.read(IMAGES).num_rows == 12
     assert (workspace.root / "reports" / "profile.html").exists()

@@ -12,7 +12,7 @@ from curate.cli.app import app as curate
 from curate.recipe.source_sections import SyntheticSource
 from curate.sources.synthetic import Synthetic
 from curate.tables.schema import ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_what_the_tutorial_says_about_the_wrong_answers(folder):
     """Runs after the commands: dials look hard in training and are not, and with right answers they are like others."""
     right = {}
     for place in ("work", "work2"):
-        for row in Workspace.open(folder / place, create=False).read(ROLLOUTS).to_pylist():
+        for row in Store.open(folder / place, create=False).read(ROLLOUTS).to_pylist():
             if row["domain"] == "dials":
                 right.setdefault((place, row["role"]), []).append(row["outcome"])
     share = {key: sum(outcomes) / len(outcomes) for key, outcomes in right.items()}

@@ -20,7 +20,7 @@ from curate.stages.base import Outcome, Unit, settle
 from curate.tables import catalog, lineage, manifests
 from curate.tables.row_check import check
 from curate.tables.schema import COMPLETIONS, JUDGEMENTS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
-from curate.tables.store import VERSION, Workspace, Writer
+from curate.tables.store import VERSION, Store, Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "campaign"))
 from cures import follow
@@ -71,7 +71,7 @@ def live(whole, tmp_path, monkeypatch):
 
 
 def rows(folder):
-    place = Workspace.open(folder / "w", create=False)
+    place = Store.open(folder / "w", create=False)
     return {
         name: sorted(place.read(table).to_pylist(), key=lambda row, table=table: str([row[key] for key in table.key]))
         for name, table in TABLES.items()
@@ -79,7 +79,7 @@ def rows(folder):
 
 
 def first(folder, table, name="main"):
-    return Workspace.open(folder / "w", create=False).partition(table, name).files()[0]
+    return Store.open(folder / "w", create=False).partition(table, name).files()[0]
 
 
 def flip(path, at=0.5):
@@ -98,7 +98,7 @@ def refused(line):
 
 
 def torn_lineage(folder, table, name="main"):
-    path = Workspace.open(folder / "w", create=False).partition(table, name).folder / lineage.FILE
+    path = Store.open(folder / "w", create=False).partition(table, name).folder / lineage.FILE
     path.write_bytes(path.read_bytes()[:-20])
 
 
@@ -132,7 +132,7 @@ def copied_partition(folder, table, name="main"):
 
 def foreign(folder, table, name="main"):
     path = first(folder, table, name)
-    other = Workspace.open(folder / "other").partition(table, name)
+    other = Store.open(folder / "other").partition(table, name)
     other.commit(int(path.name[5:10]), [])
     marker = path.with_suffix(".done")
     marker.write_bytes(sealed(unsealed(marker.read_bytes()) | {"workspace": "another"}))
@@ -168,7 +168,7 @@ def test_damage_is_one_sentence_and_its_cure_works(whole, live, damage, table, n
 
 def test_a_file_that_sql_cannot_open_is_named_with_its_cure(live):
     """DuckDB reads the end of every file for its views, also of tables that a statement does not name."""
-    path, place = first(live, JUDGEMENTS), Workspace.open(live / "w", create=False)
+    path, place = first(live, JUDGEMENTS), Store.open(live / "w", create=False)
     whole, named = path.read_bytes(), Counter()
     for back in range(9, len(whole) // 2, 41):
         path.write_bytes(whole[:-back] + bytes([whole[-back] ^ 4]) + whole[-back + 1 :])
@@ -182,7 +182,7 @@ def test_a_file_that_sql_cannot_open_is_named_with_its_cure(live):
 
 
 def test_a_damaged_import_is_imported_anew(live):
-    named = Workspace.open(live / "w", create=False).read(PROBLEMS, ["source", "source_row"]).to_pylist()
+    named = Store.open(live / "w", create=False).read(PROBLEMS, ["source", "source_row"]).to_pylist()
     rows_of = [{"id": row["source_row"], "text": "Answer: 3"} for row in named if row["source"] == "judge"]
     (live / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of))
     words = ["import-rollouts", "given.jsonl", "--source", "judge", "--id", "id", "--response", "text", "-w", "w"]
@@ -213,11 +213,11 @@ def test_another_number_of_shards_or_no_manifest_says_what_it_was(whole, live):
 
 
 def test_a_file_of_another_workspace_is_refused(live, tmp_path):
-    other = Workspace.open(tmp_path / "other")
+    other = Store.open(tmp_path / "other")
     theirs = other.partition(REJECTS, "judge")
     row = {"stage": "s", "source": "judge", "source_row": "1", "problem_id": None, "domain": None, "reason": "r"}
     theirs.commit_all([row | {"detail": "d"}])
-    ours = Workspace.open(live / "w", create=False).partition(REJECTS, "judge").folder
+    ours = Store.open(live / "w", create=False).partition(REJECTS, "judge").folder
     shutil.copytree(theirs.folder, ours)
     said = refused(["sql", "SELECT * FROM rejects", "-w", "w"])
     assert "another workspace" in said
@@ -226,7 +226,7 @@ def test_a_file_of_another_workspace_is_refused(live, tmp_path):
 
 
 def test_a_foreign_journal_is_refused_and_a_doubled_line_heals(whole, live):
-    place = Workspace.open(live / "w", create=False)
+    place = Store.open(live / "w", create=False)
     partition = place.partition(ROLLOUTS)
     shard = int(partition.files()[0].name[5:10])
     kept = partition.read(shard=shard).to_pylist()
@@ -268,7 +268,7 @@ def test_a_source_may_have_the_name_of_a_stage_and_keeps_its_rejects(tmp_path, m
         Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
         result = curate(["run", "recipe.yaml", "-w", name])
         assert result.exit_code == 0, result.exception
-        found = Workspace.open(Path(name), create=False).read(REJECTS).to_pylist()
+        found = Store.open(Path(name), create=False).read(REJECTS).to_pylist()
         assert sum(row["stage"] == "ingest" for row in found) == 3
     for name in ("main", "MAIN"):
         Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"ingest": {"sources": [source | {"name": name}]}}))
@@ -285,7 +285,7 @@ BAD = [
 
 @pytest.mark.parametrize("change", BAD, ids=str)
 def test_a_row_that_no_file_can_hold_is_a_reason_and_no_crash(whole, change):
-    row = Workspace.open(whole / "w", create=False).read(ROLLOUTS).to_pylist()[0]
+    row = Store.open(whole / "w", create=False).read(ROLLOUTS).to_pylist()[0]
     check(ROLLOUTS, [row])
     with pytest.raises(RowError, match=f"bad-value: {list(change)[-1]} of rollouts is"):
         check(ROLLOUTS, [row | change])
@@ -329,7 +329,7 @@ def test_a_poisoned_answer_fails_its_unit_and_the_next_run_gets_it(whole, live):
     assert ran.returncode == 0, ran.stderr
     failed = json.loads(ran.stdout)["rollout"]["failed"]["bad-value"]
     assert failed > 0
-    listed = Workspace.open(live / "w", create=False).read(REJECTS).to_pylist()
+    listed = Store.open(live / "w", create=False).read(REJECTS).to_pylist()
     assert {row["reason"] for row in listed if row["stage"] == "rollout"} == {"bad-value"}
     assert "prompt_tokens of rollouts is 1000" in next(row["detail"] for row in listed if row["stage"] == "rollout")
     assert curate(["rollout", "recipe.yaml", "-w", "w"]).exit_code == 0

@@ -8,7 +8,7 @@ import time
 import yaml
 
 from curate.tables.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 RECIPE = {
     "name": "kill",
@@ -57,7 +57,7 @@ def finish(recipe, workspace):
 
 
 def contents(workspace):
-    place = Workspace.open(workspace, create=False)
+    place = Store.open(workspace, create=False)
     tables = {}
     for table in TABLES:
         rows = place.read(table).to_pylist()

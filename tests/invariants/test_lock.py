@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from curate.cli.app import app as curate_app
 from curate.errors import UserError
 from curate.tables import lock
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.cli.app import app as prm_app
 
 RECIPE = {
@@ -58,7 +58,7 @@ def bed(tmp_path_factory):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     (folder / "given.jsonl").write_text('{"id": "1", "text": "Answer: 3"}\n')
     with contextlib.chdir(folder):
-        Workspace.open(folder / "other")
+        Store.open(folder / "other")
         for stage in ("ingest", "rollout", "label", "judge", "shard"):
             assert typed(f"curate {stage} recipe.yaml").exit_code == 0
     return folder
@@ -102,7 +102,7 @@ def test_a_second_command_that_writes_is_refused_and_changes_nothing(bed, line):
 
 @pytest.mark.parametrize("line", READING)
 def test_whoever_reads_does_not_wait_and_does_not_lock(bed, line):
-    problem = Workspace.open(bed / "w", create=False).read(*tables("problem_id"))["problem_id"][0].as_py()
+    problem = Store.open(bed / "w", create=False).read(*tables("problem_id"))["problem_id"][0].as_py()
     with contextlib.chdir(bed), somebody_writes(bed / "w"):
         before = {path for path in tree(bed / "w") if "reports" not in path.parts and "cache" not in path.parts}
         result = typed(line.replace("PROBLEM", problem))
@@ -118,7 +118,7 @@ def tables(*columns):
 
 
 def test_a_block_may_hold_the_lock_again_and_gives_it_back_at_the_end(tmp_path):
-    place = Workspace.open(tmp_path)
+    place = Store.open(tmp_path)
     assert not lock.holds(tmp_path)
     with place.writing():
         with place.writing():
@@ -130,7 +130,7 @@ def test_a_block_may_hold_the_lock_again_and_gives_it_back_at_the_end(tmp_path):
 
 
 def test_a_lock_file_that_was_deleted_keeps_nobody_out_and_lets_no_two_in(tmp_path):
-    place = Workspace.open(tmp_path)
+    place = Store.open(tmp_path)
     with somebody_writes(tmp_path):
         (tmp_path / lock.FILE).unlink()
         with place.writing():
@@ -138,7 +138,7 @@ def test_a_lock_file_that_was_deleted_keeps_nobody_out_and_lets_no_two_in(tmp_pa
 
 
 def test_a_file_system_without_locks_is_told_in_a_sentence(tmp_path, monkeypatch, capfd):
-    place = Workspace.open(tmp_path)
+    place = Store.open(tmp_path)
 
     def nothing(*_):
         raise OSError(95, "Operation not supported")
@@ -190,7 +190,7 @@ def test_two_terminals(tmp_path):
     last = command("rollout", recipe, "-w", root)
     said, _ = last.communicate(timeout=60)
     assert last.returncode == 0, said
-    assert Workspace.open(root, create=False).read(*rollouts()).num_rows == 16
+    assert Store.open(root, create=False).read(*rollouts()).num_rows == 16
 
 
 def rollouts():
@@ -202,7 +202,7 @@ def rollouts():
 PARENT = """
 import multiprocessing, os, subprocess, sys, time
 from pathlib import Path
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 def write(share, pipe):
     share.take()
@@ -210,7 +210,7 @@ def write(share, pipe):
     time.sleep(600)
 
 if __name__ == "__main__":
-    place = Workspace.open(Path(sys.argv[1]))
+    place = Store.open(Path(sys.argv[1]))
     with place.writing():
         found = []
         for way in sys.argv[2:]:
@@ -242,7 +242,7 @@ def test_children_that_outlive_a_killed_command_hold_the_lock_only_where_they_wr
         parent.wait()
         for child in children:
             os.kill(child, 0)
-        place = Workspace.open(tmp_path / "w", create=False)
+        place = Store.open(tmp_path / "w", create=False)
         if free:
             with place.writing():
                 pass

@@ -12,7 +12,7 @@ from page_bed import CHROMIUM
 from prm_testbed import example_rows, fill
 from transformers import Qwen2VLForConditionalGeneration
 
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -51,8 +51,8 @@ def folders(tiny_model, tmp_path_factory):
 def make_workspace(tmp_path):
     """A workspace with train examples of three domains, and meta and test examples."""
 
-    def make(name: str = "w", train: int = 12, meta: int = 8, test: int = 4) -> Workspace:
-        workspace = Workspace.open(tmp_path / name)
+    def make(name: str = "w", train: int = 12, meta: int = 8, test: int = 4) -> Store:
+        workspace = Store.open(tmp_path / name)
         for role, count in (("train", train), ("meta", meta), ("test", test)):
             if count:
                 fill(workspace, role, *example_rows(count, role, ("a", "b", "c")))

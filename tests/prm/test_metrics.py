@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prm import metrics
-from prm.evaluate.best_of_n import Candidate, share_right
+from prm.scoring.best_of_n import Candidate, share_right
 
 values = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=12)
 

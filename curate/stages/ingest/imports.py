@@ -36,7 +36,7 @@ from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.sample_indices import SampleIndices
 from curate.tables.schema import GIVEN, PROBLEMS, REJECTS, ROLLOUTS, Row
-from curate.tables.store import Partition, Workspace, Writer
+from curate.tables.store import Partition, Store, Writer
 from curate.text import steps, thinking
 
 STAGE = "import"
@@ -97,7 +97,7 @@ class ImportConfig(Config):
 
 def run(
     config: ImportConfig,
-    workspace: Workspace,
+    workspace: Store,
     ingest: IngestConfig | None = None,
     replace: bool = False,
     reporter: Reporter | None = None,
@@ -158,7 +158,7 @@ def _columns(config: ImportConfig) -> Columns:
     return columns
 
 
-def _name(config: ImportConfig, workspace: Workspace, ingest: IngestConfig | None) -> str:
+def _name(config: ImportConfig, workspace: Store, ingest: IngestConfig | None) -> str:
     """The partition's name, one that nothing else has."""
     name = config.name
     if name is None:
@@ -211,9 +211,7 @@ class _ImportedRollout:
 class _Import:
     """Sorts the records of a file into rollouts and rejects, chunk by chunk."""
 
-    def __init__(
-        self, config: ImportConfig, name: str, columns: Columns, workspace: Workspace, problems: Problems
-    ) -> None:
+    def __init__(self, config: ImportConfig, name: str, columns: Columns, workspace: Store, problems: Problems) -> None:
         self._config, self._name, self._columns, self._problems = config, name, columns, problems
         self._there = _ids(workspace.partition(ROLLOUTS, name))
         others = (part for part in workspace.partitions(ROLLOUTS) if part.folder.name != name)

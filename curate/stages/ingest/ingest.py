@@ -28,7 +28,7 @@ from curate.tables.id_map import IdMap
 from curate.tables.lineage import Ledger
 from curate.tables.sample_indices import SampleIndices
 from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import Partition, Workspace, Writer, among, read_file
+from curate.tables.store import Partition, Store, Writer, among, read_file
 
 STAGE = "ingest"
 # What is committed at once. Images are held twice as long: while a chunk is committed, the next one is read.
@@ -67,7 +67,7 @@ class _Read:
 
 def run(
     config: IngestConfig,
-    workspace: Workspace,
+    workspace: Store,
     base: Path,
     reporter: Reporter,
     replace: Collection[str] = (),
@@ -96,7 +96,7 @@ def run(
     return total
 
 
-def _clear(name: str, workspace: Workspace) -> None:
+def _clear(name: str, workspace: Store) -> None:
     """Delete the rows of a source. Images that problems of other sources show too go over to those first.
 
     Those in a damaged file cannot; the source brings them again.
@@ -178,9 +178,7 @@ def _settings(source: AnySource, config: IngestConfig) -> dict[str, Any]:
     }
 
 
-def _ingest_source(
-    source: AnySource, config: IngestConfig, workspace: Workspace, base: Path, reporter: Reporter
-) -> Ledger:
+def _ingest_source(source: AnySource, config: IngestConfig, workspace: Store, base: Path, reporter: Reporter) -> Ledger:
     partition = workspace.partition(PROBLEMS, source.name)
     settings = _settings(source, config)
     record = lineage.guard(partition, settings, f"curate ingest --replace {source.name}")
@@ -221,7 +219,7 @@ class _Made:
 class _Sink:
     """Sorts the rows of a source into its tables, chunk by chunk; what an earlier run committed stays as it is."""
 
-    def __init__(self, source: AnySource, workspace: Workspace, adapter: Source) -> None:
+    def __init__(self, source: AnySource, workspace: Store, adapter: Source) -> None:
         self._source, self._adapter = source, adapter
         self._seen = KnownRows(workspace, source.name)
         # In the order of commits: images first, so that no hash dangles.

@@ -10,7 +10,7 @@ from curate.seeds import digest
 from curate.stages.golds import right_of
 from curate.tables.id_map import IdMap
 from curate.tables.schema import IMAGES, PROBLEMS, ROLES, ROLLOUTS, Row
-from curate.tables.store import MAIN, Partition, Workspace
+from curate.tables.store import MAIN, Partition, Store
 
 # So many problems are read at a time.
 _BATCH = 20_000
@@ -22,7 +22,7 @@ class KnownRows:
     It answers for the problems (and chains) that were last brought near: those of a chunk.
     """
 
-    def __init__(self, workspace: Workspace, besides: str) -> None:
+    def __init__(self, workspace: Store, besides: str) -> None:
         """Read what is known of every source but `besides`, whose own rows are read again; of that one the images
         only.
         """

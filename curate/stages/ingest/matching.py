@@ -14,7 +14,7 @@ from curate.sources.fields.responses import NO_ANSWER, Columns, answers_of, name
 from curate.sources.values import look, text_of
 from curate.tables import lineage
 from curate.tables.schema import PROBLEMS, REJECTS, Row
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 
 # What a rollout takes from its problem, and what answers to it are graded by.
 _COLUMNS = (
@@ -29,7 +29,7 @@ class Problems:
     in that one; else in all sources, which is allowed only where no name can mean a row of two of them.
     """
 
-    def __init__(self, workspace: Workspace, columns: Columns, source: str | None) -> None:
+    def __init__(self, workspace: Store, columns: Columns, source: str | None) -> None:
         """UserError when there are no problems, no such source, or names that leave the source open."""
         self._columns = columns
         self.sources = _chosen(workspace, columns, source)
@@ -52,7 +52,7 @@ class Problems:
         """How a row of the sources is named."""
         return next(name for rows in self._rows.values() for name in rows)
 
-    def _check_rows_are_counted(self, workspace: Workspace) -> None:
+    def _check_rows_are_counted(self, workspace: Store) -> None:
         """A log that counts rows says nothing of a source whose rows have names, nor which of several it counts."""
         if len(self.sources) > 1:
             raise UserError(
@@ -123,7 +123,7 @@ class Problems:
             )
 
 
-def _rejected(workspace: Workspace, sources: Sequence[str]) -> dict[tuple[str, str], str]:
+def _rejected(workspace: Store, sources: Sequence[str]) -> dict[tuple[str, str], str]:
     """(source, row) -> why ingest left the row out."""
     where = among("source", sources) & (pc.field("stage") == "ingest")
     rows = workspace.read(REJECTS, ["source", "source_row", "reason"], where).to_pylist()
@@ -131,7 +131,7 @@ def _rejected(workspace: Workspace, sources: Sequence[str]) -> dict[tuple[str, s
     return {(row["source"], row["source_row"].rpartition("#")[0]): row["reason"] for row in rows}
 
 
-def _chosen(workspace: Workspace, columns: Columns, source: str | None) -> Sequence[str]:
+def _chosen(workspace: Store, columns: Columns, source: str | None) -> Sequence[str]:
     """The sources that responses may belong to."""
     known = [part.folder.name for part in workspace.partitions(PROBLEMS) if part.files()]
     if not known:

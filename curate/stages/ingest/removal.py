@@ -31,7 +31,7 @@ from curate.tables.schema import (
     STEP_LABELS,
     STEP_SCORES,
 )
-from curate.tables.store import MAIN, Partition, Workspace, Writer, read_file, write_atomic
+from curate.tables.store import MAIN, Partition, Store, Writer, read_file, write_atomic
 
 STAGE = "import"
 # In the order in which they lose rows: what is made from others before these.
@@ -41,7 +41,7 @@ _BY_SAMPLE = ("label", "judge", "shard", "train", "score")
 _ANEW = ".anew"
 
 
-def imports(workspace: Workspace) -> dict[str, dict[str, Any]]:
+def imports(workspace: Store) -> dict[str, dict[str, Any]]:
     """The lineage record of every import by its name; an empty one where a removal was killed at its very end."""
     found = {}
     for partition in workspace.partitions(ROLLOUTS):
@@ -53,7 +53,7 @@ def imports(workspace: Workspace) -> dict[str, dict[str, Any]]:
     return found
 
 
-def remove(workspace: Workspace, name: str) -> dict[str, int]:
+def remove(workspace: Store, name: str) -> dict[str, int]:
     """Remove an import; table -> rows that went with it. UserError when there is no import of this name."""
     known = imports(workspace)
     if name not in known:
@@ -68,7 +68,7 @@ def remove(workspace: Workspace, name: str) -> dict[str, int]:
     return {ROLLOUTS.name: len(ids)} | {table: count for table, count in gone.items() if count}
 
 
-def begin_replacing(workspace: Workspace, name: str) -> None:
+def begin_replacing(workspace: Store, name: str) -> None:
     """Note the rollouts of an import that starts over, so that `end_replacing` finds them even after a kill."""
     path = _noted(workspace, name)
     # Those of a damaged file cannot be known; the import brings them again.
@@ -80,7 +80,7 @@ def begin_replacing(workspace: Workspace, name: str) -> None:
     write_atomic(path, json.dumps(sorted(ids)).encode())
 
 
-def end_replacing(workspace: Workspace, name: str) -> None:
+def end_replacing(workspace: Store, name: str) -> None:
     """Remove what hangs on rollouts that were there before and did not come back."""
     path = _noted(workspace, name)
     if not path.exists():
@@ -91,11 +91,11 @@ def end_replacing(workspace: Workspace, name: str) -> None:
     path.unlink()
 
 
-def _noted(workspace: Workspace, name: str) -> Path:
+def _noted(workspace: Store, name: str) -> Path:
     return workspace.root / "tables" / ".staging" / f"replaced-{name}.json"
 
 
-def _drop_dependents(workspace: Workspace, ids: Collection[str], rollouts: Partition | None) -> dict[str, int]:
+def _drop_dependents(workspace: Store, ids: Collection[str], rollouts: Partition | None) -> dict[str, int]:
     """Rows that went, by table; `rollouts` are theirs, where they are still there."""
     for partition in _partitions(workspace):
         _finish(partition)
@@ -116,7 +116,7 @@ def _drop_dependents(workspace: Workspace, ids: Collection[str], rollouts: Parti
     return gone
 
 
-def _partitions(workspace: Workspace) -> Iterator[Partition]:
+def _partitions(workspace: Store) -> Iterator[Partition]:
     for table in (*TABLES, REJECTS):
         yield from workspace.partitions(table)
 
@@ -175,7 +175,7 @@ def _finish(partition: Partition) -> None:
     shutil.rmtree(anew, ignore_errors=True)
 
 
-def _drop_rejects(workspace: Workspace, rollouts: Partition) -> None:
+def _drop_rejects(workspace: Store, rollouts: Partition) -> None:
     """Rejects of later stages that are of these rollouts: their indices will be given to others."""
     samples = rollouts.read(["problem_id", "sample_index"]).to_pylist()
     problems = pc.field("problem_id").isin(pa.array(sorted({row["problem_id"] for row in samples}), pa.string()))

@@ -29,7 +29,7 @@ from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import Workspace, among
+from curate.tables.store import Store, among
 from curate.text import prompts, thinking
 
 STAGE = "judge"
@@ -74,7 +74,7 @@ class JudgeCounts:
 class JudgeWork:
     """Labelled rollouts that the recipe wants judged and what of them is owed, shard by shard."""
 
-    def __init__(self, config: JudgeConfig, workspace: Workspace) -> None:
+    def __init__(self, config: JudgeConfig, workspace: Store) -> None:
         """UserError when there is none."""
         self._config, self._workspace, self._out = config, workspace, dropped(workspace)
         self._picked: frozenset[str] | None = None
@@ -197,7 +197,7 @@ async def _work(
 
 def run(
     config: JudgeConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     reporter: Reporter,
     engines: Engines,
@@ -231,7 +231,7 @@ async def _run(
     engine: Supervisor,
     *,
     config: JudgeConfig,
-    workspace: Workspace,
+    workspace: Store,
     wanted: JudgeWork,
     run_seed: int,
     reporter: Reporter,
@@ -244,7 +244,7 @@ async def _run(
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, wanted: JudgeWork, before: JudgeCounts, outcome: Outcome) -> Ledger:
+def _account(workspace: Store, wanted: JudgeWork, before: JudgeCounts, outcome: Outcome) -> Ledger:
     failed: Counter[str] = Counter()
     rejects = []
     for unit, error in outcome.failed:
@@ -258,7 +258,7 @@ def _account(workspace: Workspace, wanted: JudgeWork, before: JudgeCounts, outco
     return ledger
 
 
-def cost(workspace: Workspace) -> str:
+def cost(workspace: Store) -> str:
     """What all stored judgements took and what could not be read of them, in one sentence."""
     votes = tokens = prompt = uncounted = 0
     unread: Counter[str] = Counter()

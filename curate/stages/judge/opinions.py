@@ -11,7 +11,7 @@ from curate.recipe.sections import ConsensusConfig
 from curate.seeds import digest
 from curate.stages.judge import consensus, judgement
 from curate.tables.schema import JUDGEMENTS, Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Opinions:
     """How many of these steps have a verdict."""
 
     @classmethod
-    def of(cls, workspace: Workspace) -> Opinions:
+    def of(cls, workspace: Store) -> Opinions:
         """Read the opinions of the table of judgements."""
         votes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
         for batch in workspace.batches(JUDGEMENTS, ["rollout_id", "steps_digest", "first_error"]):

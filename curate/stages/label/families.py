@@ -22,7 +22,7 @@ from curate.stages.active import dropped
 from curate.stages.label.allocation import Siblings
 from curate.stages.label.rules import Outcomes
 from curate.tables.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import MAIN, CommittedFiles, Workspace, among
+from curate.tables.store import MAIN, CommittedFiles, Store, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 1000
@@ -39,7 +39,7 @@ class Drawn:
     tokens: Sequence[int | None] = ()
 
 
-Store = Mapping[tuple[str, int], Drawn]
+DrawnByStep = Mapping[tuple[str, int], Drawn]
 NOTHING = Drawn()
 
 
@@ -87,7 +87,7 @@ class Family:
     rollouts: Sequence[Row]
     everyone: Sequence[Row]
     domain: Habits
-    store: Store
+    store: DrawnByStep
     problem: Row
 
     @cached_property
@@ -143,7 +143,7 @@ class _ShardFiles:
 class Families:
     """See the module's text. Without rollouts whose source brought their labels, and those of dropped problems."""
 
-    def __init__(self, config: LabelConfig, workspace: Workspace) -> None:
+    def __init__(self, config: LabelConfig, workspace: Store) -> None:
         """Reads all rollouts once."""
         self.there = False
         """Whether there is any, also when none of them is to be labelled."""

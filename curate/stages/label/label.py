@@ -34,7 +34,7 @@ from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import COMPLETIONS, GIVEN, ROLLOUTS, Row
-from curate.tables.store import Partition, Workspace
+from curate.tables.store import Partition, Store
 from curate.text import prompts, thinking
 
 STAGE = "label"
@@ -113,7 +113,7 @@ def _factor(config: LabelConfig, families: Families) -> float:
 
 
 def plan_of(
-    config: LabelConfig, workspace: Workspace, policy: str, new: bool, families: Families | None = None
+    config: LabelConfig, workspace: Store, policy: str, new: bool, families: Families | None = None
 ) -> LabelPlan:
     """Everything that is decided before generating; `new` adds the configured rule to those that drew completions."""
     golds.check(workspace, ROLLOUTS, COMPLETIONS)
@@ -201,7 +201,7 @@ def _record(policy: RolloutConfig, run_seed: int) -> dict[str, Any]:
 def run(
     config: LabelConfig,
     policy: RolloutConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     reporter: Reporter,
     engines: Engines,
@@ -240,7 +240,7 @@ def run(
     return ledger
 
 
-def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, reporter: Reporter) -> Ledger:
+def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Store, reporter: Reporter) -> Ledger:
     """Labels by another rule from the stored completions; generates nothing. The ledger counts rollouts.
 
     UserError when the rule could have asked for completions that were never drawn: the labels that it can give would
@@ -279,7 +279,7 @@ class Owed:
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 
 
-def owed(config: LabelConfig, policy: RolloutConfig, workspace: Workspace, run_seed: int) -> Owed:
+def owed(config: LabelConfig, policy: RolloutConfig, workspace: Store, run_seed: int) -> Owed:
     """What a run would ask for; changes nothing, and is empty without rollouts. UserError as `run` would raise.
 
     What a run that was killed left in its journal counts as owed.
@@ -308,7 +308,7 @@ async def complete(
     engine: Supervisor,
     *,
     policy: RolloutConfig,
-    workspace: Workspace,
+    workspace: Store,
     units: Iterable[Unit],
     into: Partition,
     run_seed: int,
@@ -321,7 +321,7 @@ async def complete(
     return outcome, engine.versions()
 
 
-def _account(workspace: Workspace, prefixes: int, owed: int, outcome: Outcome) -> Ledger:
+def _account(workspace: Store, prefixes: int, owed: int, outcome: Outcome) -> Ledger:
     failed: Counter[str] = Counter()
     rows = []
     for unit, error in outcome.failed:
@@ -335,7 +335,7 @@ def _account(workspace: Workspace, prefixes: int, owed: int, outcome: Outcome) -
     return ledger
 
 
-def _write_labels(plan: LabelPlan, workspace: Workspace, reporter: Reporter) -> Ledger:
+def _write_labels(plan: LabelPlan, workspace: Store, reporter: Reporter) -> Ledger:
     def ruled(shard: int) -> Iterator[Ruled]:
         return map(plan.ruled, plan.families.of(shard))
 

@@ -18,7 +18,7 @@ from curate.stages.monte_carlo import StepLabel
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import STEP_LABELS, Row
-from curate.tables.store import Workspace, Writer
+from curate.tables.store import Store, Writer
 
 # How far the completions of first steps may be from their rollouts' own outcomes, in standard errors.
 SUSPICIOUS = 4.0
@@ -128,7 +128,7 @@ def _gap(family: Family) -> float | None:
 
 
 def write(
-    workspace: Workspace, entry: Mapping[str, Any], tally: LabelTally, ruled: Callable[[int], Iterable[Ruled]]
+    workspace: Store, entry: Mapping[str, Any], tally: LabelTally, ruled: Callable[[int], Iterable[Ruled]]
 ) -> Ledger:
     """Labels by the rule of `entry` in place of those there are; nothing when they are the same. Counts rollouts.
 

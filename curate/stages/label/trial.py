@@ -14,7 +14,7 @@ from curate.stages import generation
 from curate.stages.base import Unit
 from curate.stages.label.label import STAGE, complete, plan_of
 from curate.tables.schema import COMPLETIONS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 @dataclass
@@ -32,7 +32,7 @@ class LabelTrial:
 def complete_some(
     config: LabelConfig,
     policy: RolloutConfig,
-    workspace: Workspace,
+    workspace: Store,
     run_seed: int,
     count: int,
     reporter: Reporter,

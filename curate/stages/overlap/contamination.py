@@ -13,10 +13,10 @@ from curate.stages.overlap.images import Gallery, Key
 from curate.stages.overlap.problems import Asked, Problem
 from curate.tables.lineage import Ledger
 from curate.tables.schema import Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
-def decontaminate(config: DecontaminateConfig, workspace: Workspace) -> Ledger:
+def decontaminate(config: DecontaminateConfig, workspace: Store) -> Ledger:
     """Training problems that show an image of the clean sets, or have their text; the ledger counts train problems.
 
     A text counts where neither side has an image; with other images only where the recipe asks for it, and then

@@ -10,7 +10,7 @@ from curate.stages.overlap.problems import Problem
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import DROPS, Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 def drop(problem: Problem, against: Problem, by: str, reason: str, bits: int | None, text: float | None) -> Row:
@@ -30,7 +30,7 @@ def drop(problem: Problem, against: Problem, by: str, reason: str, bits: int | N
 
 
 def write(
-    workspace: Workspace, by: str, settings: Mapping[str, Any], problems: Sequence[Problem], dropped: Mapping[str, Row]
+    workspace: Store, by: str, settings: Mapping[str, Any], problems: Sequence[Problem], dropped: Mapping[str, Row]
 ) -> Ledger:
     """Put these rows in place of what the stage dropped before; the ledger counts `problems`."""
     partition = workspace.partition(DROPS, by)

@@ -14,14 +14,14 @@ from curate.stages.overlap.images import Gallery, Key
 from curate.stages.overlap.problems import Problem
 from curate.tables.lineage import Ledger
 from curate.tables.schema import Row
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # A problem is held against so many of those that ask the same and stay, the latest ones: films of thousands of frames
 # are near from frame to frame, and not from end to end.
 _LATEST = 32
 
 
-def dedup(config: DedupConfig, workspace: Workspace) -> Ledger:
+def dedup(config: DedupConfig, workspace: Store) -> Ledger:
     """Keep one of the problems of a role that are the same; the ledger counts problems.
 
     Problems are the same that have equal questions, or near ones with equal numbers, on the same images in order,

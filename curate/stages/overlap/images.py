@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from curate.pixels import decode, fitted
 from curate.stages.overlap.rows import stream
 from curate.tables.schema import IMAGES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 BITS = 64
 # Larger blocks of images whose hashes share a band are all looked at instead of compared with one another.
@@ -43,7 +43,7 @@ Key = tuple[str, str]
 class Gallery:
     """The images of a workspace: which are near to which."""
 
-    def __init__(self, workspace: Workspace, distance: int) -> None:
+    def __init__(self, workspace: Store, distance: int) -> None:
         self._workspace, self._distance = workspace, distance
         self._hashes: dict[str, int] = {}
         for path in workspace.files(IMAGES):
@@ -95,7 +95,7 @@ class Gallery:
 class _Originals:
     """The images themselves, read a few at a time."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Store) -> None:
         self._files = workspace.files(IMAGES)
         self._where: dict[str, tuple[int, int]] = {}
         self._decoded: OrderedDict[str, Image.Image] = OrderedDict()

@@ -13,7 +13,7 @@ from curate.stages.golds import right_of
 from curate.stages.overlap import texts
 from curate.stages.overlap.rows import stream
 from curate.tables.schema import PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 _COLUMNS = [
     "problem_id", "domain", "role", "question", "choices", "answer", "accepted", "answer_type", "tolerance",
@@ -83,7 +83,7 @@ class Problem:
         return grade(other.right, *gold).outcome
 
 
-def read(workspace: Workspace) -> list[Problem]:
+def read(workspace: Store) -> list[Problem]:
     """All problems, by domain and identity; UserError when there is none."""
     found = [
         Problem(**row)

@@ -16,7 +16,7 @@ from curate.recipe.sections import EngineConfig
 from curate.runtime.reporter import Silent
 from curate.tables.lineage import read
 from curate.tables.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text import prompts, steps
 
 ROWS = 8
@@ -46,7 +46,7 @@ def replayed(name="first"):
 
 
 def go(tmp_path, name, loaded, only=()):
-    workspace = Workspace.open(tmp_path / name)
+    workspace = Store.open(tmp_path / name)
     return workspace, pipeline.run(loaded, workspace, Silent(), only)
 
 
@@ -182,7 +182,7 @@ def graded_by(tmp_path, name, golds, engine, only=(), replace=(), completions=2)
         "shard": {},
     }
     (tmp_path / "graded.yaml").write_text(json.dumps(tree))
-    workspace = Workspace.open(tmp_path / name)
+    workspace = Store.open(tmp_path / name)
     pipeline.run(pipeline.load(tmp_path / "graded.yaml"), workspace, Silent(), only, frozenset(replace))
     return workspace
 

@@ -17,7 +17,7 @@ from curate.errors import UserError
 from curate.inspect import plan
 from curate.runtime.reporter import Silent
 from curate.tables.schema import COMPLETIONS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 pytest.importorskip("openai")
 
@@ -192,7 +192,7 @@ def recipe(folder: Path, url: str, samples: int = 2) -> Any:
 
 
 def test_labels_of_a_server_that_counts_no_tokens_say_so(server: Make, tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     pipeline.run(recipe(tmp_path, server(goes_on).url), workspace, Silent())
     for table, count in ((ROLLOUTS, 6), (COMPLETIONS, 6 * 2 * 2), (STEP_LABELS, 6 * 3)):
         rows = workspace.read(table).to_pylist()
@@ -212,7 +212,7 @@ def test_labels_of_a_server_that_counts_no_tokens_say_so(server: Make, tmp_path:
 
 
 def test_no_label_comes_of_a_server_that_starts_anew(server: Make, tmp_path: Path) -> None:
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     with pytest.raises(UserError, match="starts the answer anew"):
         pipeline.run(recipe(tmp_path, server(starts_anew).url), workspace, Silent())
     assert workspace.read(ROLLOUTS).num_rows == 6

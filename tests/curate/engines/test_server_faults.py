@@ -21,7 +21,7 @@ from curate.engines.server import endpoints
 from curate.recipe.sections import EngineConfig
 from curate.runtime.reporter import Silent
 from curate.tables.schema import ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 pytest.importorskip("openai")
 
@@ -317,7 +317,7 @@ def test_a_stage_behind_failing_servers_has_the_rows_of_a_sound_one(
         }
         path = tmp_path / "recipe.yaml"
         path.write_text(json.dumps(tree))
-        workspace = Workspace.open(tmp_path / name)
+        workspace = Store.open(tmp_path / name)
         ledgers = pipeline.run(pipeline.load(path), workspace, Silent())
         assert (ledgers["rollout"].out, ledgers["rollout"].failed) == (120, {})
         return workspace.read(ROLLOUTS).sort_by("rollout_id").to_pylist()

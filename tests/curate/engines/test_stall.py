@@ -11,7 +11,7 @@ from curate import pipeline
 from curate.errors import StalledError
 from curate.runtime.reporter import Silent
 from curate.tables.schema import COMPLETIONS, REJECTS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 ROWS = 12
 SECOND = 1 / 60
@@ -41,7 +41,7 @@ def recipe(tmp_path, **faults):
 
 
 def run(tmp_path, name, only=(), notes=None, **faults):
-    workspace = Workspace.open(tmp_path / name)
+    workspace = Store.open(tmp_path / name)
     pipeline.run(pipeline.load(recipe(tmp_path, **faults)), workspace, notes or Silent(), only)
     return workspace
 
@@ -65,7 +65,7 @@ def test_a_hang_that_a_restart_does_not_cure_ends_the_stage_and_loses_nothing(tm
     with pytest.raises(StalledError, match=r"not by a new engine either.*what is finished is kept.*stall_minutes"):
         run(tmp_path, "a", hang_rate=0.3)
     assert time.monotonic() - start < 20
-    workspace = Workspace.open(tmp_path / "a")
+    workspace = Store.open(tmp_path / "a")
     (state,) = workspace.root.glob("runs/*/stall-*.txt")
     text = state.read_text()
     assert "3 requests under way" in text and text.count("n=3, seed") == 3
@@ -80,9 +80,7 @@ def test_a_hang_that_a_restart_does_not_cure_ends_the_stage_and_loses_nothing(tm
 def test_what_was_finished_before_the_stand_is_not_asked_again(tmp_path):
     with pytest.raises(StalledError):
         run(tmp_path, "a", hang_rate=0.3)
-    ledger = pipeline.run(pipeline.load(recipe(tmp_path)), Workspace.open(tmp_path / "a"), Silent(), ["rollout"])[
-        "rollout"
-    ]
+    ledger = pipeline.run(pipeline.load(recipe(tmp_path)), Store.open(tmp_path / "a"), Silent(), ["rollout"])["rollout"]
     assert 0 < ledger.skipped < ROWS * 3
     assert ledger.out == ROWS * 3
 

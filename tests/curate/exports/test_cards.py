@@ -13,7 +13,7 @@ from curate.exports.run import ExportRequest
 from curate.runtime.reporter import Silent
 from curate.stages.ingest import imports
 from curate.stages.ingest.imports import ImportConfig
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 SECRET = "mallard"
 
@@ -44,7 +44,7 @@ def workspace(tmp_path_factory):
     recipe.write_text(yaml.safe_dump({"ingest": {"sources": sources}, "rollout": {"engine": engine}, "shard": {}}))
     at = folder / "w"
     assert CliRunner().invoke(app, ["ingest", str(recipe), "-w", str(at)], catch_exceptions=False).exit_code == 0
-    place = Workspace.open(at)
+    place = Store.open(at)
     for name, policy, count in (("first", "owl-7b", 3), ("second", None, 2)):
         rows = [{"n": f"s{n}", "said": f"{name}: {n + 4}\n\nAnswer: {n + 4}"} for n in range(count)]
         file = lines(f"{name}.jsonl", rows)

@@ -19,7 +19,7 @@ from curate.exports.run import ExportRequest
 from curate.recipe import shipped
 from curate.runtime.reporter import Silent
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text.prompts import problem_text
 
 
@@ -52,7 +52,7 @@ def ingest(tmp_path, *sources, shard=False):
     """A new workspace of these sources, the ledger, and what was said."""
     recipe = tmp_path / "back.yaml"
     recipe.write_text(yaml.safe_dump({"ingest": {"sources": list(sources)}} | ({"shard": {}} if shard else {})))
-    place, notes = Workspace.open(tmp_path / "back"), Notes()
+    place, notes = Store.open(tmp_path / "back"), Notes()
     return place, pipeline.run(pipeline.load(recipe), place, notes)["ingest"], notes.said
 
 
@@ -302,7 +302,7 @@ def test_the_recipe_of_dreamprm_reads_a_copy_of_its_files(tmp_path):
     (tmp_path / "data" / "train.json").write_text(json.dumps([row]))
     meta = [each | {"image_path": "dataset/m.png"} for each in released(1, 1, 1, 1)]
     (tmp_path / "data" / "meta.json").write_text(json.dumps(meta))
-    place = Workspace.open(tmp_path / "w")
+    place = Store.open(tmp_path / "w")
     ledger = pipeline.run(pipeline.load(shipped.folder() / "dreamprm.yaml", (), tmp_path), place, Silent())["ingest"]
     assert (ledger.taken, ledger.out, ledger.duplicate) == (3, 2, 1)
     (label,) = place.read(STEP_LABELS).to_pylist()

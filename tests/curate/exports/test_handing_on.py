@@ -26,7 +26,7 @@ from curate.models.torch_companions import mend
 from curate.runtime import hubs
 from curate.runtime.reporter import Silent
 from curate.seeds import content_hash, shard_of
-from curate.tables.store import DEFAULT_SHARDS, Workspace
+from curate.tables.store import DEFAULT_SHARDS, Store
 from curate.text.prompts import problem_text
 
 # What every format takes, and the reasons for what none does.
@@ -348,7 +348,7 @@ def test_nothing_to_export_is_an_error_with_reasons(export, tmp_path):
         export("datasets", domains=["fre/train"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="no rollouts; run"):
-        exports.run(ExportRequest("trl"), tmp_path / "o", Workspace.open(tmp_path / "w"), Silent())
+        exports.run(ExportRequest("trl"), tmp_path / "o", Store.open(tmp_path / "w"), Silent())
 
 
 class Recorder:

@@ -9,7 +9,7 @@ from curate import pipeline
 from curate.cli.app import app
 from curate.runtime.reporter import Silent
 from curate.tables.schema import COMPLETIONS, DROPS, JUDGEMENTS, PROBLEMS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 ROWS, META = 30, 10
 
@@ -36,7 +36,7 @@ def recipe(tmp_path):
     }
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(tree))
-    pipeline.run(pipeline.load(path), Workspace.open(tmp_path / "w"), Silent(), ["ingest"])
+    pipeline.run(pipeline.load(path), Store.open(tmp_path / "w"), Silent(), ["ingest"])
     return path
 
 
@@ -68,7 +68,7 @@ def test_without_anything_measured_there_are_counts_and_a_bound(recipe):
 
 def test_a_pilot_is_kept_and_its_estimate_holds(recipe):
     made = json.loads(plan(recipe, "--json", "--pilot", "10"))
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     kept = workspace.read(ROLLOUTS).num_rows
     assert kept == made["measured_on"] == 3 * 10 * 4
     assert made["hours"] == pytest.approx(made["gpu_hours"])
@@ -97,7 +97,7 @@ def test_a_pilot_tries_labels_too_and_keeps_none_of_their_completions(recipe):
     hard = {"mode": "hard", "completions": 16}
     recipe.write_text(json.dumps(tree | {"label": hard}))
     made = json.loads(plan(recipe, "--json", "--pilot", "15"))
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     assert workspace.read(COMPLETIONS).num_rows == 0
     assert not workspace.staging(COMPLETIONS).folder.exists()
     assert made["label_tokens_per_second"] > 0
@@ -114,7 +114,7 @@ def test_a_pilot_tries_labels_too_and_keeps_none_of_their_completions(recipe):
 
 def test_a_plan_of_labels_for_rollouts_that_are_there_is_what_a_run_draws(recipe):
     """Also of a part that another rule has drawn, and of votes."""
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     tree = json.loads(recipe.read_text())
     judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1}, "samples": 2}
 
@@ -138,7 +138,7 @@ def test_a_plan_of_labels_for_rollouts_that_are_there_is_what_a_run_draws(recipe
 @pytest.mark.parametrize("mode", [{"mode": "hard", "completions": 12}, {"mode": "legacy", "completions": 9}])
 def test_a_rule_that_stops_early_is_planned_at_its_most_after_another(recipe, mode):
     """What the other drew says little about prefixes that it could not decide."""
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     tree = json.loads(recipe.read_text()) | {"label": {"mode": "exact", "completions": 3}}
     recipe.write_text(json.dumps(tree))
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["rollout", "label"])
@@ -156,7 +156,7 @@ def test_a_rule_that_stops_early_is_planned_at_its_most_after_another(recipe, mo
 def test_a_budget_of_tokens_is_what_labels_are_planned_to_take(recipe, pilot):
     """Before all rollouts are there, and when they are; less where every prefix has the most that it may have."""
     tree = json.loads(recipe.read_text())
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     if not pilot:
         pipeline.run(pipeline.load(recipe), workspace, Silent(), ["rollout"])
 
@@ -177,7 +177,7 @@ def test_a_budget_of_tokens_is_what_labels_are_planned_to_take(recipe, pilot):
 
 def test_a_problem_that_is_dropped_costs_nothing(recipe):
     """Its rollouts are there, and get neither completions nor votes."""
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1}}
     recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"judge": judge}))
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["rollout"])
@@ -201,7 +201,7 @@ def test_a_run_spends_its_budget_however_many_rollouts_a_problem_has(recipe, sam
     tree["rollout"]["samples"] = samples
     tree["label"] = {"budget_tokens": 10_000 * samples, "max_completions": 8}
     recipe.write_text(json.dumps(tree))
-    workspace = Workspace.open(recipe.parent / "w")
+    workspace = Store.open(recipe.parent / "w")
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["rollout"])
     planned = sum(line["label_tokens"] for line in json.loads(plan(recipe, "--json"))["lines"])
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["label"])

@@ -12,7 +12,7 @@ from curate.cli.app import app
 from curate.errors import UserError
 from curate.inspect import profile, profile_page
 from curate.runtime.reporter import Silent
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 NASTY = "<script>window.pwned = 1</script> & <img src=x onerror=alert(1)>"
 
@@ -43,7 +43,7 @@ def workspace(tmp_path):
     ]
     tree = {"name": "t", "ingest": {"sources": sources}, "dedup": {}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
-    place = Workspace.open(tmp_path / "w")
+    place = Store.open(tmp_path / "w")
     pipeline.run(pipeline.load(tmp_path / "recipe.yaml"), place, Silent())
     return place
 
@@ -91,4 +91,4 @@ def test_the_command_writes_both_and_prints_a_table(workspace):
 
 def test_an_empty_workspace_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="curate ingest"):
-        profile.build(Workspace.open(tmp_path / "w"))
+        profile.build(Store.open(tmp_path / "w"))

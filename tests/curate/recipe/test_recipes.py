@@ -16,7 +16,7 @@ from curate.errors import UserError
 from curate.recipe import shipped
 from curate.runtime.reporter import Silent
 from curate.tables.schema import IMAGES, PROBLEMS, REJECTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 def jpeg(shade: int) -> bytes:
@@ -372,7 +372,7 @@ def test_a_published_copy_goes_in_row_by_row(tmp_path, name):
     assert (source.split, source.config) == (copy.split, copy.config)
     publish(tmp_path / "data" / source.dataset, copy)
     recipe = pipeline.load(shipped.folder() / f"{name}.yaml", (), tmp_path / "data")
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(recipe, workspace, Silent())["ingest"]
     assert ledger.adds_up()
     assert ledger.taken == len(copy.expected)
@@ -420,7 +420,7 @@ def test_mmpr_covers_fifteen_domains_with_one_format(tmp_path):
         # A row of text only has no image at all, among others that have.
         lines += [{**plain, "question": "Another?"}] if "image" not in lines[0] else []
         (tmp_path / source.path).write_text("".join(json.dumps(one) + "\n" for one in lines))
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(recipe, workspace, Silent())["ingest"]
     assert (ledger.taken, ledger.out, ledger.rejected) == (16, 15, {"image-missing": 1})
     rows = workspace.read(PROBLEMS).to_pylist()
@@ -436,7 +436,7 @@ def test_ids_that_moved_are_found_under_their_old_name(tmp_path):
     source = source_of("mmmu")
     publish(tmp_path / source.fallbacks[0], COPIES["mmmu"])
     recipe = pipeline.load(shipped.find(shipped.folder() / "mmmu.yaml"), (), tmp_path)
-    assert pipeline.run(recipe, Workspace.open(tmp_path / "w"), Silent())["ingest"].out == 3
+    assert pipeline.run(recipe, Store.open(tmp_path / "w"), Silent())["ingest"].out == 3
 
 
 def curate(*words: object):
@@ -458,7 +458,7 @@ def test_commands_take_recipes_by_name_and_several_at_once(tmp_path):
     assert "no such source" in str(refused.exception)
     one = curate("ingest", "chartqa", "--data", tmp_path / "data", "-w", tmp_path / "v", "--sample-id", "3")
     assert "1 rows in = 1 out" in one.output
-    assert Workspace.open(tmp_path / "v").read(PROBLEMS)["question"].to_pylist() == ["Which colour?"]
+    assert Store.open(tmp_path / "v").read(PROBLEMS)["question"].to_pylist() == ["Which colour?"]
 
 
 def test_a_dry_run_shows_the_first_row_and_its_prompt_and_writes_nothing(tmp_path):

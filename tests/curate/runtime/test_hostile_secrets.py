@@ -13,7 +13,7 @@ from curate.errors import RowError, UserError, guarded, redacted
 from curate.runtime import progress
 from curate.tables import lineage
 from curate.tables.schema import STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 KEY = "correcthorse"
 TOKEN = "hf_" + "Ab3" * 11
@@ -78,7 +78,7 @@ def test_what_is_written_of_a_run_has_none(tmp_path, monkeypatch):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"rollout: {{engine: {{kind: server, model: m, urls: ['{address}']}}}}")
     monkeypatch.setattr("sys.argv", ["curate", "run", "--set", f"rollout.engine.urls=[{address}]"])
-    place = Workspace.open(tmp_path / "w")
+    place = Store.open(tmp_path / "w")
     folder = pipeline.save_run(pipeline.load(path), place)
     lineage.write(place.partition(STEP_SCORES, "x"), "score", {"dataset": address}, {"url": address})
     written = [file.read_text() for file in place.root.rglob("*") if file.is_file()]

@@ -24,7 +24,7 @@ from curate.cli.look import _table
 from curate.errors import UserError, guarded, printable
 from curate.runtime import progress
 from curate.tables.schema import PROBLEMS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 EVIL = "\x1b[31mred\x1b]0;title\x07 [red]mark[/] [/closing] \x9b2J \u202eback \r:smile: \ud800"
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -83,7 +83,7 @@ def test_show_shows_a_hostile_problem(tmp_path):
         }
 
     evil = EVIL.replace("\ud800", "")
-    place = Workspace.open(tmp_path / "w")
+    place = Store.open(tmp_path / "w")
     given = {"problem_id": "a" * 32, "domain": evil, "question": evil, "choices": [evil, "b"], "role": "train"}
     place.partition(PROBLEMS, "s").commit_all([row(PROBLEMS, answer=evil, answer_type="text", source="s", **given)])
     chain = {"rollout_id": "b" * 32, "steps": [evil, "two"], "answer": evil, "outcome": False, "outcome_rule": "x"}

@@ -17,7 +17,7 @@ from PIL import Image
 
 from curate.tables import lineage
 from curate.tables.schema import IMAGES, PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 CARD = """---
 license: mit
@@ -126,7 +126,7 @@ def test_a_dataset_comes_in_by_its_id(hub, tmp_path):
         assert each["columns"] == {"question": "problem", "answer": "answer", "choices": "options", "image": "figure"}
     assert "How many dots does image 0 show?" in told[1][1]
     assert json.loads(told[2][1])["ingest"]["out"] == 9
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     problems = {row["question"]: row for row in workspace.read(PROBLEMS).to_pylist()}
     images = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     for number in [*range(7), 20, 21]:
@@ -154,7 +154,7 @@ def test_what_was_really_read_is_in_lineage_and_card(hub, tmp_path):
     )
     assert [code for code, *_ in told] == [0, 0, 0], told
     commit = hub.repos["datasets", "them/dots"].commits[-1][0]
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     assert {row["revision"] for row in workspace.read(PROBLEMS).to_pylist()} == {commit}
     read = {"source": "dots", "dataset": "them/dots", "revision": commit}
     assert lineage.read(workspace.partition(PROBLEMS, "dots"))["inputs"] == read

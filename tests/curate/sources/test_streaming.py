@@ -16,7 +16,7 @@ from curate.stages.base import Unit, run_units
 from curate.stages.label import families, labels
 from curate.stages.stored_images import StoredImages
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import CommittedFiles, Workspace, Writer
+from curate.tables.store import CommittedFiles, Store, Writer
 
 
 def recipe(tmp_path, rows=20):
@@ -32,7 +32,7 @@ def recipe(tmp_path, rows=20):
 
 
 def test_a_long_journal_is_committed_before_its_shard_is_done(tmp_path, monkeypatch):
-    whole, pieces = Workspace.open(tmp_path / "a"), Workspace.open(tmp_path / "b")
+    whole, pieces = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
     pipeline.run(recipe(tmp_path), whole, Silent())
     monkeypatch.setattr(base, "JOURNAL_ROWS", 2)
     longest, append = 0, base.Journal.append
@@ -52,7 +52,7 @@ def test_a_long_journal_is_committed_before_its_shard_is_done(tmp_path, monkeypa
 
 
 def test_units_are_taken_only_as_they_are_needed(tmp_path):
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     partition = workspace.partition(ROLLOUTS)
     taken = finished = ahead = 0
 
@@ -82,7 +82,7 @@ async def _slow(unit):
 
 
 def test_images_come_right_in_any_order_and_from_little_memory(tmp_path):
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     pipeline.run(recipe(tmp_path), workspace, Silent(), ["ingest"])
     problems = workspace.read(PROBLEMS).to_pylist()
     stored = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
@@ -99,7 +99,7 @@ def test_images_come_right_in_any_order_and_from_little_memory(tmp_path):
 def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):
     from curate.stages.rollout import RolloutWork
 
-    loaded, workspace = recipe(tmp_path), Workspace.open(tmp_path / "w")
+    loaded, workspace = recipe(tmp_path), Store.open(tmp_path / "w")
     pipeline.run(loaded, workspace, Silent(), ["ingest"])
     config = loaded.section("rollout")
 
@@ -123,7 +123,7 @@ def rows(workspace, *tables):
 
 @pytest.mark.parametrize("label", [{}, {"budget_tokens": 20_000}, {"mode": "hard", "rollouts": 1}], ids=str)
 def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, monkeypatch, label):
-    whole, pieces = Workspace.open(tmp_path / "a"), Workspace.open(tmp_path / "b")
+    whole, pieces = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
     ledgers = pipeline.run(label_recipe(tmp_path, **label), whole, Silent())
     # Other files, too: the last bits of the sizes' common factor must not depend on those.
     monkeypatch.setattr(base, "JOURNAL_ROWS", 2)
@@ -145,7 +145,7 @@ def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, m
 
 
 def test_labels_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     pipeline.run(label_recipe(tmp_path, mode="exact", completions=3), workspace, Silent())
     before = rows(workspace, STEP_LABELS)
     commit, fewer = Writer.commit, label_recipe(tmp_path, mode="exact", completions=2)

@@ -18,7 +18,7 @@ from curate.runtime.reporter import Silent
 from curate.stages import rollout, shard
 from curate.stages.base import Unit
 from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 ROWS = 12
 
@@ -39,7 +39,7 @@ def recipe(faults=None, samples=3, **sections):
 
 @pytest.fixture
 def run(tmp_path):
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
 
     def go(tree, only=(), replace=()):
         path = tmp_path / "recipe.yaml"
@@ -105,7 +105,7 @@ def test_a_failed_request_is_a_reject_and_owed_again_never_a_wrong_answer(run, f
 def test_more_failures_than_the_budget_allows_keep_what_is_done_and_say_so(run, tmp_path):
     with pytest.raises(BudgetError, match="above the error budget of 2%"):
         run(recipe({"reject_rate": 0.4}, rollout={"error_budget": 0.02}), ["ingest", "rollout"])
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     assert 0 < workspace.read(ROLLOUTS).num_rows < ROWS * 3
     assert rejects(workspace, "rollout")
 

@@ -21,7 +21,7 @@ from curate.runtime.reporter import Silent
 from curate.sources.fields.rollouts import chains
 from curate.stages.rollout import RolloutWork
 from curate.tables.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 def png(shade: int) -> bytes:
@@ -248,7 +248,7 @@ def test_text_sets_go_in_through_datasets(tmp_path, name):
     rows, split, expected, left, unique = PARQUET[name]
     recipe = pipeline.load(shipped.folder() / f"{name}.yaml", (), tmp_path)
     publish(tmp_path / recipe.section("ingest").sources[0].dataset, rows, split)
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(recipe, workspace, Silent())["ingest"]
     assert found(workspace) == expected
     assert (ledger.taken, ledger.out) == (len(rows), unique)
@@ -282,7 +282,7 @@ def test_processbench_goes_in_from_its_four_json_files(tmp_path):
     (folder / "README.md").write_text(
         f"---\n{yaml.safe_dump({'configs': [{'config_name': 'default', 'data_files': files}]})}---\n"
     )
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(recipe, workspace, Silent())["ingest"]
     assert (ledger.taken, ledger.out, ledger.rejected) == (8, 7, {"unusable-label": 1})
     wrong = {(f"{name}: 1+1?", False, "3", (1.0, 0.0, None)) for name in names}
@@ -304,7 +304,7 @@ def test_visualprocessbench_goes_in_from_its_file_and_images(tmp_path):
         base | {"response": {"steps": ["Bad."], "process_correctness": [1, 1]}, "data_source": "MMMU"},
     ]  # fmt: skip
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(
         pipeline.load(shipped.folder() / "visualprocessbench.yaml", (), tmp_path), workspace, Silent()
     )
@@ -348,7 +348,7 @@ def test_visualprm_covers_fifteen_domains_with_one_format(tmp_path, name):
         # Shards have columns that others lack; here the second row is text only.
         lines = [row, {key: value for key, value in (row | {"tikz": "x"}).items() if key != "image"}]
         (tmp_path / source.path).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     ledger = pipeline.run(recipe, workspace, Silent())["ingest"]
     assert (ledger.taken, ledger.out) == (30, 30)
     rollouts = workspace.read(ROLLOUTS).to_pylist()
@@ -400,7 +400,7 @@ SECTIONS = {
 
 
 def test_chains_pass_by_rollout_and_label_into_examples(tmp_path):
-    recipe, workspace = recipe_of(tmp_path, **SECTIONS), Workspace.open(tmp_path / "w")
+    recipe, workspace = recipe_of(tmp_path, **SECTIONS), Store.open(tmp_path / "w")
     ledgers = pipeline.run(recipe, workspace, Silent())
     assert (ledgers["ingest"].out, ledgers["rollout"].out) == (16, 8)
     assert ledgers["shard"].taken == 8 + 12
@@ -416,7 +416,7 @@ def test_chains_pass_by_rollout_and_label_into_examples(tmp_path):
 
 
 def test_only_chains_is_one_sentence_for_rollout(tmp_path):
-    recipe, workspace = recipe_of(tmp_path, **SECTIONS), Workspace.open(tmp_path / "w")
+    recipe, workspace = recipe_of(tmp_path, **SECTIONS), Store.open(tmp_path / "w")
     sources = recipe.section("ingest").sources
     only = recipe.section("ingest").model_copy(update={"sources": sources[:1]})
     recipe.sections["ingest"] = only
@@ -425,7 +425,7 @@ def test_only_chains_is_one_sentence_for_rollout(tmp_path):
 
 
 def test_a_chain_of_a_problem_that_is_there_joins_it(tmp_path):
-    recipe, workspace = recipe_of(tmp_path), Workspace.open(tmp_path / "w")
+    recipe, workspace = recipe_of(tmp_path), Store.open(tmp_path / "w")
     (tmp_path / "plain.jsonl").write_text(json.dumps({"question": "How much is 0 + 1?", "answer": "1"}) + "\n")
     plain = {"kind": "files", "name": "plain", "domain": "sums", "path": "plain.jsonl"}
     (tmp_path / "first.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [plain]}}))
@@ -443,7 +443,7 @@ def test_replaced_sources_take_their_chains_along_and_resume_adds_nothing_twice(
     from curate.stages.ingest import ingest
 
     monkeypatch.setattr(ingest, "CHUNK", 5)
-    recipe, workspace = recipe_of(tmp_path), Workspace.open(tmp_path / "w")
+    recipe, workspace = recipe_of(tmp_path), Store.open(tmp_path / "w")
     calls = 0
     honest = ingest._Sink.take
 

@@ -16,7 +16,7 @@ from curate.stages import generation
 from curate.stages.ingest import imports
 from curate.stages.ingest.imports import ImportConfig
 from curate.tables.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 PROBLEM_ROWS = [
     {"n": "a", "question": "1 + 1?", "answer": "2"},
@@ -40,7 +40,7 @@ def workspace(tmp_path):
     for source in sources:
         recipe = tmp_path / f"{source['name']}.yaml"
         recipe.write_text(yaml.safe_dump({"ingest": {"sources": [source]}, "shard": {}}))
-    place = Workspace.open(tmp_path / "w")
+    place = Store.open(tmp_path / "w")
     pipeline.run(pipeline.load(tmp_path / "named.yaml"), place, Silent(), ["ingest"])
     return place
 
@@ -118,7 +118,7 @@ def test_sample_logs_of_lmms_eval(tmp_path):
     source = {"kind": "files", "name": "sums", "path": "p.jsonl", "columns": {"choices": "choices"}}
     lines(tmp_path / "p.jsonl", *PROBLEM_ROWS)
     (tmp_path / "r.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}))
-    workspace, recipe = Workspace.open(tmp_path / "w"), pipeline.load(tmp_path / "r.yaml")
+    workspace, recipe = Store.open(tmp_path / "w"), pipeline.load(tmp_path / "r.yaml")
     pipeline.run(recipe, workspace, Silent())
     ledger = imports.run(ImportConfig(file=file), workspace, recipe.section("ingest"))
     assert (ledger.taken, ledger.out) == (7, 3)

@@ -22,8 +22,8 @@ from curate.stages.ingest.imports import ImportConfig
 from curate.tables import lineage
 from curate.tables.sample_indices import lowest_free
 from curate.tables.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES, TABLES
-from curate.tables.store import Partition, Workspace
-from prm.evaluate import select
+from curate.tables.store import Partition, Store
+from prm.scoring import select
 from prm.sections import SelectConfig
 
 TEXTS = [
@@ -106,7 +106,7 @@ def responses(path, rows, texts):
 def bank(tmp_path_factory):
     """Row of the dials -> texts of the simulated model, which can go on from any step of them; no two alike first."""
     folder = tmp_path_factory.mktemp("bank")
-    workspace, tree = Workspace.open(folder / "w"), yaml.safe_load(world(folder, 24).read_text())
+    workspace, tree = Store.open(folder / "w"), yaml.safe_load(world(folder, 24).read_text())
     recipe = folder / "bank.yaml"
     recipe.write_text(yaml.safe_dump(tree | {"seed": 77}))
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["ingest", "rollout"])
@@ -122,9 +122,9 @@ def some(bank, path, rows, start, stop):
 
 
 def test_generated_imported_and_given_rollouts_share_one_row_of_indices(tmp_path):
-    workspace, recipe = Workspace.open(tmp_path / "w"), pipeline.load(world(tmp_path))
+    workspace, recipe = Store.open(tmp_path / "w"), pipeline.load(world(tmp_path))
     pipeline.run(recipe, workspace, Silent(), ["ingest"])
-    alone = Workspace.open(tmp_path / "alone")
+    alone = Store.open(tmp_path / "alone")
     pipeline.run(recipe, alone, Silent(), ["ingest", "rollout"])
     names = sorted({row["source_row"] for row in workspace.read(TABLES["problems"]).to_pylist()})
     imported(workspace, responses(tmp_path / "a.jsonl", names[:4], TEXTS), policy="a")
@@ -164,7 +164,7 @@ def test_chains_of_two_sources_and_an_import_share_one_row_of_indices(tmp_path):
         lines(tmp_path / f"{name}.jsonl", *part)
         source = {"kind": "files", "name": name, "path": f"{name}.jsonl", "chain": {"steps": "steps"}, "domain": "d"}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"ingest": {"sources": [source]}}))
-        workspace = workspace or Workspace.open(tmp_path / "w")
+        workspace = workspace or Store.open(tmp_path / "w")
         pipeline.run(pipeline.load(tmp_path / f"{name}.yaml"), workspace, Silent())
     file = lines(tmp_path / "r.jsonl", {"q": "1", "t": TEXTS[0]}, {"q": "1", "t": TEXTS[1]})
     imported(workspace, file, source="one")
@@ -211,14 +211,14 @@ def whole(tmp_path, made_whole):
 
 
 def copied(workspace, place):
-    return Workspace.open(Path(shutil.copytree(workspace.root, place)))
+    return Store.open(Path(shutil.copytree(workspace.root, place)))
 
 
 @pytest.fixture(scope="module")
 def made_whole(tmp_path_factory, bank):
     """A workspace where two imports and generated rollouts went through every stage, scores and judgements too."""
     folder = tmp_path_factory.mktemp("whole")
-    workspace, path = Workspace.open(folder / "w"), world(folder)
+    workspace, path = Store.open(folder / "w"), world(folder)
     tree = yaml.safe_load(path.read_text())
     judge = {"engine": {"kind": "simulated", "model": "judge"}, "sampling": {"temperature": 1.0}, "samples": 1}
     path.write_text(yaml.safe_dump(tree | {"judge": judge, "shard": {"harvest": 0.5}}))
@@ -377,7 +377,7 @@ def plan(folder, recipe, *words):
 
 
 def test_a_plan_knows_what_was_imported(tmp_path, bank):
-    workspace, recipe = Workspace.open(tmp_path / "w"), world(tmp_path, samples=3)
+    workspace, recipe = Store.open(tmp_path / "w"), world(tmp_path, samples=3)
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["ingest"])
     imported(workspace, some(bank, tmp_path / "a.jsonl", sorted(bank), 0, 3), policy="a")
     prefixes = sum(len(row["steps"]) - 1 for row in rollouts(workspace).values())

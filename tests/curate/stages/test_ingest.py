@@ -18,7 +18,7 @@ from curate.runtime.durable import sealed, unsealed
 from curate.runtime.reporter import Silent
 from curate.tables import catalog
 from curate.tables.schema import IMAGES, PROBLEMS, REJECTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 def image(colour="red", size=(40, 30), kind="PNG", **how) -> bytes:
@@ -57,7 +57,7 @@ def ingest(place, sources, replace=(), workspace="w"):
     tree = {"name": "t", "ingest": {"sources": sources}}
     recipe = place / "recipe.yaml"
     recipe.write_text(json.dumps(tree))
-    target = Workspace.open(place / workspace)
+    target = Store.open(place / workspace)
     ledgers = pipeline.run(pipeline.load(recipe), target, Silent(), ["ingest"], frozenset(replace))
     return target, ledgers["ingest"]
 
@@ -294,7 +294,7 @@ def said(place, **source):
     tree = {"name": "t", "ingest": {"sources": [{"kind": "files", "name": "s", **source}]}}
     (place / "recipe.yaml").write_text(json.dumps(tree))
     reporter = Noting()
-    target = Workspace.open(place / "noted")
+    target = Store.open(place / "noted")
     ledgers = pipeline.run(pipeline.load(place / "recipe.yaml"), target, reporter, ["ingest"], frozenset({"s"}))
     return ledgers["ingest"], reporter.said
 

@@ -13,9 +13,9 @@ from curate.errors import BudgetError, UserError
 from curate.runtime.reporter import Silent
 from curate.stages.judge import judgement
 from curate.tables.schema import EXAMPLES, JUDGEMENTS, REJECTS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from curate.text import prompts
-from prm.report import exclusions
+from prm.reporting import exclusions
 
 WORLD = "decisive"
 
@@ -32,7 +32,7 @@ class Told(Silent):
 
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace.open(tmp_path / "w")
+    return Store.open(tmp_path / "w")
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_again_asks_nothing_and_more_votes_and_rollouts_add_only_what_is_missing
     assert second.items() <= third.items()
     assert len({row["seed"] for row in third.values()}) == len(third) == 36 * 3
     # The same votes however they were shared out over requests.
-    straight = Workspace.open(tmp_path / "straight")
+    straight = Store.open(tmp_path / "straight")
     run(judge=warm | {"samples": 3}, tables=straight)
     assert judgements(straight) == third
 

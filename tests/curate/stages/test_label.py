@@ -15,7 +15,7 @@ from curate.runtime.reporter import Silent
 from curate.stages.label import label, labels, rules
 from curate.stages.label.families import Families
 from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLLOUTS, STEP_LABELS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 # The simulated engine's worlds go by the prompt.
 PROMPT = "{question}"
@@ -49,7 +49,7 @@ def run(path, workspace, only=()):
 
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace.open(tmp_path / "w")
+    return Store.open(tmp_path / "w")
 
 
 def truth(workspace, world):
@@ -101,7 +101,7 @@ def test_again_generates_nothing_and_a_second_mode_adds_only_what_it_needs(tmp_p
     assert {row["mode"] for row in labelled} == {"exact"}
     assert {row["m"] for row in labelled} == {0, 8}
     # The same completions however they were shared out over requests.
-    other = Workspace.open(tmp_path / "other")
+    other = Store.open(tmp_path / "other")
     run(recipe(tmp_path, label={"mode": "exact", "completions": 8}), other)
     texts = {(row["rollout_id"], row["step_index"], row["sample_index"]): row["text"] for row in rows}
     straight = other.read(COMPLETIONS).to_pylist()
@@ -112,7 +112,7 @@ def test_hard_labels_are_those_of_all_draws_for_a_part_of_them(tmp_path, workspa
     run(recipe(tmp_path, label={"mode": "hard", "completions": 8}), workspace)
     hard = {(row["rollout_id"], row["step_index"]): row["value"] for row in workspace.read(STEP_LABELS).to_pylist()}
     spent = workspace.read(COMPLETIONS).num_rows
-    other = Workspace.open(tmp_path / "other")
+    other = Store.open(tmp_path / "other")
     run(recipe(tmp_path, label={"mode": "exact", "completions": 8}), other)
     naive = {
         (row["rollout_id"], row["step_index"]): row["value"] if row["m"] == 0 else float(row["k"] > 0)
@@ -132,7 +132,7 @@ def test_relabelling_generates_nothing_and_gives_what_generating_would_have_give
             app, ["relabel", str(full), "-w", str(tmp_path / "w"), "--mode", mode, "--completions", str(count)]
         )
         assert result.exit_code == 0, result.output
-        other = Workspace.open(tmp_path / mode)
+        other = Store.open(tmp_path / mode)
         run(recipe(tmp_path, label={"mode": mode, "completions": count}, **sizes), other)
         run(recipe(tmp_path, label={"mode": "exact", "completions": 10}, **sizes), workspace, ["ingest"])
         ours, theirs = (
@@ -181,7 +181,7 @@ def test_problems_added_later_change_no_size_of_the_others(tmp_path, workspace):
     more = tmp_path / "more"
     more.mkdir()
     path = recipe(more, problems=24)
-    workspace_too = Workspace.open(tmp_path / "w")
+    workspace_too = Store.open(tmp_path / "w")
     pipeline.run(pipeline.load(path), workspace_too, Silent(), ["ingest"], frozenset({"rows"}))
     run(path, workspace_too, ["rollout", "label"])
     after = {(row["rollout_id"], row["step_index"]): row["m"] for row in workspace.read(STEP_LABELS).to_pylist()}
@@ -201,7 +201,7 @@ def test_imported_rollouts_take_exact_labels_and_are_never_pooled(tmp_path, work
     foreign.write_text(
         "".join(json.dumps({"id": source[row["problem_id"]], "text": row["text"]}) + "\n" for row in texts)
     )
-    other = Workspace.open(tmp_path / "other")
+    other = Store.open(tmp_path / "other")
     run(path, other, ["ingest"])
     done = CliRunner().invoke(
         app,

@@ -14,7 +14,7 @@ from curate.runtime.reporter import Silent
 from curate.stages import overlap
 from curate.stages.rollout import RolloutWork
 from curate.tables.schema import DROPS, PROBLEMS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 def to_roll_out(workspace, roles):
@@ -64,7 +64,7 @@ def run(place, sources, **sections):
              "columns": {"image": "image", "choices": "choices"}}
         )  # fmt: skip
     (place / "recipe.yaml").write_text(json.dumps(tree))
-    workspace = Workspace.open(place / "w")
+    workspace = Store.open(place / "w")
     ledgers = pipeline.run(pipeline.load(place / "recipe.yaml"), workspace, Silent(), [n for n in tree if n != "name"])
     questions = {row["problem_id"]: row["question"] for row in workspace.read(PROBLEMS).to_pylist()}
     drops = {
@@ -152,7 +152,7 @@ def test_chains_without_gold_answers_are_compared_by_what_is_asked(place):
     (place / "r.yaml").write_text(
         json.dumps({"name": "t", "ingest": {"sources": sources}, "dedup": {}, "decontaminate": {}, "shard": {}})
     )
-    workspace = Workspace.open(place / "w")
+    workspace = Store.open(place / "w")
     ledgers = pipeline.run(pipeline.load(place / "r.yaml"), workspace, Silent())
     (row,) = workspace.read(DROPS).to_pylist()
     # The one that has a gold answer stays.
@@ -169,7 +169,7 @@ def test_the_same_row_with_another_gold_answer_is_a_contradiction_when_it_comes_
 def test_duplicates_within_domains_only(place):
     sources = {"train-a": [problem("Q?", image="0.png")], "train-b": [problem("Q?", image="0-again.jpg")]}
     assert run(place, sources, dedup={"across": False})[2] == set()
-    workspace = Workspace.open(place / "w")
+    workspace = Store.open(place / "w")
     pipeline.run(pipeline.load(place / "recipe.yaml", ["dedup.across=true"]), workspace, Silent(), ["dedup"])
     assert workspace.read(DROPS).num_rows == 1
     pipeline.run(pipeline.load(place / "recipe.yaml"), workspace, Silent(), ["dedup"])
@@ -208,7 +208,7 @@ def test_a_template_is_no_overlap_where_images_differ(place):
         "train-a": [problem(ask, "8", image="2.png"), problem(ask, "6", image="3.png"), problem(ask, "3", "0-hue.png")],
     }
     assert run(place, sources, decontaminate={})[2] == set()
-    workspace = Workspace.open(place / "w")
+    workspace = Store.open(place / "w")
     changed = pipeline.load(place / "recipe.yaml", ["decontaminate.other_images=true"])
     ledgers = pipeline.run(changed, workspace, Silent(), ["decontaminate"])
     # Only where the answers agree.
@@ -250,4 +250,4 @@ def test_a_workspace_where_all_is_dropped_says_so(place):
     with pytest.raises(UserError, match="all were dropped"):
         to_roll_out(workspace, ["train"])
     with pytest.raises(UserError, match="curate ingest"):
-        pipeline.run(pipeline.load(place / "recipe.yaml"), Workspace.open(place / "empty"), Silent(), ["decontaminate"])
+        pipeline.run(pipeline.load(place / "recipe.yaml"), Store.open(place / "empty"), Silent(), ["decontaminate"])

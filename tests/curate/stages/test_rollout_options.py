@@ -13,7 +13,7 @@ from curate.seeds import shard_of
 from curate.stages import generation
 from curate.tables.lineage import read
 from curate.tables.schema import PROBLEMS, ROLLOUTS
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 ROWS = 6
 RECIPE = {
@@ -48,7 +48,7 @@ def rollout(tmp_path):
 
 @pytest.fixture
 def workspace(rollout, tmp_path):
-    return Workspace.open(tmp_path / "w")
+    return Store.open(tmp_path / "w")
 
 
 def rollouts(workspace):

@@ -18,7 +18,7 @@ from curate.cli.app import app
 from curate.errors import UserError
 from curate.tables import catalog
 from curate.tables.schema import STEP_SCORES
-from curate.tables.store import Workspace, Writer
+from curate.tables.store import Store, Writer
 
 CROSS = "SELECT count(*) FROM range(10000000) a, range(1000000) b"
 
@@ -26,7 +26,7 @@ CROSS = "SELECT count(*) FROM range(10000000) a, range(1000000) b"
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     """One table with rows, and a secret beside the workspace."""
-    place = Workspace.open(tmp_path_factory.mktemp("sql") / "w")
+    place = Store.open(tmp_path_factory.mktemp("sql") / "w")
     (place.root.parent / "secret.csv").write_text("password\nsesame\n")
     kinds = {"string": "x", "int": 1, "float": 0.5, "double": 0.5}
     row = {}
@@ -205,7 +205,7 @@ INTERRUPTED = """
 import os, signal, sys, threading
 from pathlib import Path
 from curate.tables import catalog
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 def slow(connection, workspace):
     threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -215,7 +215,7 @@ catalog._define = slow
 for step in range(20):
     delay = step / 100
     try:
-        catalog.write(Workspace.open(Path(sys.argv[1])))
+        catalog.write(Store.open(Path(sys.argv[1])))
     except KeyboardInterrupt:
         print(step)
 """

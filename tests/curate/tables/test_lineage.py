@@ -8,12 +8,12 @@ from curate.errors import UserError
 from curate.tables import catalog, lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 
 
 @pytest.fixture
 def partition(tmp_path):
-    return Workspace.open(tmp_path / "w").partition(STEP_SCORES, "seed-0")
+    return Store.open(tmp_path / "w").partition(STEP_SCORES, "seed-0")
 
 
 def test_the_same_settings_pass_and_others_are_refused_by_name(partition):
@@ -46,7 +46,7 @@ def test_a_ledger_adds_up_or_is_a_bug(out, duplicate, rejected, failed):
 def test_the_catalog_shows_the_ledger_and_can_be_deleted(partition, tmp_path):
     book = Ledger("examples", 5, 3, 1, {"too-long": 1})
     lineage.write(partition, "score", {}, {}, book)
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     row = catalog.query(workspace, "SELECT * FROM ledger").to_dicts()[0]
     assert (row["taken"], row["out"], row["duplicate"], row["rejected"]) == (5, 3, 1, 1)
     assert row["reasons"] == "too-long 1"
@@ -60,7 +60,7 @@ def test_the_catalog_shows_the_ledger_and_can_be_deleted(partition, tmp_path):
 def test_readers_do_not_wait_for_a_writer_of_the_catalog(tmp_path):
     import duckdb
 
-    workspace = Workspace.open(tmp_path / "w")
+    workspace = Store.open(tmp_path / "w")
     path = catalog.write(workspace)
     with duckdb.connect(str(path)):
         assert catalog.query(workspace, "SELECT 1 AS one").item() == 1

@@ -14,7 +14,7 @@ from curate.errors import UserError
 from curate.seeds import shard_of
 from curate.tables.journal import Journal
 from curate.tables.schema import REJECTS, STEP_SCORES, TABLES
-from curate.tables.store import VERSION, CommittedFiles, Workspace, Writer
+from curate.tables.store import VERSION, CommittedFiles, Store, Writer
 
 
 def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
@@ -23,7 +23,7 @@ def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
 
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace.open(tmp_path / "w")
+    return Store.open(tmp_path / "w")
 
 
 def test_rows_come_back_as_written_with_nulls(workspace):
@@ -150,24 +150,24 @@ def test_a_problem_has_one_shard(problem, shards):
 
 
 def test_the_number_of_shards_is_fixed_when_the_workspace_is_made(tmp_path):
-    made = Workspace.open(tmp_path / "w")
+    made = Store.open(tmp_path / "w")
     manifest = json.loads((tmp_path / "w" / "workspace.json").read_text())
-    assert Workspace.open(tmp_path / "w").shards == made.shards == manifest["shards"]
+    assert Store.open(tmp_path / "w").shards == made.shards == manifest["shards"]
 
 
 def test_a_missing_workspace_and_a_damaged_one_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no workspace"):
-        Workspace.open(tmp_path / "none", create=False)
-    Workspace.open(tmp_path / "w")
+        Store.open(tmp_path / "none", create=False)
+    Store.open(tmp_path / "w")
     (tmp_path / "w" / "workspace.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        Workspace.open(tmp_path / "w")
+        Store.open(tmp_path / "w")
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
-        Workspace.open(tmp_path / "file" / "w")
+        Store.open(tmp_path / "file" / "w")
 
 
 def test_a_full_disk_is_one_sentence():
@@ -200,8 +200,8 @@ def test_clear_leaves_nothing(workspace):
 
 
 def test_a_workspace_of_another_version_is_refused(tmp_path):
-    Workspace.open(tmp_path)
+    Store.open(tmp_path)
     manifest = tmp_path / "workspace.json"
     manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', '"version": 1'))
     with pytest.raises(UserError, match="tables of version 1"):
-        Workspace.open(tmp_path)
+        Store.open(tmp_path)

@@ -15,20 +15,20 @@ from typer.testing import CliRunner
 
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.cli.app import app
 from prm.config import TrainConfig
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import read_examples, read_images
-from prm.evaluate import score
 from prm.model.reward_model import Prm
 from prm.model.saved import Card, model_folder, save_model
+from prm.scoring import score
 
 
 @pytest.fixture(scope="module")
-def place(tiny_model, tmp_path_factory) -> Workspace:
+def place(tiny_model, tmp_path_factory) -> Store:
     """A workspace with two runs, whose PRMs are random, and test examples that both have scored."""
-    workspace = Workspace.open(tmp_path_factory.mktemp("eval"))
+    workspace = Store.open(tmp_path_factory.mktemp("eval"))
     fill(workspace, "test", *example_rows(12, "test", ("a", "b")))
     for seed, name in enumerate(("seed-0", "seed-1")):
         add_run(workspace, name, seed, False, {"a": 1.0, "b": 1.0}, updates=1)
@@ -43,7 +43,7 @@ def place(tiny_model, tmp_path_factory) -> Workspace:
     return workspace
 
 
-def invoke(workspace: Workspace, *words: str) -> str:
+def invoke(workspace: Store, *words: str) -> str:
     result = CliRunner().invoke(app, ["eval", *words, "-w", str(workspace.root)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -51,7 +51,7 @@ def invoke(workspace: Workspace, *words: str) -> str:
     return result.stdout
 
 
-def evaluated(workspace: Workspace, *words: str) -> list[dict]:
+def evaluated(workspace: Store, *words: str) -> list[dict]:
     return json.loads(invoke(workspace, *words, "--json", "--set", "resamples=200"))["results"]
 
 
@@ -150,7 +150,7 @@ def test_visualprocessbench_with_images_elsewhere_and_missing_ones(place, tmp_pa
 def test_prmbench_of_a_saved_model_elsewhere(place, tmp_path):
     records = prmbench_rows(random.Random(3), 4)
     path = write_lines(tmp_path / "prmbench_preview.jsonl", records)
-    fresh = Workspace.open(tmp_path / "fresh")
+    fresh = Store.open(tmp_path / "fresh")
     (one,) = evaluated(fresh, "prmbench", str(path), "--model", str(model_folder(place, "seed-0")))
     assert re.fullmatch(r"model-seed-0-[0-9a-f]{6}", one["run"])
     folder = fresh.root / "reports" / "eval" / "prmbench" / one["run"]

@@ -6,7 +6,7 @@ import pytest
 from prm_testbed import example_rows, fill
 from train_testbed import settings
 
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import UpperConfig
 from prm.training import run, train
 
@@ -16,7 +16,7 @@ ROWS, META = 6, 4
 
 @pytest.fixture(scope="module")
 def data(tiny_model, tmp_path_factory):
-    workspace = Workspace.open(tmp_path_factory.mktemp("cost"))
+    workspace = Store.open(tmp_path_factory.mktemp("cost"))
     for role, count in (("train", 12), ("meta", 8)):
         fill(workspace, role, *example_rows(count, role, ("a", "b", "c")))
     return train.prepare(settings(tiny_model), workspace)[0]

@@ -10,7 +10,7 @@ from prm.bilevel.weights import upper_rule
 from prm.config import UpperConfig
 from prm.data.batches import Stream
 from prm.data.meta import Singles
-from prm.report import verdict
+from prm.reporting import verdict
 
 SEEDS = range(5)
 RULES = ({"rule": "adam"}, {"rule": "mirror", "lr": 5.0})

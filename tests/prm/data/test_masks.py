@@ -8,7 +8,7 @@ import torch
 from curate import pipeline
 from curate.runtime.reporter import Silent
 from curate.tables.schema import EXAMPLES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.data.examples import fingerprint, read_examples
 from prm.losses import STEP_LOSSES, Targets, rollout_losses
 
@@ -25,7 +25,7 @@ def test_masked_labels_are_left_out_of_the_loss_exactly(tmp_path):
         "shard": {"consensus": {"threshold": 0.5}},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
-    workspace, path = Workspace.open(tmp_path / "w"), tmp_path / "recipe.yaml"
+    workspace, path = Store.open(tmp_path / "w"), tmp_path / "recipe.yaml"
     pipeline.run(pipeline.load(path), workspace, Silent())
     masks = {row["rollout_id"]: row["masks"] for row in workspace.read(EXAMPLES).to_pylist()}
     examples = read_examples(workspace, ["train"])

@@ -12,7 +12,7 @@ import torch
 from train_testbed import settings, updates
 
 from curate.errors import Interrupted, UserError
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.config import TrainConfig
 from prm.distributed.process_group import ProcessGroup
 from prm.training import parallel, train
@@ -56,7 +56,7 @@ def trains(config: TrainConfig, root: Path, out: Path, err: Path) -> None:
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
     # Workers are held off Ctrl+C, and this process was started as one.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    workspace = Workspace.open(root)
+    workspace = Store.open(root)
     with workspace.writing():
         train.run(config, workspace, 0, lambda run, step, *_: print(run, step, flush=True))
 

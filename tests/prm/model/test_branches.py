@@ -12,9 +12,9 @@ from curate.tables.schema import STEP_SCORES
 from prm.config import TrainConfig
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import Example, read_examples, read_images
-from prm.evaluate import score
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder, read_card
+from prm.scoring import score
 from prm.training import train
 
 CLOSING = "<|im_end|>\n<|im_start|>assistant\n"

@@ -11,9 +11,9 @@ from train_testbed import settings, updates
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
 from prm.config import ValidationConfig
-from prm.evaluate import score
 from prm.model.digests import CARD
 from prm.model.saved import model_folder
+from prm.scoring import score
 from prm.training import train
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "campaign"))
@@ -34,9 +34,9 @@ def scores(workspace):
 def trained(tiny_model, tmp_path_factory):
     from prm_testbed import example_rows, fill
 
-    from curate.tables.store import Workspace
+    from curate.tables.store import Store
 
-    workspace = Workspace.open(tmp_path_factory.mktemp("trained") / "w")
+    workspace = Store.open(tmp_path_factory.mktemp("trained") / "w")
     for role, count in (("train", 6), ("meta", 4), ("test", 3)):
         fill(workspace, role, *example_rows(count, role, ("a", "b")))
     config = settings(tiny_model, steps=2, null_runs=0, checkpoint_every=1)

@@ -16,10 +16,10 @@ from curate.tables.schema import EXAMPLES, REJECTS, STEP_SCORES
 from prm.bilevel.objective import PrmObjective
 from prm.data.encode import Encoded, Encoder, load_processor
 from prm.data.examples import Example
-from prm.evaluate import score
 from prm.model.aggregate import aggregation
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
+from prm.scoring import score
 from prm.training import train
 
 FAMILIES = (*SEEING, *READING)

@@ -13,10 +13,10 @@ from curate.errors import UserError
 from prm.bilevel.rollout_level import RolloutLevel
 from prm.config import LoraConfig, TrainConfig, UpperConfig
 from prm.data.encode import Encoder, load_processor
-from prm.evaluate import score
 from prm.model.lora import Adapted, adapt, halve
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
+from prm.scoring import score
 from prm.training import train
 
 LORA = LoraConfig(rank=3, alpha=6)

@@ -26,15 +26,15 @@ from typer.testing import CliRunner
 
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.cli.app import app
 from prm.config import LoraConfig
 from prm.data.encode import load_processor
-from prm.evaluate import score
 from prm.model import aggregate
 from prm.model.backbones import as_classifier
 from prm.model.reward_model import HEAD_FILE, Prm
 from prm.model.saved import model_folder, read_card
+from prm.scoring import score
 from prm.serving import export
 
 ROOT = Path(__file__).parents[3]
@@ -46,12 +46,12 @@ sys.path[:0] = json.loads(sys.argv[1])
 from curate.models import torch_companions
 torch_companions.mend()
 import serving_bench, vllm
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 plain = vllm.LLM
 vllm.LLM = lambda *given, **named: plain(*given, enforce_eager=True, **named)
 found = {}
 for folder, root in json.loads(sys.argv[2]):
-    rows = serving_bench.scored_rows(Workspace.open(Path(root)))
+    rows = serving_bench.scored_rows(Store.open(Path(root)))
     scores = serving_bench.card_code(Path(folder), vllm=True)["step_scores"]
     found[folder] = [serving_bench.card_scores(scores, row) for row in rows]
 Path(sys.argv[3]).write_text(json.dumps(found))
@@ -74,7 +74,7 @@ def by_card(folder: Path, rows: list[dict]) -> list[list[float]]:
     return [serving_bench.card_scores(code["step_scores"], row) for row in rows]
 
 
-def scored_again(folder: Path, workspace: Workspace) -> list[float]:
+def scored_again(folder: Path, workspace: Store) -> list[float]:
     """Scores by an exported folder in place of the run's own, in the order of the table."""
     prm, encoder = score.load_prm(folder, {})
     examples = score.read_examples(workspace, ("test",))
@@ -82,7 +82,7 @@ def scored_again(folder: Path, workspace: Workspace) -> list[float]:
     return [row["score"] for row in sorted(rows, key=lambda row: (row["rollout_id"], row["step_index"]))]
 
 
-def stored(workspace: Workspace) -> list[float]:
+def stored(workspace: Store) -> list[float]:
     rows = workspace.read(STEP_SCORES).to_pylist()
     return [row["score"] for row in sorted(rows, key=lambda row: (row["rollout_id"], row["step_index"]))]
 

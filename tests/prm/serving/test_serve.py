@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 
 from curate.errors import RowError, UserError
 from prm.cli.app import app
-from prm.evaluate.select import probability
 from prm.model.aggregate import aggregation, rollout_logit
 from prm.model.saved import model_folder
+from prm.scoring.select import probability
 from prm.serving import export, server
 from prm.serving.rows import Limits, RequestRefused, ServedRollout, read
 from prm.serving.scorer import Batcher, Busy, RolloutScores, Scorer

@@ -11,10 +11,10 @@ from curate.tables import lineage
 from curate.tables.schema import REJECTS, ROLLOUT_WEIGHTS
 from prm.config import PER_ROLLOUT, TrainConfig, UpperConfig
 from prm.distributed.process_group import ProcessGroup
-from prm.evaluate import score
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
-from prm.report import build
+from prm.reporting import build
+from prm.scoring import score
 from prm.training import train
 
 UPPER = {"unroll": 2, "warmup": 1, "lr": 0.1, "meta_rows": 4}

@@ -9,7 +9,7 @@ from prm_testbed import example_rows, fill
 from step_bench import WEIGHTS, Bench
 from train_testbed import settings
 
-from curate.tables.store import Workspace
+from curate.tables.store import Store
 from prm.bilevel.hypergradient import gradients
 from prm.config import UpperConfig
 from prm.data.batches import EvenBatches
@@ -20,8 +20,8 @@ from prm.training import train
 
 @pytest.fixture
 def two_domains(tmp_path):
-    def make(name: str) -> Workspace:
-        workspace = Workspace.open(tmp_path / name)
+    def make(name: str) -> Store:
+        workspace = Store.open(tmp_path / name)
         fill(workspace, "train", *example_rows(8, "train", ("a", "b")))
         fill(workspace, "meta", *example_rows(6, "meta", ("m",)))
         return workspace
@@ -29,7 +29,7 @@ def two_domains(tmp_path):
     return make
 
 
-def trained(workspace: Workspace) -> dict[str, torch.Tensor]:
+def trained(workspace: Store) -> dict[str, torch.Tensor]:
     return Prm.load(str(model_folder(workspace, "seed-0"))).state_dict()
 
 

@@ -14,9 +14,9 @@ from curate.errors import Interrupted, UserError
 from curate.tables import lineage
 from curate.tables.schema import EXAMPLES, REJECTS, STEP_SCORES, UPDATES
 from prm.config import UpperConfig
-from prm.evaluate import score
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder, read_card
+from prm.scoring import score
 from prm.training import train
 
 

@@ -18,9 +18,9 @@ from curate.tables import lineage
 from curate.tables.schema import EXAMPLES, STEP_SCORES, UPDATES
 from prm.config import TrainConfig
 from prm.data.holdout import held_out
-from prm.evaluate import score, select
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
+from prm.scoring import score, select
 from prm.training import callbacks, train
 
 # A run that is best at step 4 for a while, and at 14 in the end.

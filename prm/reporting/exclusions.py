@@ -1,0 +1,135 @@
+"""What of each training domain was left out, and why: rejects, duplicates, contamination, consensus. Reads tables."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from curate.stages.judge.consensus import AFTER, DISAGREED, UNJUDGED
+from curate.stages.monte_carlo import defined
+from curate.tables import lineage
+from curate.tables.schema import DROPS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.store import Store, among
+
+# What counts as which column of the report; the reasons are those of `curate.stages.ingest.ingest` and
+# `curate.stages.overlap`.
+_DUPLICATE = ("duplicate",)
+_SHOWN = ("overlaps-meta", "overlaps-test")
+_CONTRADICTS = ("contradiction",)
+_BY = {"dedup": "duplicates", "decontaminate": "contaminated"}
+_CONSENSUS = (DISAGREED, UNJUDGED, AFTER)
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Counts of rows of one training domain.
+
+    `duplicates` are those that ingest and dedup left out, `contaminated` those that the meta or test set shows (ingest
+    and decontaminate); a problem that both dedup and decontaminate drop is in both. `rejects` are ingest's others, and
+    problems that dedup or decontaminate drops because another one like it has another gold answer.
+    """
+
+    rejects: int = 0
+    duplicates: int = 0
+    contaminated: int = 0
+
+
+@dataclass(frozen=True)
+class SourceLineage:
+    """What the lineage of an ingested source says, and which training domains it fed."""
+
+    name: str
+    role: str | None
+    domains: tuple[str, ...]
+    defect: str | None
+
+
+def sources(workspace: Store) -> list[SourceLineage]:
+    """Every ingested source, by name."""
+    found = []
+    for partition in workspace.partitions(PROBLEMS):
+        name = partition.folder.name
+        config = (lineage.read(partition) or {}).get("config") or {}
+        rows = partition.read(["domain", "role"])
+        domains = tuple(sorted(set(rows["domain"].to_pylist()))) or (config.get("domain") or name,)
+        roles = sorted(set(rows["role"].to_pylist()))
+        role = roles[0] if len(roles) == 1 else config.get("role")
+        found.append(SourceLineage(name, role, domains, config.get("defect")))
+    return found
+
+
+def left_out(workspace: Store, fed_by: Sequence[SourceLineage]) -> dict[str | None, Intake]:
+    """Domain -> what was left out of it before any rollout; None holds the rejects that no domain can be told for."""
+    counts: dict[str | None, Counter[str]] = defaultdict(Counter)
+    by_name = {source.name: source for source in fed_by}
+    rows = workspace.read(REJECTS, ["source", "domain", "reason"], where=pc.field("stage") == "ingest")
+    for row in rows.to_pylist():
+        source = by_name.get(row["source"])
+        if source is not None and source.role not in (None, "train"):
+            continue
+        alone = source.domains[0] if source is not None and len(source.domains) == 1 else None
+        counts[row["domain"] or alone][_kind(row["reason"])] += 1
+    drops = workspace.read(DROPS, ["domain", "by", "reason"], where=pc.field("role") == "train")
+    for row in drops.to_pylist():
+        counts[row["domain"]]["rejects" if row["reason"] in _CONTRADICTS else _BY[row["by"]]] += 1
+    return {domain: Intake(**book) for domain, book in counts.items()}
+
+
+def _kind(reason: str) -> str:
+    return "duplicates" if reason in _DUPLICATE else "contaminated" if reason in _SHOWN else "rejects"
+
+
+def consensus_kept(workspace: Store) -> dict[str, float]:
+    """Share of each training domain's labelled steps that `shard.consensus` kept, in [0, 1]; empty without consensus.
+
+    Of examples the masks say it; chains that lost every label are in `rejects`, and their labels count as lost.
+    """
+    config = (lineage.read(workspace.partition(EXAMPLES, "train")) or {}).get("config") or {}
+    if not config.get("consensus"):
+        return {}
+    kept, all_of = Counter[str](), Counter[str]()
+    for batch in workspace.batches(EXAMPLES, ["domain", "values", "masks"], where=pc.field("role") == "train"):
+        for row in batch.to_pylist():
+            masks = [mask for value, mask in zip(row["values"], row["masks"], strict=True) if value is not None]
+            all_of[row["domain"]] += len(masks)
+            kept[row["domain"]] += masks.count(None)
+    all_of.update(_lost(workspace, config["min_graded"]))
+    return {domain: kept[domain] / total for domain, total in all_of.items() if total}
+
+
+def _lost(workspace: Store, min_graded: int) -> Counter[str]:
+    """Labelled steps by domain of the chains that consensus left nothing of."""
+    columns = ["problem_id", "source_row", "reason"]
+    rejected = workspace.read(REJECTS, columns, where=pc.field("stage") == "shard").to_pylist()
+    # `curate.stages.shard` ends the row's name with the sample's number.
+    places = {
+        (row["problem_id"], int(row["source_row"].rpartition("/")[2]))
+        for row in rejected
+        if row["reason"] in _CONSENSUS
+    }
+    wanted = among("problem_id", sorted({problem for problem, _ in places}))
+    columns = ["rollout_id", "problem_id", "sample_index", "domain", "steps"]
+    chains: dict[str, Row] = {
+        row["rollout_id"]: row
+        for row in workspace.read(ROLLOUTS, columns, wanted).to_pylist()
+        if (row["problem_id"], row["sample_index"]) in places
+    }
+    lost = Counter[str]()
+    for label in workspace.read(STEP_LABELS, where=wanted).to_pylist():
+        chain = chains.get(label["rollout_id"])
+        if chain is not None and defined(label, label["step_index"] == len(chain["steps"]) - 1, min_graded):
+            lost[chain["domain"]] += 1
+    return lost
+
+
+def defects(fed_by: Sequence[SourceLineage]) -> Mapping[str, set[str]]:
+    """Training domain -> the defects that were planted in it."""
+    planted = defaultdict[str, set[str]](set)
+    for source in fed_by:
+        if source.defect and source.role == "train":
+            for domain in source.domains:
+                planted[domain].add(source.defect)
+    return planted

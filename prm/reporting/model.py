@@ -1,0 +1,131 @@
+"""The dataset-quality report as one typed value, `Report`, that every form of it is made from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from prm import metrics
+from prm.metrics import Interval, PairOrder
+from prm.reporting.null_band import Band
+from prm.reporting.showcase import ShownImage, ShownRollout
+from prm.reporting.stats import Curve, DomainFacts, Over
+from prm.reporting.token_usage import Spend
+from prm.scoring.select import Selection
+
+SCHEMA = "curate-prm/report/2"
+
+
+@dataclass(frozen=True)
+class DomainRow:
+    """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
+
+    `band` is where chance may leave it (`prm.reporting.null_band`); `verdict` is "up", "down", "indistinguishable" or
+    "unknown". Losses are means over the first and last tenth of the updates, and over runs; `t` is the running
+    t-statistic of the domain's dots at the end, over runs, and `signal` the one of the dots of all runs together
+    (`prm.reporting.stats`).
+    """
+
+    domain: str
+    weight: float | None
+    interval: Interval | None
+    band: Band | None
+    verdict: str
+    too_hard: bool
+    rank: int | None
+    best_rank: int | None
+    worst_rank: int | None
+    facts: DomainFacts
+    loss_first: float | None
+    loss_last: float | None
+    t: Over | None
+    signal: float | None
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """The ledger of one partition; taken = out + duplicate + rejected + failed. None where it is not complete."""
+
+    stage: str
+    table: str
+    partition: str
+    unit: str | None
+    taken: int | None
+    out: int | None
+    duplicate: int | None
+    rejected: int | None
+    failed: int | None
+    reasons: str | None
+    complete: bool
+
+    @property
+    def adds_up(self) -> bool | None:
+        """Whether the accounts add up; None before the stage is complete."""
+        if None in (parts := (self.taken, self.out, self.duplicate, self.rejected, self.failed)):
+            return None
+        taken, *rest = parts
+        return taken == sum(part or 0 for part in rest)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that any form of the report shows.
+
+    `domains` is sorted by weight, the heaviest first; `final` is run -> domain -> weight after the last update;
+    `cosine` is the mean one between successive meta directions; `running` are the paths of the running t.
+    """
+
+    workspace: str
+    made: str
+    mode: str | None
+    runs: tuple[str, ...]
+    final: Mapping[str, Mapping[str, float]]
+    updates: int
+    cosine: float | None
+    null_runs: int
+    agreement: float | None
+    domains: tuple[DomainRow, ...]
+    planted: Mapping[str, PairOrder]
+    planted_controls: Mapping[str, PairOrder]
+    unattributed_rejects: int
+    weights: tuple[Curve, ...]
+    null_curve: Curve | None
+    running: tuple[Curve, ...]
+    losses: tuple[Curve, ...]
+    meta_loss: Curve | None
+    spend: tuple[Spend, ...]
+    selection: Selection | None
+    ledger: tuple[Account, ...]
+    notes: tuple[str, ...]
+    chains: tuple[ShownRollout, ...] = ()
+    images: Mapping[str, ShownImage] = field(default_factory=dict, repr=False)
+
+    @property
+    def planted_total(self) -> PairOrder:
+        """(bad, clean) pairs in the right order, over all runs."""
+        return metrics.total_order(self.planted.values())
+
+    @property
+    def controls_total(self) -> PairOrder:
+        """(bad, clean) pairs in the right order over all null runs: what the order is worth. Half of them is chance."""
+        return metrics.total_order(self.planted_controls.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the fields of the report by name, nested records as objects, missing as null.
+
+        Left out are the images; `selection` is as in `Selection.to_json`; `planted` has right and total by run,
+        `planted_controls` by null run.
+        """
+        left = {"images", "selection"}
+        fields = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in left}
+        return {"schema": SCHEMA} | fields | {"selection": self.selection.to_json() if self.selection else None}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(below) for key, below in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
