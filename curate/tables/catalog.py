@@ -280,11 +280,33 @@ def ask(
 
 def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Store, sql: str) -> Any:
     """The relation of a statement over the views, after which nothing else can be reached or set."""
+    _define_shut(connection, workspace)
+    return connection.sql(sql)
+
+
+def _define_shut(connection: duckdb.DuckDBPyConnection, workspace: Store) -> None:
+    """Make the views, after which nothing but their files can be reached, and nothing can be set."""
     files = _define(connection, workspace)
     connection.execute(f"SET allowed_paths = [{', '.join(map(_quote, files))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
-    return connection.sql(sql)
+
+
+def connect(workspace: Store) -> duckdb.DuckDBPyConnection:
+    """A private in-memory database with a view for each table and the ledger; it reaches no other file.
+
+    UserError where a file is damaged. The caller closes it.
+    """
+    connection = duckdb.connect(":memory:", config=_SHUT)
+    try:
+        _define_shut(connection, workspace)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, duckdb.Error):
+            _check(workspace)
+            raise _failed(error) from None
+        raise
+    return connection
 
 
 def query(workspace: Store, sql: str) -> pl.DataFrame:
