@@ -74,4 +74,5 @@ def cure(folder: Path) -> str:
     """What helps where a saved PRM is damaged."""
     if (folder.parent.parent / "workspace.json").is_file():
         return f"restore it from a copy, or delete the folder `{folder}` and run `prm train` again"
-    return "restore it from a copy, or save the PRM anew (`prm train`, `prm export`)"
+    # `prm export --replace` deletes no folder whose card it cannot trust.
+    return f"restore it from a copy, or delete the folder `{folder}` and save the PRM anew (`prm train`, `prm export`)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ from curate.tables.store import Store
 from prm.cli.app import app
 from prm.config import LoraConfig
 from prm.data.encode import load_processor
-from prm.model import aggregate
+from prm.model import aggregate, digests
 from prm.model.backbones import as_classifier
 from prm.model.reward_model import HEAD_FILE, Prm
 from prm.model.saved import model_folder, read_card
@@ -208,6 +210,24 @@ def test_a_folder_is_replaced_only_when_asked_and_ours(workspace, tmp_path):
         with pytest.raises(UserError, match=words):
             export.run(workspace, "seed-0", folder, over=True)
     assert (other / "mine.txt").exists() and model_folder(workspace, "seed-0").exists()
+
+
+@pytest.mark.parametrize("name", ["prm.json", "config.json"])
+def test_the_cure_of_a_damaged_export_works(workspace, tmp_path, name):
+    folder = export.run(workspace, "seed-0", tmp_path / "out").folder
+    path = folder / name
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"e", b"f", 1))
+    with pytest.raises(UserError, match="delete the folder") as refused:
+        read_card(folder)
+        digests.check(folder)
+    if name == "prm.json":
+        with pytest.raises(UserError, match="delete the folder"):
+            export.run(workspace, "seed-0", folder, over=True)
+    shutil.rmtree(re.search(r"delete the folder `([^`]+)`", str(refused.value))[1])
+    export.run(workspace, "seed-0", folder)
+    digests.check(folder)
+    assert path.read_bytes() == data
 
 
 def test_what_cannot_be_exported_is_said_in_a_sentence(folders, workspace, tmp_path, monkeypatch):
