@@ -226,3 +226,19 @@ def test_every_command_has_help(app):
         result = CliRunner().invoke(import_module(app).app, [*command, "--help"])
         assert result.exit_code == 0
         assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("app", ["curate.cli.app", "prm.cli.app"])
+def test_the_help_of_an_option_stands_alone(app):
+    from importlib import import_module
+
+    import typer
+
+    group = typer.main.get_command(import_module(app).app)
+    # A group of commands within the group has no parameters of its own worth a look.
+    helps = [
+        (name, p.name, p.help) for name, each in group.commands.items() for p in each.params if getattr(p, "help", 0)
+    ]
+    assert len(helps) > 40
+    for command, option, text in helps:
+        assert text.split()[0] not in ("Of", "As", "But", "Its"), f"{command} {option}: {text}"

@@ -78,7 +78,7 @@ def ingest(
     shuffle: Annotated[
         int | None, typer.Option(metavar="BUFFER", help="Take rows in random order, from a buffer of so many.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of --shuffle.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of --shuffle.")] = None,
     sample_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only the row of this name.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the first row and its prompt; write nothing.")
@@ -180,7 +180,7 @@ def rollout(
 
 
 Mode = Annotated[str | None, typer.Option(help="How labels are estimated: pooled, exact, hard or legacy.")]
-Completions = Annotated[int | None, typer.Option(min=1, help="Completions a step, but for pooled.")]
+Completions = Annotated[int | None, typer.Option(min=1, help="Completions per step (modes exact, hard and legacy).")]
 
 
 def label(
@@ -192,10 +192,11 @@ def label(
     mode: Mode = None,
     completions: Completions = None,
     mean_completions: Annotated[
-        float | None, typer.Option(help="Completions a step in the mean, for pooled.", show_default=False)
+        float | None, typer.Option(help="Mean number of completions per step (mode pooled).", show_default=False)
     ] = None,
     budget_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens to spend in all instead, for pooled.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Tokens to spend on all completions instead (mode pooled).", show_default=False),
     ] = None,
 ) -> None:
     """Estimate step labels by completing every prefix."""

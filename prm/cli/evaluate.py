@@ -51,7 +51,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of the dataset on the hub.", show_default=False)] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Revision of the dataset on the hub.", show_default=False)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only so many rows of each file or split.", show_default=False)
     ] = None,

@@ -60,9 +60,12 @@ def serve(
         typer.Option("--allow-host", metavar="NAME", help="Another name that it is asked by; may be repeated."),
     ] = None,
     max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, help="Of an image; of a request's images four times as many.")
+        int,
+        typer.Option(
+            "--max-pixels", min=1, help="Most pixels of an image; a request's images may have four times as many."
+        ),
     ] = 32_000_000,
-    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Of a request.")] = 64,
+    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Largest request, in megabytes.")] = 64,
 ) -> None:
     """Score chains over HTTP, with the numbers of `prm score`.
 

@@ -39,7 +39,7 @@ def report(
         bool, typer.Option("--serve", help="Serve the page to this machine, every chain from the tables; Ctrl+C ends.")
     ] = False,
     port: Annotated[
-        int | None, typer.Option("--port", help=f"Of --serve, {_PORT} where left out; 0 is any free one.")
+        int | None, typer.Option("--port", help=f"Port of --serve, {_PORT} by default; 0 takes a free one.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")

@@ -53,7 +53,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Response:
+class GivenResponse:
     """One response, with what its file says about it: the thoughts before it, whether it is right (null where the file
     does not say), and the answer that was extracted from it.
     """
@@ -120,7 +120,7 @@ def name_of(record: Mapping[str, Any], columns: Columns, number: int | str) -> s
     return str(int(found) + 1)
 
 
-def responses_of(record: Mapping[str, Any], columns: Columns) -> list[Response | RowError]:
+def responses_of(record: Mapping[str, Any], columns: Columns) -> list[GivenResponse | RowError]:
     """Every response of a record, usable or not; RowError when it has none."""
     raw = _joined(record, columns) if columns.joined else _found(record, columns)
     if not raw:
@@ -184,7 +184,7 @@ def _beside(record: Mapping[str, Any], column: str | None, count: int) -> list[A
     return found
 
 
-def _response(value: Any, columns: Columns, reasoning: Any, outcome: Any, extracted: Any) -> Response | RowError:
+def _response(value: Any, columns: Columns, reasoning: Any, outcome: Any, extracted: Any) -> GivenResponse | RowError:
     try:
         if isinstance(value, RowError):
             return value
@@ -200,7 +200,7 @@ def _response(value: Any, columns: Columns, reasoning: Any, outcome: Any, extrac
         if text.startswith(_FAILED):
             return RowError("failed-response", text[:80])
         found = text_of(extracted)
-        return Response(
+        return GivenResponse(
             text,
             "\n\n".join(thoughts) or None,
             None if columns.outcome is None else outcome_of(outcome, columns.outcome),

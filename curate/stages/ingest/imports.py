@@ -25,7 +25,7 @@ from curate.recipe.sections import AnswerWords, IngestConfig
 from curate.recipe.source_sections import NAME, RESERVED
 from curate.runtime.reporter import Reporter, Silent
 from curate.sources.base import GivenChain
-from curate.sources.fields.responses import Columns, Response, columns_of, responses_of
+from curate.sources.fields.responses import Columns, GivenResponse, columns_of, responses_of
 from curate.sources.results import read
 from curate.sources.values import look, text_of, writable
 from curate.stages import unanswered
@@ -204,7 +204,7 @@ class _ImportedRollout:
     key: str
     problem: Row
     chain: GivenChain
-    response: Response
+    response: GivenResponse
     repeat: int
 
 
@@ -277,7 +277,9 @@ class _Import:
             raise RowError("no-policy", f"{self._columns.policy} is empty")
         return found
 
-    def _draft(self, response: Response | RowError, problem: Row, policy: str | None) -> _ImportedRollout | RowError:
+    def _draft(
+        self, response: GivenResponse | RowError, problem: Row, policy: str | None
+    ) -> _ImportedRollout | RowError:
         if isinstance(response, RowError):
             return response
         parts = thinking.apart(response.text)
