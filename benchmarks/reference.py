@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 UNROLL = 5
-Tensor = Any
 
 
 class Rows(torch.utils.data.Dataset):

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-
-Tensor = Any
 
 
 def _mse(logits: Tensor, values: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prm.bilevel.hypergradient import derivative_of_clip, dot, gradients, grouped, increments, inner, typical_root
 from prm.distributed.process_group import ALONE, ProcessGroup, local
 
-Tensor = Any
 Optimiser = Any
 
 

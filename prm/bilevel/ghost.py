@@ -24,12 +24,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from curate.errors import UserError
 from prm.bilevel.hypergradient import dot, gradients
 
-Tensor = Any
 Module = Any
 # What a module's output changes by when its parameters move: (module, input, direction by parameter name) -> tensor.
 Rule = Callable[[Module, Tensor, Mapping[str, Tensor]], Tensor]

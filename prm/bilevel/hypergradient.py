@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prm.distributed.process_group import ALONE, ProcessGroup, local
 
-Tensor = Any
 Optimiser = Any
 
 

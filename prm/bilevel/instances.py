@@ -23,12 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from prm.bilevel.weights import adam_change, averaged
 from prm.config import UpperConfig
 
-Tensor = Any
 # Features [n, 2] of these rollouts, of the forward that has just been done.
 Features = Callable[[Sequence[str]], Tensor]
 FEATURES, HIDDEN = 2, 10

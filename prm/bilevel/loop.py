@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from curate.tables.schema import Row
 from prm.bilevel.exact import KeptGradients, step_direction, through_clip
@@ -34,8 +35,6 @@ from prm.data.batches import Stream
 from prm.data.meta import Item, MetaSet
 from prm.distributed.process_group import ALONE, ProcessGroup, Share
 from prm.losses import to_device
-
-Tensor = Any
 
 
 class Objective(Protocol):

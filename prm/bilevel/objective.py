@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prm.bilevel.ghost import Ghost, RowLayout
 from prm.data.encode import Encoded, Encoder, Prompt
@@ -14,8 +15,6 @@ from prm.data.meta import Item
 from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
 from prm.model.aggregate import Aggregation
 from prm.model.reward_model import Prm
-
-Tensor = Any
 
 
 @dataclass

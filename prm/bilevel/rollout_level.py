@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from prm.bilevel.ghost import Ghost
 from prm.bilevel.hypergradient import derivative_of_clip, dot, gradients
 from prm.bilevel.instances import RolloutWeights
-
-Tensor = Any
 
 
 class RowObjective(Protocol):

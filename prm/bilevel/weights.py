@@ -6,16 +6,16 @@ All start at 1, where the raw parameters are 0. Float64 throughout: there are on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from prm.config import UpperConfig
 
-Tensor = Any
 State = dict[str, Tensor]
-Count = int | Tensor
+Count: TypeAlias = int | Tensor
 # A mirrored weight stays above exp(-this) of the heaviest. The running dot divides by it: at 1e-4 float32's rounding of
 # the sum is still small beside a domain's part in it, and a domain can come back.
 _DEEPEST = 9.2

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from prm.losses import to_device
-
-Tensor = Any
 
 
 @dataclass(frozen=True)

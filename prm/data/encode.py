@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from curate.errors import RowError, UserError
 from curate.images import decode
@@ -28,7 +29,6 @@ mend()
 
 from transformers import AutoProcessor  # noqa: E402 - after the mending
 
-Tensor = Any
 # Outputs of a processor that have one entry a token.
 _PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 # How the names of those begin that hold the images themselves.

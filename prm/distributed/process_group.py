@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from curate.errors import UserError
 
-Tensor = Any
 Module = Any
 Item = TypeVar("Item")
 

@@ -23,12 +23,13 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curate.errors import ExitCode, Interrupted, StalledError, UserError
-from prm.distributed.process_group import Item, Module, ProcessGroup, Share, Tensor, belonging, local
+from prm.distributed.process_group import Item, Module, ProcessGroup, Share, belonging, local
 
 # How long a process waits for the others before it gives up. One that died is noticed at once; this is for one that
 # hangs, and must be longer than writing a checkpoint takes.

@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from curate.errors import UserError, did_you_mean
 
 # torch is opaque to mypy here
-Tensor = Any
 Aggregation = Callable[[Tensor], Tensor]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from curate.errors import UserError
 from curate.models import pretrained
@@ -33,7 +34,6 @@ from transformers import (  # noqa: E402 - after the mending
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-Tensor = Any
 # Image tokens have positions in time, height and width: position ids are [3, rows, tokens].
 ROTARY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 # Image tokens count like words.

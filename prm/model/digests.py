@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curate.errors import UserError
 
-Tensor = Any
 CARD = "prm.json"
 # Files of a saved PRM that people edit.
 _FREE = frozenset({CARD, "README.md"})

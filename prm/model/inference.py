@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from prm.data.encode import Encoded, Encoder
 from prm.model.reward_model import Prm
-
-Tensor = Any
 
 
 def step_logits(

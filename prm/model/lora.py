@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from curate.errors import UserError
 from prm.config import LoraConfig
 
-Tensor = Any
 Module = Any
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from curate.errors import UserError
@@ -32,7 +33,6 @@ mend()
 from transformers import AttentionInterface  # noqa: E402 - after the mending
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
-Tensor = Any
 HEAD_FILE = "prm_head.safetensors"
 # Names of the head's row, in that file or in an exported text-only PRM's own: the second where vLLM looks for it in the
 # language model (`prm.serving.export`).

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from curate.errors import UserError
 from curate.tables.schema import Row
@@ -25,7 +26,6 @@ from prm.bilevel.loop import Bilevel, DomainTally
 from prm.distributed.process_group import local
 from prm.model import digests
 
-Tensor = Any
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

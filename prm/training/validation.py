@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from curate.errors import UserError
 from prm import metrics
@@ -24,7 +25,6 @@ from prm.model.inference import safe_scores, step_logits
 from prm.model.reward_model import Prm
 from prm.scoring.best_of_n import Candidate, share_right
 
-Tensor = Any
 _MISSING = {
     "brier": "a labelled step",
     "auroc": "both right and wrong steps at train.validation.threshold",

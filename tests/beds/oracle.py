@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.attention
+from torch import Tensor
 
 from prm.bilevel.ghost import RowLayout
 from prm.bilevel.hypergradient import dot
-
-Tensor = Any
 
 
 @dataclass(frozen=True)
