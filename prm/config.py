@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from curate.recipe.parsing import Config
+from prm.aggregations import AggregationName
 
 # Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
 # chosen part of the rollouts.
@@ -187,7 +188,7 @@ class TrainConfig(Config):
     """Right and wrong, one token each, for `label-token`."""
     loss: Literal["mse", "bce"] = "mse"
     """Loss of a step score against its label."""
-    aggregation: str = "mean-log-odds"
+    aggregation: AggregationName = "mean-log-odds"
     """How step scores become a rollout score, see `prm.model.aggregate`."""
     max_length: int = Field(default=4096, ge=16)
     """In tokens, images and suffixes included. Longer examples are left out and counted; a step is never cut off."""

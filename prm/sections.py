@@ -8,6 +8,7 @@ from pydantic import Field
 
 from curate.recipe.parsing import Config
 from curate.recipe.source_sections import Role
+from prm.aggregations import AggregationName
 
 
 class ScoreConfig(Config):
@@ -25,7 +26,7 @@ class ScoreConfig(Config):
 class SelectConfig(Config):
     """`prm select`: best-of-N on the test set."""
 
-    aggregation: str = "mean-log-odds"
+    aggregation: AggregationName = "mean-log-odds"
     """How step scores become one rollout score, see `prm.model.aggregate`."""
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     """Numbers of candidates; those above what a problem has are left out."""

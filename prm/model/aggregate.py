@@ -39,16 +39,6 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "last": lambda logits: logits[-1],
     "product": lambda logits: log_odds_of(logsigmoid(logits).sum()),
 }
-# The same for people, from step scores s.
-FORMULAS = {
-    "mean-log-odds": "sigmoid(mean(log(s / (1 - s))))",
-    "sum-log-odds": "sigmoid(sum(log(s / (1 - s))))",
-    "mean": "mean(s)",
-    "min": "min(s)",
-    "max": "max(s)",
-    "last": "s of the last step",
-    "product": "product(s)",
-}
 
 
 def aggregation(name: str) -> Aggregation:

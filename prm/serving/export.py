@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 
 from curate.errors import UserError
 from curate.tables.store import Store, write_atomic
+from prm.aggregations import FORMULAS
 from prm.data.encode import load_processor
-from prm.model.aggregate import FORMULAS
 from prm.model.backbones import as_classifier
 from prm.model.digests import CARD
 from prm.model.reward_model import HEAD_FILE, Prm

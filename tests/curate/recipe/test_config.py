@@ -54,6 +54,9 @@ def test_a_recipe_resolves_with_its_defaults(tmp_path):
         ("ingest.sources.0.rows", 0, "greater than or equal to 1"),
         ("rollout.samples", {"train": 2}, "samples has no number for role meta, test"),
         ("seed", "one", '"seed" a whole number'),
+        # What another package's sections take is known before any stage runs, too.
+        ("select", {"aggregation": "meen-log-odds"}, 'did you mean "mean-log-odds"'),
+        ("train", {"model": "m", "aggregation": "meen"}, '"train.aggregation"'),
     ],
 )
 def test_each_mistake_is_one_sentence_that_names_the_place(tmp_path, path, value, said):

@@ -275,8 +275,8 @@ def test_user_mistakes_say_the_cure(tmp_path, workspace):
     empty = Store.open(tmp_path / "empty")
     with pytest.raises(UserError, match="role test"):
         select.run(empty, SelectConfig())
-    with pytest.raises(UserError, match="no aggregation"):
-        select.run(workspace, SelectConfig(aggregation="meen"))
+    with pytest.raises(ValueError, match='no aggregation "meen"; did you mean "mean"'):
+        SelectConfig(aggregation="meen")
     for sizes in ((), (0, 2)):
         with pytest.raises(UserError, match="1 or more"):
             select.run(workspace, SelectConfig(sizes=sizes))

@@ -29,6 +29,7 @@ from typer.testing import CliRunner
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
 from curate.tables.store import Store
+from prm import aggregations
 from prm.cli.app import app
 from prm.config import LoraConfig
 from prm.data.encode import load_processor
@@ -154,7 +155,7 @@ def test_the_model_card_and_the_reading(workspace, tiny_model, tmp_path):
     content = read_card(made.folder)
     assert content.config["model"] == Path(tiny_model).name
     assert content.reading["head"]["weight"] == made.head
-    assert content.reading["rollout score"] == aggregate.FORMULAS["mean-log-odds"]
+    assert content.reading["rollout score"] == aggregations.FORMULAS["mean-log-odds"]
 
 
 def test_the_card_names_hub_sources_accounts_and_null_controls(workspace, tmp_path):
@@ -191,7 +192,7 @@ def test_the_card_names_hub_sources_accounts_and_null_controls(workspace, tmp_pa
 
 
 def test_every_aggregation_has_its_formula():
-    assert list(aggregate.FORMULAS) == list(aggregate.AGGREGATIONS)
+    assert list(aggregations.FORMULAS) == list(aggregate.AGGREGATIONS)
 
 
 def test_a_folder_is_replaced_only_when_asked_and_ours(workspace, tmp_path):
