@@ -8,19 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.api import (
-        Workspace,
-        decontaminate,
-        dedup,
-        ingest,
-        judge,
-        label,
-        load,
-        relabel,
-        rollout,
-        run,
-        shard,
-    )
+    from curate.api import Workspace, decontaminate, dedup, ingest, judge, label, load, relabel, rollout, run, shard
 
 __all__ = [
     "Workspace",

@@ -65,9 +65,7 @@ class Workspace:
         """The committed rows of a table as a polars DataFrame."""
         from curate.runtime.frames import pl
 
-        frame = pl.from_arrow(self.arrow(table, columns))
-        assert isinstance(frame, pl.DataFrame)  # noqa: S101 - of a table, not of a column
-        return frame
+        return pl.DataFrame(self.arrow(table, columns))
 
     def duckdb(self) -> duckdb.DuckDBPyConnection:
         """A private DuckDB connection with a view for each table and the ledger: `.table("rollouts")` is a relation.
@@ -159,10 +157,38 @@ def ingest(
     settings: Settings = (),
     replace: Collection[str] = (),
     data: str | Path | None = None,
+    limit: int | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    shuffle: int | None = None,
+    seed: int | None = None,
+    sample_id: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> Ledger:
-    """Bring problems and images in; odd rows become rejects. `replace` names sources whose rows are deleted first."""
-    return run_stage("ingest", load(recipe, settings, data), workspace, (), replace, reporter)
+    """Bring problems and images in; odd rows become rejects.
+
+    Args:
+        recipe: The YAML file, the name of a recipe that comes with the package, or a recipe from `curate.load`.
+        workspace: Folder that holds all tables and runs, made where there is none.
+        settings: Changes of the recipe, as `--set` makes them.
+        replace: Sources whose rows are deleted first.
+        data: Folder of local copies, for relative paths and dataset ids.
+        limit: Only so many rows of each source.
+        split: Another split than the recipe's.
+        config: Another configuration of the dataset.
+        revision: Revision of the dataset.
+        shuffle: Take rows in random order, from a buffer of so many.
+        seed: Seed of `shuffle`.
+        sample_id: Only the rows of these names.
+        reporter: Who hears of progress and notes; nobody by default.
+    """
+    changes = {
+        "limit": limit, "split": split, "config": config, "revision": revision, "shuffle": shuffle, "seed": seed,
+        "ids": list(sample_id) or None,
+    }  # fmt: skip
+    loaded = pipeline.with_sources(load(recipe, settings, data), changes)
+    return run_stage("ingest", loaded, workspace, (), replace, reporter)
 
 
 def dedup(

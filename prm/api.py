@@ -21,6 +21,7 @@ from curate.errors import RowError, UserError
 from curate.pipeline import Recipe
 from curate.runtime.reporter import Reporter, Silent
 from curate.tables.lineage import Ledger
+from curate.tables.store import Store
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,16 +56,24 @@ def score(
     return run_stage("score", recipe, workspace, settings, ["score"] if replace else (), reporter, create=False)
 
 
-def select(workspace: str | Path | Workspace, aggregation: str | None = None) -> Selection:
+def select(workspace: str | Path | Workspace, recipe: str | Path | Recipe | None = None) -> Selection:
     """Best-of-N on the test set: the PRM's pick beside first, majority and weighted vote, random and oracle.
 
-    Nothing is written. UserError when there are no step scores yet.
+    Nothing is written. The section `select` is that of `recipe`, or of the workspace's last run where it is null.
+    UserError when there are no step scores yet.
     """
     from prm.scoring import select as best_of_n
     from prm.sections import SelectConfig
 
-    config = SelectConfig() if aggregation is None else SelectConfig(aggregation=aggregation)
-    return best_of_n.run(open_store(workspace, create=False), config)
+    store = open_store(workspace, create=False)
+    return best_of_n.run(store, _sections(store, recipe).get("select") or SelectConfig())
+
+
+def _sections(store: Store, recipe: str | Path | Recipe | None) -> Mapping[str, Any]:
+    """The sections of a recipe, or what the workspace's last run was asked for."""
+    from prm.reporting import remembered
+
+    return (remembered.recipe(store, []) if recipe is None else load_recipe(recipe)).sections
 
 
 def report(workspace: str | Path | Workspace, recipe: str | Path | Recipe | None = None) -> Report:
@@ -72,12 +81,11 @@ def report(workspace: str | Path | Workspace, recipe: str | Path | Recipe | None
 
     Sections `report` and `select` are those of `recipe`, or of the workspace's last run where it is null.
     """
-    from prm.reporting import build, remembered
+    from prm.reporting import build
 
     store = open_store(workspace, create=False)
-    loaded = remembered.recipe(store, []) if recipe is None else load_recipe(recipe)
-    sections: Mapping[str, Any] = loaded.sections
-    return build.build(store, loaded.section("report"), sections.get("select"))
+    sections = _sections(store, recipe)
+    return build.build(store, sections.get("report"), sections.get("select"))
 
 
 def evaluate(
@@ -87,6 +95,7 @@ def evaluate(
     model: str | Path | None = None,
     runs: Sequence[str] = (),
     images: str | Path | None = None,
+    revision: str | None = None,
     limit: int | None = None,
     settings: Sequence[str] = (),
     reporter: Reporter | None = None,
@@ -100,6 +109,7 @@ def evaluate(
         model: A saved or exported PRM in place of the workspace's runs.
         runs: Only these runs of the workspace; all by default.
         images: Folder or zip archive of the benchmark's images.
+        revision: Revision of the dataset on the hub.
         limit: Only so many problems.
         settings: Changes such as `threshold=0.4`.
         reporter: Who hears of progress and notes; nobody by default.
@@ -108,7 +118,7 @@ def evaluate(
 
     store = open_store(workspace, create=model is not None)
     given = (None if model is None else Path(model), None if images is None else Path(images))
-    asked = entry.EvalArguments(benchmark, data, tuple(runs), *given, None, limit, tuple(settings))
+    asked = entry.EvalArguments(benchmark, data, tuple(runs), *given, revision, limit, tuple(settings))
     with store.writing():
         return [result for result, _ in entry.evaluate(store, asked, reporter or Silent())]
 

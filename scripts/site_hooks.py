@@ -31,9 +31,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         inside = sorted(file.src_uri for file in files if file.src_uri.startswith(f"{target}/"))
         if inside:
             return f"[{match[2]}]({posixpath.relpath(inside[0], here or '.')})"
-        # README.md is in the folder above.
-        path = posixpath.normpath(posixpath.join("docs", target))
-        path = path if (ROOT / path).exists() or page.file.src_uri != "index.md" else target
+        # README.md is in the folder above; what it names below docs/ was found already.
+        path = posixpath.normpath(posixpath.join("" if page.file.src_uri == "index.md" else "docs", target))
         if not (ROOT / path).exists():
             return match[0]
         return f"{match[2]} (`{path}`)" if match[2].strip("`") != path else f"`{path}`"

@@ -271,17 +271,15 @@ def ask(
             settings["memory_limit"] = f"{megabytes}MB"
         with _Connection(":memory:", settings, seconds) as connection:
             try:
-                relation = connection.run(partial(_prepared, workspace=workspace, sql=sql))
+                connection.run(partial(_define_shut, workspace=workspace))
             except duckdb.Error as error:
                 _check(workspace)
                 raise _failed(error) from None
+            try:
+                relation = connection.run(lambda database: database.sql(sql))
+            except duckdb.Error as error:
+                raise _failed(error) from None
             yield QueryResult(connection, relation)
-
-
-def _prepared(connection: duckdb.DuckDBPyConnection, workspace: Store, sql: str) -> Any:
-    """The relation of a statement over the views, after which nothing else can be reached or set."""
-    _define_shut(connection, workspace)
-    return connection.sql(sql)
 
 
 def _define_shut(connection: duckdb.DuckDBPyConnection, workspace: Store) -> None:

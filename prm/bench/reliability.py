@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from prm.bench import evaluation_page
+from prm.bench import presentation
 from prm.bench.result import BenchmarkResult, Group
 from prm.render import charts, figures
 from prm.render.page import embedded
@@ -73,8 +73,8 @@ def page(result: BenchmarkResult) -> str:
     assets = {name: PackageLoader("prm.render").get_source(environment, f"page.{name}")[0] for name in ("css", "js")}
     return environment.get_template("reliability.html.j2").render(
         result=result,
-        headline=evaluation_page.headline(result),
-        sentences=evaluation_page.sentences(result),
+        headline=presentation.headline(result),
+        sentences=presentation.sentences(result),
         charts=[_chart(place, group) for place, group in enumerate(groups) if group.bins],
         tables=[_figures(result), *(_table(group) for group in groups if group.bins)],
         style=Markup(assets["css"]),  # noqa: S704
@@ -106,7 +106,7 @@ def _figures(result: BenchmarkResult) -> dict[str, Any]:
     rows = [
         [
             _name(group),
-            *(evaluation_page.share(group.figures.get(name), False) for name in result.overall.figures),
+            *(presentation.share(group.figures.get(name), False) for name in result.overall.figures),
             figures.count(group.counts.steps),
             figures.count(group.counts.problems),
         ]
@@ -116,5 +116,5 @@ def _figures(result: BenchmarkResult) -> dict[str, Any]:
 
 
 def _table(group: Group) -> dict[str, Any]:
-    rows = list(evaluation_page.bin_rows(group))
-    return {"title": f"Reliability: {_name(group)}", "head": evaluation_page.BIN_HEAD, "rows": rows}
+    rows = list(presentation.bin_rows(group))
+    return {"title": f"Reliability: {_name(group)}", "head": presentation.BIN_HEAD, "rows": rows}

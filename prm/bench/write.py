@@ -19,13 +19,13 @@ def write(
     """Write results.json, results.md, the files of the benchmark's own scorer, unread.jsonl where a row could not be
     read, and calibration.html; the folder. Files of an earlier evaluation go.
     """
-    from prm.bench import evaluation_page, reliability
+    from prm.bench import presentation, reliability
 
     folder = workspace.root / "reports" / "eval" / result.benchmark / result.run
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "results.json": json.dumps(result.to_json(), ensure_ascii=False, indent=1, allow_nan=False),
-        "results.md": evaluation_page.markdown(result),
+        "results.md": presentation.markdown(result),
         **layouts,
     }
     if unread:

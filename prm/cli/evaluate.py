@@ -92,8 +92,8 @@ def command(
             json.dumps({"results": [result.to_json() for result, _ in results]}, ensure_ascii=False, allow_nan=False)
         )
         return
-    from prm.bench import evaluation_page
+    from prm.bench import presentation
 
-    tell.show(evaluation_page.terminal([result for result, _ in results]))
+    tell.show(presentation.terminal([result for result, _ in results]))
     for _, folder in results:
         tell.show(f"files: {folder}")

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from curate.errors import UserError, did_you_mean
 
-# torch is opaque to mypy here
+# From the step logits of one rollout, [steps], to the logit of its score.
 Aggregation = Callable[[Tensor], Tensor]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from curate.tables.store import write_atomic
@@ -29,11 +30,7 @@ def write_report(report: Report, folder: Path, theme: str = "auto", chains: Brow
     # The page comes after what it reads; without chains those of an earlier page go.
     browse.clear(folder)
     paths = {"chains": browse.write(chains, folder)} if chains else {}
-    for form, (name, text) in forms.items():
-        paths[form] = folder / name
-        # Lone surrogates cannot be UTF-8; the reader sees a replacement for them.
-        write_atomic(paths[form], text.encode("utf-8", "replace"))
-    return paths
+    return paths | _write(forms, folder)
 
 
 def write_difference(comparison: Comparison, folder: Path, theme: str = "auto") -> dict[str, Path]:
@@ -45,8 +42,14 @@ def write_difference(comparison: Comparison, folder: Path, theme: str = "auto") 
         "csv": ("difference.csv", table.render_difference(comparison)),
         "html": ("difference.html", page.render_difference(comparison, theme)),
     }
+    return _write(forms, folder)
+
+
+def _write(forms: Mapping[str, tuple[str, str]], folder: Path) -> dict[str, Path]:
+    """Write each form, (file name, text), into `folder`; their paths."""
     paths = {}
     for form, (name, text) in forms.items():
         paths[form] = folder / name
+        # Lone surrogates cannot be UTF-8; the reader sees a replacement for them.
         write_atomic(paths[form], text.encode("utf-8", "replace"))
     return paths

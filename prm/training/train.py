@@ -22,7 +22,6 @@ from curate.tables.store import Store
 from prm.config import PER_ROLLOUT, TrainConfig
 from prm.data import subset
 from prm.distributed.process_group import ALONE, ProcessGroup
-from prm.model.aggregate import aggregation
 from prm.model.saved import has_card, model_folder
 from prm.training import board, callbacks, parallel, validation
 from prm.training.inputs import Data, pair_notes, prepare
@@ -72,7 +71,6 @@ def run(
     if process_group.size > 1 and config.parallel is not None:
         raise UserError("train.parallel does nothing under torchrun, whose processes share each run; leave it out.")
     with process_group.gate():
-        aggregation(config.aggregation)
         if config.tensorboard:
             board.writer_class()
         data, ledger = prepare(config, workspace, run_seed, rejects=process_group.leads)

@@ -64,7 +64,7 @@ def test_a_mistake_is_one_sentence(page, tmp_path, monkeypatch):
         (lambda: curate.load("small.yaml", "rollout.samples=2"), "put this text into a list"),
         (lambda: curate.load("small.yaml", {"rollout.sample": 2}), 'did you mean "samples"'),
         (lambda: curate.Workspace(tmp_path / "none"), "no workspace"),
-        (lambda: curate.judge("small.yaml", workspace), "judge"),
+        (lambda: curate.judge("small.yaml", workspace), 'no section "judge"'),
         (lambda: prm.load("seed-9", workspace), "seed-9"),
         (lambda: model.score(question="Q?", steps="So 2."), "put a single one into a list"),
         (lambda: model.score(question="Q?", steps=["So 2."], images=["no.png"]), "no.png cannot be read"),
@@ -72,7 +72,22 @@ def test_a_mistake_is_one_sentence(page, tmp_path, monkeypatch):
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             wrong()
-    assert curate.load("small.yaml", {"rollout.samples.train": 5}).section("rollout").samples["train"] == 5
+    changes = {
+        "rollout.samples": {"train": 5, "meta": 4, "test": 4},
+        "rollout.limit": None,
+        "name": "a: b",
+    }
+    recipe = curate.load("small.yaml", changes)
+    assert recipe.name == "a: b"
+    changed = recipe.section("rollout")
+    assert (changed.samples["train"], changed.limit) == (5, None)
+
+
+def test_options_of_ingest_are_those_of_the_command(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(page[0])
+    assert curate.ingest("small.yaml", tmp_path / "a", limit=2).out == 8
+    with pytest.raises(UserError, match="is of kind synthetic, which has no --split"):
+        curate.ingest("small.yaml", tmp_path / "b", split="test")
 
 
 def test_an_image_may_be_a_path_bytes_or_an_image(page, tmp_path):

@@ -221,6 +221,16 @@ for step in range(20):
 """
 
 
+def test_a_mistake_in_a_statement_reads_no_file_of_another_table(workspace, monkeypatch):
+    """Files are read for what the statement names, and all of them only where DuckDB cannot open one."""
+    checked = set()
+    monkeypatch.setattr(catalog.marks, "check", lambda path, columns: checked.add(path.parts[-3]))
+    for wrong in ("SELECT no_such_column FROM problems", "SELECT * FROM problemz", "SELECT nothing(1)"):
+        with pytest.raises(UserError, match="The query failed"):
+            catalog.query(workspace, wrong)
+    assert checked <= {"problems"}
+
+
 def test_ctrl_c_while_views_are_made_is_ctrl_c(workspace):
     """In a statement of ours, at any time; in a process of its own."""
     ran = subprocess.run(
