@@ -15,6 +15,7 @@ import json
 import random
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -74,9 +75,12 @@ class Repository:
         self.path = there / "repo" if (there / "repo").is_dir() else there
         if not self.path.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            subprocess.run(
-                ["git", "clone", "--quiet", "--depth", "1", f"https://github.com/{name}", str(there)], check=True
-            )
+            address = f"https://github.com/{name}"
+            done = subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, str(there)])
+            if done.returncode:
+                sys.exit(
+                    f"{address} could not be cloned; put a clone into {there}, or name its parent by --repositories."
+                )
 
     def names(self, under: str) -> list[str]:
         """Paths below a folder."""
