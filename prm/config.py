@@ -19,44 +19,48 @@ _RATES = {"adam": 0.01, "mirror": 50.0}
 
 
 class UpperConfig(Config):
-    """The upper level: weights of domains or rollouts on the meta loss."""
+    """Sets the upper level of training: how the weights of domains or rollouts are learned from the meta set."""
 
     loss: Literal["outcome", "pairs", "auroc"] = "outcome"
-    """What the meta set asks for: `outcome`, a rollout's score near its outcome (DreamPRM); `pairs`, of two rollouts of
-    a problem the right one's score above the wrong one's, whatever the level of both; `auroc`, the same of two rollouts
-    of any problems, so that levels of problems and domains count, that of all scores does not (see `prm.data.meta`)."""
+    """What the meta set asks for. `outcome` (DreamPRM): the score of a rollout is close to its outcome. `pairs`: of two
+    rollouts of one problem, the right one scores above the wrong one; shifting both scores changes nothing. `auroc`:
+    the right one of two rollouts of any problems scores above the wrong one, so that differences between problems and
+    domains count as well."""
     unroll: int = Field(default=5, ge=1)
-    """Lower steps between two upper steps."""
+    """Number of lower steps per upper step."""
     warmup: int = Field(default=100, ge=0)
-    """Lower steps before the first upper step; Adam's second moment means little before some 50."""
+    """Number of lower steps before the first upper step. Adam's second moment is of little use during the first 50 or
+    so."""
     rule: Literal["adam", "mirror"] = "adam"
-    """How domain weights follow the hypergradient: `adam` on the raw weights (DreamPRM), which moves all domains at
-    about the same pace; `mirror`, multiplicative, in proportion to the hypergradient (see `prm.bilevel.weights`)."""
+    """How domain weights follow the hypergradient. `adam` (DreamPRM) applies Adam to the raw weights, which moves all
+    domains at about the same pace. `mirror` moves weights multiplicatively and in proportion to the hypergradient."""
     lr: float | None = Field(default=None, ge=0)
-    """With `adam` (0.01 when null) its step on the raw weights, or on the network's parameters in `instance-net`: about
-    the change of log weight per update when the signal is steady. With `mirror` (50 when null) the log weight that a
-    domain gains for each unit of meta loss that its gradient takes off."""
+    """Learning rate of the weights. With `adam` (0.01 when `null`) it is the step on the raw weights, or on the
+    parameters of the network in `instance-net`: about the change of the log weight per update when the signal is
+    steady. With `mirror` (50 when `null`) it is the log weight that a domain gains for each unit of meta loss that its
+    gradient removes."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates on the raw weights."""
+    """Decay rates of Adam on the raw weights."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of a bias-corrected moving average of the hypergradient, taken before Adam; 0 is none."""
+    """Decay of a bias-corrected moving average of the hypergradient, taken before Adam; 0 takes none."""
     meta_ema: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of a bias-corrected moving average of the meta gradient, before its inner products with the domains'
-    gradients; 0 is none. Takes noise away that `ema`, which comes after the products, cannot (one copy of the
-    parameters in memory)."""
+    """Decay of a bias-corrected moving average of the meta gradient, taken before its inner products with the domains'
+    gradients; 0 takes none. It removes noise that `ema`, which averages after the products, cannot remove, and needs
+    one copy of the parameters in memory."""
     meta_rows: int = Field(default=16, ge=1)
-    """Rollouts of the meta set per upper step; two make a pair."""
+    """Number of meta rollouts per upper step; two make one pair."""
     direction: Literal["lagged", "exact"] = "lagged"
-    """When the meta gradient is taken, in mode `domain`: `lagged`, before the lower step and in a slightly cheaper
-    metric, so that no gradient need be kept for it (cosine with the truth 0.99 and more); `exact`, after it, with one
-    gradient per domain kept meanwhile, which is little with `lora` (see `prm.bilevel.exact`)."""
+    """When the meta gradient is taken, in mode `domain`. `lagged` takes it before the lower step, in a slightly cheaper
+    metric, so that no gradient has to be kept (its cosine with the exact direction is 0.99 or more). `exact` takes it
+    after the lower step and keeps one gradient per domain until then, which is little memory with `lora`."""
     clipped: Literal["correct", "skip", "ignore"] = "correct"
-    """When the lower gradient was clipped: `correct` is exact, and keeps one gradient per domain in memory during an
-    upper step, or, with weights of rollouts, takes another forward and half a backward of the batch; `skip` leaves that
-    update out and counts it; `ignore` leaves the clip's derivative out (which can turn the direction round)."""
+    """What happens when the lower gradient was clipped. `correct` is exact; it keeps one gradient per domain in memory
+    during an upper step or, with weights of rollouts, runs another forward and half a backward pass. `skip` leaves that
+    update out and counts it. `ignore` leaves out the derivative of the clipping, which can reverse the direction."""
     floor: float = Field(default=0.01, ge=0, lt=1)
-    """Parameters whose Adam denominator is below this share of their tensor's typical one are treated as if it were
-    there, so that a few rarely touched ones do not own the whole inner product. `exact` needs none."""
+    """Parameters whose Adam denominator is below this share of the typical one of their tensor are treated as if theirs
+    were that large, so that a few parameters that are rarely updated do not dominate the inner product. `direction:
+    exact` does not need it."""
 
     @property
     def rate(self) -> float:
@@ -83,12 +87,13 @@ class UpperConfig(Config):
 
 
 class SubsetConfig(Config):
-    """The part of the training rollouts that the modes `s1` and `car` choose."""
+    """Sets which part of the training rollouts the modes `s1` and `car` select."""
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the training rollouts that can be used."""
+    """Share of the usable training rollouts that is selected."""
     clusters: int | None = Field(default=None, ge=1)
-    """For `car`: groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
+    """Only for `car`: number of clusters of similar texts, each of which keeps its best rollout; `null` takes the
+    square root of half the number of rollouts."""
 
 
 # What each metric of held-out chains is best at: +1 the highest value, -1 the lowest; and those that call a step right
@@ -98,26 +103,26 @@ THRESHOLDED = ("auroc", "first-error-f1")
 
 
 class ValidationConfig(Config):
-    """Problems of the train set that are held out, and what becomes of a run by a metric of them.
-
-    See `prm.training.validation`.
-    """
+    """Holds out problems of the training set, and says what a metric on them decides about a run."""
 
     every: int = Field(default=100, ge=1)
-    """Lower steps between two evaluations, each a forward of all held-out rollouts; the last step has one, too."""
+    """Number of lower steps between two evaluations. Each one is a forward pass over all held-out rollouts; there is
+    always one after the last step."""
     share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of each domain's training problems; problems that show an image together stay together."""
+    """Share of each domain's training problems that is held out. Problems that share an image stay together."""
     metric: Literal["brier", "auroc", "first-error-f1", "best-of-n"] = "brier"
-    """`brier`, mean squared difference of step score and label, weighted as in training; `auroc`, how often a right
-    step scores above a wrong one; `first-error-f1`, harmonic mean of the shares of wrong chains whose first wrong step
-    is found and of right chains where none is, as ProcessBench; `best-of-n`, share of problems with several graded
-    rollouts whose best-scored one is right. Labels of a bad domain count as any other's."""
+    """`brier`: mean squared difference of step score and label, weighted as in training. `auroc`: how often a right
+    step scores above a wrong one. `first-error-f1` (as ProcessBench): harmonic mean of the share of wrong chains whose
+    first wrong step is found and the share of right chains in which none is found. `best-of-n`: share of problems whose
+    best-scored rollout is right. Labels of a bad domain count like those of any other."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """For `auroc` and `first-error-f1`: a label above it calls its step right, and so does a score."""
+    """Only for `auroc` and `first-error-f1`: a label above this counts its step as right, and a score above this
+    predicts it."""
     keep: Literal["best", "last"] = "best"
-    """The state whose PRM is saved; weights are those at the end of the run either way."""
+    """Which state is saved as the PRM. The reported weights are those at the end of the run in either case."""
     patience: int | None = Field(default=None, ge=1)
-    """End the run when so many evaluations in a row were no better than the best one before; null never does."""
+    """End the run when this many evaluations in a row are no better than the best one before them; `null` never ends it
+    early."""
 
     @model_validator(mode="after")
     def _a_threshold_has_an_effect(self) -> Self:
@@ -134,111 +139,118 @@ class ValidationConfig(Config):
 
 
 class LoraConfig(Config):
-    """Low-rank adapters in the language model, trained with the head in place of the model (see `prm.model.lora`)."""
+    """Adds low-rank adapters to the language model, which are trained with the head in place of the whole model."""
 
     rank: int = Field(default=16, ge=1)
-    """Rank of each adapter's change to its layer's weight."""
+    """Rank of each adapter."""
     alpha: float = Field(default=32.0, gt=0)
-    """An adapter's output counts alpha / rank."""
+    """The output of an adapter is multiplied by `alpha / rank`."""
     targets: Literal["linear", "attention"] = "linear"
-    """Which layers get one: all linear ones, or those of attention only."""
+    """Which layers get adapters: all linear layers, or those of attention only."""
 
 
 class TrainConfig(Config):
-    """`prm train`: examples to trained PRMs and weights per update."""
+    """Says how `prm train` trains PRMs on the examples and learns the weights of domains or rollouts."""
 
     model: str
-    """Folder of the backbone, or its hub id; a vision-language model, or a text-only causal language model for data
-    without images, with safetensors weights and a chat template."""
+    """Folder of the backbone, or its id on the hub: a vision-language model, or a text-only causal language model for
+    data without images. It needs safetensors weights and a chat template."""
     revision: str | None = None
-    """Revision of a hub model."""
+    """Revision (branch, tag or commit) of a model on the hub."""
     mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"] = "domain"
-    """`domain` learns a weight for each domain (DreamPRM), `instance-table` one for each rollout, `instance-net` a
-    small network from a rollout's loss and score to its weight (DreamPRM-1.5; see `prm.bilevel.instances`). `uniform`
-    keeps them at 1, `frozen` keeps those of `weights`. `s1` and `car` choose a part of the rollouts by rules and train
-    on it with weights of 1 (see `prm.data.subset`)."""
+    """What is weighted. `domain` learns one weight per domain (DreamPRM). `instance-table` learns one weight per
+    rollout, `instance-net` a small network from the loss and score of a rollout to its weight (DreamPRM-1.5). `uniform`
+    keeps all weights at 1, `frozen` keeps those of `weights`. `s1` and `car` select a part of the rollouts by rules and
+    train on it with weights of 1."""
     weights: dict[str, float] = Field(default={})
-    """For `frozen`: a weight per domain; they are scaled to mean 1."""
+    """Only for `frozen`: a weight per domain; they are scaled to a mean of 1."""
     subset: SubsetConfig = SubsetConfig()
-    """For `s1` and `car`."""
+    """Only for `s1` and `car`: which part of the rollouts is selected."""
     seeds: int = Field(default=3, ge=1)
-    """Runs that differ in their batches and head, so that a weight has an interval."""
+    """Number of runs with different batches and heads, from which every weight gets its interval."""
     null_runs: int = Field(default=3, ge=0)
-    """Runs with shuffled meta outcomes beside the real ones: where learned weights end without any signal."""
+    """Number of further runs with shuffled meta outcomes. They show where learned weights end up without any signal."""
     steps: int = Field(default=1000, ge=1)
-    """Lower updates."""
+    """Number of lower updates per run."""
     rows_per_domain: int = Field(default=2, ge=1)
-    """Rollouts of each domain in a batch."""
+    """Number of rollouts of each domain per batch."""
     instruction: str = "Check each step."
     """First line of the user turn, before the question."""
     target: Literal["steps", "outcome"] = "steps"
-    """What is learned: the label of every step, or, for an outcome reward model (ORM) to compare with, only at the last
-    step whether the rollout is right."""
+    """What is learned: `steps`, the label of every step; or `outcome`, whether the rollout is right, at its last step
+    only (an outcome reward model, ORM, to compare with)."""
     read: Literal["step-end", "branch"] = "step-end"
-    """Where a step is scored: at its own last token, or, with `branch`, at the end of a suffix that follows it and that
-    later steps do not see. `branch` gives what a model that reads after such a suffix gives prefix by prefix; it takes
-    one suffix more a step, and attention with a mask of its own, which is slower and which some models cannot have."""
+    """Where the score of a step is read: `step-end`, at the last token of the step; or `branch`, at the end of a suffix
+    that follows the step and that later steps cannot see. `branch` equals a model that reads each prefix and suffix
+    alone; it needs one suffix per step and a special attention mask, which is slower and which some models do not
+    support."""
     suffix: str | None = Field(default=None, min_length=1)
-    """For `branch`: the text that is put after each step; null takes what the model's chat writes to end the
-    assistant's turn and open the next."""
+    """Only for `branch`: the text that follows each step; `null` takes what the chat template writes to end the
+    assistant's turn and open the next one."""
     head: Literal["label-token", "scalar"] = "label-token"
-    """How the linear head starts: as the difference of two rows of the language-model head, so that a model that can
-    already judge keeps that, or at random."""
+    """How the linear head starts: `label-token`, as the difference of two rows of the language-model head, so that a
+    model that can already judge steps keeps this ability; or `scalar`, at random."""
     label_tokens: tuple[str, str] = ("+", "-")
-    """Right and wrong, one token each, for `label-token`."""
+    """Only for `label-token`: the words for right and wrong, each a single token of the model."""
     loss: Literal["mse", "bce"] = "mse"
-    """Loss of a step score against its label."""
+    """Loss of a step score against its label: mean squared error or binary cross-entropy."""
     aggregation: AggregationName = "mean-log-odds"
-    """How step scores become a rollout score, see `prm.model.aggregate`."""
+    """How step scores become the score of a rollout: `mean-log-odds`, `sum-log-odds`, `mean`, `min`, `max`, `last` or
+    `product`."""
     max_length: int = Field(default=4096, ge=16)
-    """In tokens, images and suffixes included. Longer examples are left out and counted; a step is never cut off."""
+    """Maximum length of an example in tokens, images and suffixes included. Longer examples are left out and counted;
+    nothing is cut off."""
     freeze_vision: bool = True
-    """Leave the vision tower as it is, and what brings its output to the language model; image tokens are then computed
-    once per image."""
+    """Keep the vision tower and its projector frozen; image features are then computed once per image."""
     lora: LoraConfig | None = None
-    """Train adapters and the head, with all else frozen; null trains the whole model. What is saved is the whole model
-    in either case, adapters merged into it. A learning rate of some 1e-4 is usual."""
+    """Train adapters and the head, with everything else frozen; `null` trains the whole model. The saved PRM is a whole
+    model in either case, with adapters merged. A learning rate of about 1e-4 is usual."""
     lr: float = Field(default=1e-5, gt=0)
-    """AdamW's learning rate."""
+    """Learning rate of AdamW."""
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """Over all steps, multiplied by the warm-up; `cosine` and `linear` fall to a tenth (at 0 there would be nothing
-    left for domain weights to act on)."""
+    """Learning rate over the steps, multiplied by the warm-up. `cosine` and `linear` fall to a tenth of it, not to 0,
+    where nothing would be left for domain weights to act on."""
     lr_warmup: int = Field(default=20, ge=0)
-    """Steps of linear warm-up."""
+    """Number of steps of linear warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates."""
+    """Decay rates of AdamW."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon, which is added to the denominator."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled, on matrices only."""
+    """Decoupled weight decay; applied to matrices only."""
     clip: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient; no clipping when null."""
+    """Maximum norm of the whole gradient; `null` does not clip."""
     upper: UpperConfig = UpperConfig()
+    """The upper level: how weights are learned from the meta set."""
     validation: ValidationConfig | None = None
-    """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
+    """Evaluate on held-out problems, keep the best state and end early; `null` trains on all problems and keeps the
+    last state."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the forward and backward pass; what is trained, its moments and the head are always float32. With
-    `lora` and bfloat16 the frozen matrices are kept in bfloat16, too."""
+    """Precision of the forward and backward pass. Trained parameters, their moments and the head are always float32.
+    With `lora` and bfloat16 the frozen matrices are stored in bfloat16."""
     checkpointing: bool = False
-    """Keep only the input of each layer for the backward pass and compute the rest again there: far less memory, about
-    a third more time, the same gradients."""
+    """Keep only the input of each layer for the backward pass and compute the rest again: much less memory, about a
+    third more time, the same gradients."""
     compile: bool = False
-    """Compile the language model's layers (`torch.compile`): a minute at the start, fewer and larger kernels after."""
+    """Compile the layers of the language model with `torch.compile`: a minute at the start, faster steps afterwards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
     sharding: Literal["none", "full"] = "none"
-    """How several processes (`torchrun -m prm train`) hold the model: `none`, each all of it; `full`, each a part of
-    every trained parameter, its gradient and moments (FSDP2), for a model that does not fit on one device."""
+    """How several processes (`torchrun -m prm train`) hold the model: `none`, each holds all of it; `full`, each holds
+    a part of every trained parameter, its gradient and its moments (FSDP2), for a model that does not fit on one
+    device."""
     parallel: int | None = Field(default=None, ge=1)
-    """Runs done side by side, each in a process of its own; null is one a GPU, and on a CPU one after the other. Two
-    processes of one thread each do more together than one of two threads."""
+    """Number of runs that are trained side by side, each in a process of its own. `null` means one per GPU, and on a
+    CPU one after the other. On a CPU, two processes with one thread each do more than one process with two."""
     micro_rows: int = Field(default=16, ge=1)
-    """Rollouts in one forward at most; larger batches are summed over several."""
+    """Maximum number of rollouts in one forward pass; gradients of larger batches are summed over several passes."""
     cache_megabytes: int = Field(default=1024, ge=1)
-    """Memory for what images were turned into (features when the vision tower is frozen, else pixels)."""
+    """Memory for processed images, in megabytes: their features when the vision tower is frozen, otherwise their
+    pixels."""
     checkpoint_every: int = Field(default=100, ge=1)
-    """Lower steps between two checkpoints of a run under way."""
+    """Number of lower steps between two checkpoints of a run."""
     tensorboard: bool = False
-    """Write curves of each run to <workspace>/tensorboard/<run>; needs the extra `tensorboard`."""
+    """Write curves of each run to `tensorboard/` in the workspace; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
     def _a_pair_fits(self) -> Self:

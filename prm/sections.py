@@ -12,37 +12,40 @@ from prm.aggregations import AggregationName
 
 
 class ScoreConfig(Config):
-    """`prm score`: step scores of labelled or graded rollouts by the trained PRMs."""
+    """Says which rollouts `prm score` scores, and with which PRMs."""
 
     roles: tuple[Role, ...] = ("test",)
-    """Whose examples are scored."""
+    """Examples of these roles are scored."""
     batch_rows: int = Field(default=32, ge=1)
-    """Rollouts in one forward."""
+    """Number of rollouts in one forward pass."""
     models: dict[str, str] = Field(default={})
-    """Saved PRMs from elsewhere that score, too: a name for the tables, and a folder as `prm train` saves it (relative
-    to the recipe)."""
+    """Saved PRMs from elsewhere that score as well: a name for the tables, and the folder of a saved PRM (relative to
+    the recipe)."""
 
 
 class SelectConfig(Config):
-    """`prm select`: best-of-N on the test set."""
+    """Says how `prm select` picks the best of N rollouts of each test problem."""
 
     aggregation: AggregationName = "mean-log-odds"
-    """How step scores become one rollout score, see `prm.model.aggregate`."""
+    """How step scores become the score of a rollout: `mean-log-odds`, `sum-log-odds`, `mean`, `min`, `max`, `last` or
+    `product`."""
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """Numbers of candidates; those above what a problem has are left out."""
+    """Numbers of candidates (N). A size above the number of rollouts of a problem is left out."""
 
 
 class ReportConfig(Config):
-    """`prm report`: the dataset-quality table."""
+    """Sets what `prm report` puts on its page, and what it takes for a verdict."""
 
     chains: int = Field(default=60, ge=0)
-    """Rollouts that the page holds itself."""
+    """Number of rollouts that the page itself holds."""
     browse: int | None = Field(default=None, ge=0)
-    """Rollouts in the page's browser of chains, 0 for none; null: 2,000 in files beside it, 100,000 when served."""
+    """Number of rollouts in the page's browser of chains; 0 leaves it out. `null` means 2,000 in files beside the page,
+    and 100,000 with `--serve`."""
     completions: int | None = Field(default=None, ge=0)
-    """Completions of each step that it has on demand; null: 2 in files, 64 when served."""
+    """Number of completions per step that the browser of chains can show. `null` means 2 in files, and 64 with
+    `--serve`."""
     least: float = Field(default=1.0, ge=1)
-    """A verdict asks for a weight that is at least so many times that of a domain without effect, or at most its
-    inverse, besides being clear of chance; 1 asks for no more than that."""
+    """Minimum factor between a domain's weight and the weight of a domain without effect (or its inverse) for a
+    verdict, in addition to lying outside the null band. 1 asks for the band only."""
     theme: Literal["auto", "light", "dark"] = "auto"
-    """Which look the page opens with; `auto` follows the reader's system."""
+    """Look that the page opens with; `auto` follows the reader's system."""

@@ -2,26 +2,130 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
+from pydantic import Field
 from typer.testing import CliRunner
 
 from curate import pipeline
 from curate.cli.app import app as curate
+from curate.recipe.engine_table import ENGINES
 from curate.recipe.parsing import Config, _fields
+from curate.sources.synthetic import TASKS
+from curate.text import prompts
+from curate.text.forms import FORMS
+from prm.aggregations import FORMULAS
 from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
-docs = importlib.util.module_from_spec(_spec)
+docs = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(docs)
 
 
 @pytest.mark.parametrize("name", docs.GENERATED)
 def test_generated_documents_are_fresh(name):
     assert (ROOT / "docs" / name).read_text() == docs.GENERATED[name](), "run: .venv/bin/python scripts/docs.py"
+
+
+SECTIONS = {name: make().config for name, make in pipeline.stages().items()}
+BESIDE = {heading: kind for heading, _, kind in docs.BESIDE}
+
+
+@pytest.mark.parametrize("section", [*SECTIONS, *BESIDE])
+def test_every_key_of_a_recipe_says_what_it_does(section):
+    for key in docs.keys((SECTIONS | BESIDE)[section]):
+        assert key.text, f"{section}: {key.name} has no docstring"
+        assert key.value, f"{section}: scripts/docs.py has no words for the type of {key.name}"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "names"),
+    [
+        ("ingest", "form", FORMS),
+        ("ingest", "task", TASKS),
+        ("rollout", "engine.kind", ENGINES),
+        ("rollout", "prompt", prompts.TEMPLATES),
+        ("judge", "prompt", prompts.JUDGE_TEMPLATES),
+        ("train", "aggregation", FORMULAS),
+        ("select", "aggregation", FORMULAS),
+    ],
+)
+def test_a_key_names_all_that_it_may_be(section, key, names):
+    told = {each.name: each.text for each in docs.keys(SECTIONS[section])}
+    assert names.keys() <= set(re.findall(r"`([^`]+)`", told[key]))
+
+
+class Animal(Config):
+    """Says which animal it is."""
+
+    name: str = "Rex"
+    """Name of the animal."""
+
+
+class Dog(Animal):
+    """Barks."""
+
+    kind: Literal["dog"] = "dog"
+    """`dog` barks."""
+    volume: int = Field(default=3, ge=1, le=9)
+    """How loud it barks."""
+
+
+class Cat(Animal):
+    """Purrs."""
+
+    kind: Literal["cat"]
+    """`cat` purrs."""
+    lives: float | None = None
+    """How often it may fall."""
+
+
+class Owner(Config):
+    """Has animals."""
+
+    pet: Annotated[Dog | Cat, Field(discriminator="kind")] = Dog(volume=5)
+    """The animal in the house."""
+    others: tuple[Annotated[Dog | Cat, Field(discriminator="kind")], ...] = ()
+    """Animals outside."""
+
+
+def rows_by_heading(text):
+    found, heading = {}, ""
+    for line in text.splitlines():
+        heading = line.strip("# ") if line.startswith("#") else heading
+        if line.startswith("| `"):
+            found.setdefault(heading, []).append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_variants_of_a_section_have_common_keys_once_and_then_their_own():
+    told = rows_by_heading("".join(docs._section("zoo", "", Annotated[Dog | Cat, Field(discriminator="kind")])))
+    assert told == {
+        "zoo": [
+            ["`kind`", "`dog` or `cat`", "required", "`dog` barks. `cat` purrs."],
+            ["`name`", "text", "`Rex`", "Name of the animal."],
+        ],
+        "With `kind: dog`": [["`volume`", "whole number (from 1 to 9)", "`3`", "How loud it barks."]],
+        "With `kind: cat`": [["`lives`", "number or `null`", "`null`", "How often it may fall."]],
+    }
+
+
+def test_variants_below_a_key_say_when_they_count_and_take_the_defaults_of_what_is_there():
+    told = rows_by_heading("".join(docs._section("house", "", Owner)))
+    assert told["house"] == [
+        ["`pet`", "mapping (next rows)", "`{}`", "The animal in the house."],
+        ["`pet.kind`", "`dog` or `cat`", "`dog`", "`dog` barks. `cat` purrs."],
+        ["`pet.name`", "text", "`Rex`", "Name of the animal."],
+        ["`pet.volume`", "whole number (from 1 to 9)", "`5`", "Only with `pet.kind` `dog`. How loud it barks."],
+        ["`pet.lives`", "number or `null`", "`null`", "Only with `pet.kind` `cat`. How often it may fall."],
+        ["`others`", "list of mappings (see below)", "`[]`", "Animals outside."],
+    ]
+    assert [row[0] for row in told["Items of `others`"]] == ["`kind`", "`name`"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda p: p.name)

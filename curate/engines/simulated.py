@@ -28,34 +28,41 @@ _SHOWN = re.compile(r"<paragraph_\d+>\n(.*?)\n</paragraph_\d+>", re.DOTALL)
 
 
 class Faults(Config):
-    """`engine.args` of the simulated engine: its world, and what goes wrong. All of it is decided by the request."""
+    """Sets the world of the simulated engine and the faults that it plays. Which requests are hit is decided by the
+    request itself.
+    """
 
     world: Literal["states", "longer", "drift", "decisive"] = "states"
-    """Which laws, see `curate.engines.worlds`."""
+    """How the chance of a right answer moves from step to step. `states`: a hidden state (good, flawed or dead) that
+    can recover. `longer`: the same, and chains that went wrong are longer. `drift`: the chance moves a little at each
+    step. `decisive`: one step decides."""
     steps: int | None = 5
-    """Steps of a chain (in `longer` the most); drawn for each problem when null."""
+    """Number of steps per chain (in `longer` the maximum); `null` draws it for each problem."""
     world_seed: int = 0
-    """Which problems' chains."""
+    """Seed of the chains."""
     error_rate: float = 0.0
-    """Share of requests all of whose samples end in "error"."""
+    """Share of requests whose samples all end in `error`."""
     reject_rate: float = 0.0
     """Share of requests that are refused."""
     hang_rate: float = 0.0
     """Share of requests that are never answered."""
     hang_once: str | None = None
-    """A file that the first hang makes; an engine that is started where it is does not hang. So a restart helps."""
+    """File that the first hanging request creates. An engine that starts where the file exists does not hang, so that a
+    restart helps."""
     truncation_rate: float = 0.0
-    """Share of samples that are cut short and end in "length"."""
+    """Share of samples that are cut short and end in `length`."""
     dies_after: int | None = None
-    """The engine dies at the request after so many; those under way die with it. A new one starts counting afresh."""
+    """The engine dies at the request after this many, together with the requests in progress. A new engine counts from
+    0 again."""
     false_alarm: float = 0.0
-    """Chance that the engine, asked as a judge, takes a right step for wrong."""
+    """Probability that the engine as a judge calls a right step wrong."""
     miss: float = 0.0
-    """Chance that the engine, asked as a judge, takes a wrong step for right."""
+    """Probability that the engine as a judge calls a wrong step right."""
     unreadable: float = 0.0
-    """Share of its answers as a judge that come to no verdict."""
+    """Share of the answers as a judge that contain no verdict."""
     latency: float = 0.0
-    """Mean seconds that a request takes; between a half and one and a half of it, so that answers change places."""
+    """Mean duration of a request in seconds. Each takes between half and one and a half of it, so that answers arrive
+    in another order."""
 
 
 class SimulatedEngine:

@@ -19,11 +19,12 @@ from curate.text.prompts import Template
 
 
 class IngestConfig(Config):
-    """`curate ingest`: sources to problems, images and rejects."""
+    """Says which sources `curate ingest` reads, and how large their images may be."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    """Datasets to read. Each has a `kind`, which decides its other keys."""
     max_pixels: int = Field(default=64_000_000, ge=1)
-    """An image with more pixels is rejected before it is decoded."""
+    """An image with more pixels is rejected without being decoded."""
     max_image_bytes: int = Field(default=64 * 2**20, ge=1)
     """An image file with more bytes is rejected."""
 
@@ -41,30 +42,33 @@ class IngestConfig(Config):
 
 
 class DedupConfig(Config):
-    """`curate dedup`: of problems that are the same, one stays."""
+    """Says when `curate dedup` takes two problems for the same. Of those that are the same, it keeps one."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
-    """How many of the 64 bits of two images' perceptual hashes may differ; candidates are looked at again."""
+    """Two images are compared in detail when at most this many of the 64 bits of their perceptual hashes differ."""
     text_similarity: float = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of the questions' shingles from which on two questions are the same."""
+    """Two questions count as the same when the Jaccard similarity of their 5-character shingles is at least this."""
     across: bool = True
-    """Between domains, too."""
+    """Compare problems of different domains, too; `false` compares within each domain only."""
 
 
 class DecontaminateConfig(Config):
-    """`curate decontaminate`: training problems that the meta or test set shows are left out."""
+    """Says when `curate decontaminate` drops a training problem because the meta or test set contains it."""
 
     image_distance: int = Field(default=4, ge=0, le=16)
-    """How many of the 64 bits of two images' perceptual hashes may differ; candidates are looked at again."""
+    """Two images are compared in detail when at most this many of the 64 bits of their perceptual hashes differ."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard similarity of the questions' shingles, with their choices, from which on a text counts as the same."""
+    """Two questions (with their choices) count as the same text when the Jaccard similarity of their 5-character
+    shingles is at least this."""
     other_images: bool = False
-    """Whether the same text with other images, or with none on one side, is an overlap where the answers agree, too.
-    Templates ("Is the function linear?") have the same text, and often the same answer, with every image."""
+    """Whether the same text with another image, or with an image on one side only, counts as an overlap when the
+    answers agree. It is off by default because templates ("Is the function linear?") repeat the same text, and often
+    the same answer, with every image."""
     min_characters: int = Field(default=60, ge=1)
-    """With `other_images`: a shorter question that has an image is no overlap by its text: "How many bars?"."""
+    """Only with `other_images`: a question that is shorter than this and has an image is not compared by its text,
+    because short questions ("How many bars?") repeat."""
     clean: tuple[Role, ...] = ("meta", "test")
-    """The sets that training must not show."""
+    """The sets that training problems must not overlap with."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -81,50 +85,58 @@ def _known_engine(name: str) -> str:
 
 
 class EngineConfig(Config):
-    """Which engine, on which model."""
+    """Names the engine that generates text, and the model that it runs."""
 
     kind: Annotated[str, AfterValidator(_known_engine)] = "auto"
-    """One of `vllm`, `server`, `transformers`, `simulated`, `replay`, or of an installed package; `auto` takes vLLM
-    when it is installed, else transformers, and says which."""
+    """One of `vllm`, `server` (any OpenAI-compatible endpoint), `transformers`, `simulated` (no model, for tests) and
+    `replay` (the samples of an earlier workspace), or an engine of an installed package. `auto` takes vLLM where it is
+    installed, otherwise transformers, and prints its choice."""
     model: str
-    """Folder of the model, hub id, or the name that the server knows it by; for `replay`, path of a workspace."""
+    """Folder of the model, its id on the hub, or the name by which the server knows it. For `replay`, the path of a
+    workspace."""
     revision: str | None = None
+    """Revision (branch, tag or commit) of a model on the hub."""
     urls: tuple[str, ...] = ()
-    """Base URLs of OpenAI-compatible servers, for `server`."""
+    """Base URLs of OpenAI-compatible servers (engine `server`); several share the load."""
     in_flight: int = Field(default=128, ge=1)
-    """Requests that the stage keeps under way at once."""
+    """Number of requests that are kept in progress at once."""
     max_model_len: int | None = Field(default=None, ge=16)
-    """Longest prompt and output together, in tokens; the model's own limit when null."""
+    """Maximum length of prompt and output together, in tokens; `null` takes the model's own limit."""
     max_pixels: int | None = Field(default=None, ge=1)
-    """A larger image is scaled down to so many pixels before the model's own limit; null leaves it to that. A part of
-    the policy."""
+    """An image with more pixels is scaled down to this many before the model's own limit applies; `null` leaves the
+    size to the model. It belongs to the policy: rollouts with different values are never mixed."""
     stall_minutes: float = Field(default=30, gt=0)
-    """When no request was answered for so long, the engine is started again; when that does not help, the command ends
-    and says where it stood."""
+    """When no request is answered for this many minutes, the engine is restarted. When that does not help, the command
+    ends and says what it was waiting for."""
     args: dict[str, Any] = Field(default={})
-    """Further arguments of the engine, passed on as they are (vLLM: AsyncEngineArgs; simulated: its faults)."""
+    """Further arguments of the engine, passed on unchanged: `AsyncEngineArgs` for vLLM, a world and faults for
+    `simulated`."""
 
 
 class SamplingConfig(Config):
-    """How text is drawn; the same for rollouts and completions, so that labels are on-policy."""
+    """Sets how text is sampled. Rollouts and completions share these settings, so that labels are on-policy."""
 
     temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature; 0 is greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus sampling threshold: only the most likely tokens that together have this probability are sampled."""
     top_k: int = Field(default=0, ge=0)
-    """0 is no limit."""
+    """Only this many of the most likely tokens are sampled; 0 sets no limit."""
     max_tokens: int = Field(default=1024, ge=1)
-    """Budget of the whole chain in tokens; a completion gets what its prefix has left."""
+    """Maximum length of a whole chain, in tokens. A completion gets what its prefix has left of it."""
 
 
 class AnswerWords(Config):
-    """Words of a language that announce answers or say yes and no, beside those that are known."""
+    """Adds words of a language to those that already announce an answer, or say yes or no."""
 
     answer: tuple[str, ...] = ()
-    """Nouns before an answer: `svar` for "Svar: 7"."""
+    """Nouns that stand before an answer, such as `svar` for "Svar: 7"."""
     verbs: tuple[str, ...] = ()
-    """What may stand between such a noun and the answer: `är` for "svaret är 7"."""
+    """Verbs that may stand between such a noun and the answer, such as `är` for "svaret är 7"."""
     yes: tuple[str, ...] = ()
+    """Words that mean yes."""
     no: tuple[str, ...] = ()
+    """Words that mean no."""
 
     @property
     def table(self) -> Words:
@@ -137,28 +149,31 @@ class AnswerWords(Config):
 
 
 class RolloutConfig(Config):
-    """`curate rollout`: problems to chains of thought."""
+    """Says how `curate rollout` samples chains of thought for each problem, and how it cuts and grades them."""
 
     engine: EngineConfig
     sampling: SamplingConfig = SamplingConfig()
     samples: Annotated[int, Field(ge=1, le=256)] | dict[Role, Annotated[int, Field(ge=1, le=256)]] = 8
-    """Rollouts per problem; one number, or one for each role."""
+    """Number of rollouts per problem: one number, or one for each role, such as `{train: 4, meta: 8}`."""
     prompt: str | InstanceOf[Template] = "structured-five"
-    """Name of a prompt template, see `curate.text.prompts`, or a Jinja2 file of your own (`*.j2`, relative to the
-    recipe) with `question`, `choices` and `problem`."""
+    """Name of a prompt template (`structured-five`, `short-five` or `free`), or a Jinja2 file of your own (`*.j2`,
+    relative to the recipe) that may use `question`, `choices` and `problem`."""
     max_steps: int = Field(default=12, ge=1)
-    """A chain with more steps has its last ones merged into one."""
+    """Maximum number of steps of a chain; the last one takes the rest of the text."""
     min_step_characters: int = Field(default=1, ge=1)
-    """A step with fewer letters and digits so far goes on; its marker does not count."""
+    """A step with fewer letters and digits is joined with the text after it. The step's marker ("Step 2:") is not
+    counted."""
     answer_words: AnswerWords = AnswerWords()
-    """Words that announce an answer, or say yes or no, in a language that is not known yet."""
+    """Words that announce an answer, or say yes or no, in a language that is not built in."""
     roles: tuple[Role, ...] = ("train", "meta", "test")
+    """Only problems of these roles get rollouts."""
     domains: tuple[str, ...] = ()
-    """Only problems of these domains; of all when empty."""
+    """Only problems of these domains get rollouts; an empty list means all domains."""
     limit: int | None = Field(default=None, ge=1)
-    """Only so many problems of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
+    """Maximum number of problems per domain and role, chosen by a hash of their id. A larger limit adds problems to
+    those of a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
-    """Share of all that is wanted, done before or not, that may fail before the command exits 1."""
+    """Share of the requested work (finished or not) that may fail before the command exits with code 1."""
 
     @model_validator(mode="after")
     def _samples_for_every_role(self) -> Self:
@@ -178,27 +193,35 @@ class RolloutConfig(Config):
 
 
 class LabelConfig(Config):
-    """`curate label`: rollouts to step labels by Monte Carlo completion, with the rollouts' own engine and sampling."""
+    """Says how `curate label` estimates step labels: by completing prefixes with the rollouts' own engine and
+    sampling.
+    """
 
     mode: Literal["pooled", "exact", "hard", "legacy"] = "pooled"
-    """`pooled`: few completions a step, pooled over the chain; unbiased, and about half the tokens. `exact`: exactly
-    `completions` a step, label k/m. `hard`: whether any of `completions` is right, drawn until one is. `legacy`:
-    DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to compare with its labels."""
+    """How a label is estimated. `pooled` samples a few completions per step and pools them over the chain; it is
+    unbiased and needs about half the tokens of `exact`. `exact` samples exactly `completions` per step; the label is
+    the share that is right. `hard` samples until one completion is right; the label is 1 if one is, otherwise 0.
+    `legacy` is DreamPRM's rule, which stops early and is biased by up to 0.05; use it only to compare with its
+    labels."""
     completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Completions a step: exactly so many (`exact`, 8 when null), at most so many (`hard`, 16), at most so many with
-    the rollout itself (`legacy`, 11)."""
+    """Completions per step. `exact`: exactly this many, 8 when `null`. `hard`: at most this many, 16 when `null`.
+    `legacy`: at most this many, the rollout itself included, 11 when `null`."""
     mean_completions: Annotated[float, Field(gt=0)] | None = None
-    """`pooled`: completions a step in the mean, 2 when null. Cheap late steps and problems whose rollouts disagree get
-    more."""
+    """Only with `pooled`: mean number of completions per step, 2 when `null`. Late steps, which are cheap, and problems
+    whose rollouts disagree get more."""
     max_completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """`pooled`: the most that a step gets, 8 when null (or four times the mean)."""
+    """Only with `pooled`: maximum number of completions per step; 8, or four times the mean if that is more, when
+    `null`."""
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    """`pooled`: as many completions as these tokens are expected to pay for, instead of `mean_completions`."""
+    """Only with `pooled`, in place of `mean_completions`: samples as many completions as this number of tokens is
+    expected to pay for."""
     rollouts: int | None = Field(default=None, ge=1)
-    """Label only the first so many rollouts of each problem; all when null. Chosen by index, never by outcome."""
+    """Label only this many rollouts of each problem, the first ones by index (never chosen by outcome); `null` labels
+    all."""
     roles: tuple[Role, ...] = ("train",)
+    """Only rollouts of these roles are labelled."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
-    """Share of all prefixes, done before or not, that may fail before the command exits 1."""
+    """Share of the requested work (finished or not) that may fail before the command exits with code 1."""
 
     @model_validator(mode="after")
     def _settings_fit_the_mode(self) -> Self:
@@ -231,29 +254,31 @@ class LabelConfig(Config):
 
 
 class JudgeSamplingConfig(SamplingConfig):
-    """How a judgement is drawn."""
+    """Sets how a judgement is sampled."""
 
     temperature: float = Field(default=0.0, ge=0)
-    """0 asks for the judge's one opinion; several votes need more."""
+    """Sampling temperature. 0 is greedy decoding: one opinion. Several votes need a temperature above 0."""
     max_tokens: int = Field(default=2048, ge=1)
-    """Budget of one judgement in tokens, its reasons included."""
+    """Maximum length of one judgement with its reasons, in tokens."""
 
 
 class JudgeConfig(Config):
-    """`curate judge`: a language model's opinion of labelled rollouts: which step is the first wrong one."""
+    """Says how `curate judge` asks a language model which step of a labelled rollout is the first wrong one."""
 
     engine: EngineConfig
     sampling: JudgeSamplingConfig = JudgeSamplingConfig()
     samples: int = Field(default=1, ge=1, le=256)
-    """Votes per rollout; of several the majority of those that can be read counts, step by step."""
+    """Number of votes per rollout. The majority of the votes that can be read decides, step by step."""
     prompt: str | InstanceOf[Template] = "first-error"
-    """Name of a judge's template, see `curate.text.prompts`, or a Jinja2 file of your own (`*.j2`, relative to the
-    recipe) with `question`, `choices`, `problem`, `steps` and `solution`."""
+    """Name of a template for judges (`first-error`), or a Jinja2 file of your own (`*.j2`, relative to the recipe) that
+    may use `question`, `choices`, `problem`, `steps` and `solution`."""
     roles: tuple[Role, ...] = ("train",)
+    """Only rollouts of these roles are judged."""
     limit: int | None = Field(default=None, ge=1)
-    """Only so many rollouts of each domain and role, by hash of their id: a larger limit adds to a smaller one."""
+    """Maximum number of rollouts per domain and role, chosen by a hash of their id. A larger limit adds rollouts to
+    those of a smaller one."""
     error_budget: float = Field(default=0.02, ge=0, le=1)
-    """Share of all that is wanted, done before or not, that may fail before the command exits 1."""
+    """Share of the requested work (finished or not) that may fail before the command exits with code 1."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -265,28 +290,30 @@ class JudgeConfig(Config):
 
 
 class ConsensusConfig(Config):
-    """Train only on step labels that the judge agrees with (consensus filtering, arXiv 2501.07301)."""
+    """Keeps only those step labels that the judge agrees with (consensus filtering, arXiv 2501.07301)."""
 
     mask: Literal["steps", "chains"] = "steps"
-    """`steps`: a step has weight 0 where its label and the judge's verdict disagree. `chains`: the published rule; all
-    steps of a chain have, unless both find the first wrong step at the same place, and then the steps behind it."""
+    """`steps` removes a step from training when its label and the judge's verdict disagree. `chains` is the published
+    rule: it removes all steps of a chain unless label and judge find the first wrong step in the same place, and then
+    the steps after it."""
     threshold: float = Field(default=0.0, ge=0, lt=1)
-    """A label above it calls its step right; 0 is the published any-of-N rule."""
+    """A label above this counts its step as right; 0 is the published rule (at least one completion is right)."""
     unjudged: Literal["keep", "mask"] = "keep"
-    """What becomes of a labelled step without a verdict: not judged, no vote that can be read, or votes that tie."""
+    """What happens to a labelled step without a verdict (not judged, no readable vote, or a tie): `keep` its label, or
+    `mask` it."""
 
 
 class ShardConfig(Config):
-    """`curate shard`: labelled rollouts to domain-tagged training, meta and test examples."""
+    """Says how `curate shard` turns labelled rollouts into training, meta and test examples."""
 
     min_graded: int = Field(default=1, ge=1)
-    """A step with fewer graded completions has no label (null). Without effect on steps that mode `pooled` labels from
-    later ones."""
+    """A step with fewer graded completions gets no label (`null`). Steps that mode `pooled` labels from later steps are
+    not affected."""
     harvest: float | None = Field(default=None, gt=0, le=1)
-    """Weight of steps out of completions: each completion is one more chain, whose new steps have its own outcome as
-    label. Costs no tokens; null leaves completions out."""
+    """Weight of the steps of harvested completions. Each completion becomes one more training chain, whose new steps
+    have the completion's outcome as their label; this costs no tokens. `null` does not use completions."""
     consensus: ConsensusConfig | None = None
-    """Mask labels of training examples that the judge of `curate judge` disagrees with; null masks none."""
+    """Removes labels from training that the judge of `curate judge` disagrees with; `null` removes none."""
 
     @model_validator(mode="after")
     def _completions_are_not_judged(self) -> Self:

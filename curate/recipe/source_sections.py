@@ -20,16 +20,18 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class _SourceConfig(Config):
+    """Names a dataset and what it is for."""
+
     name: str = Field(pattern=NAME)
-    """Name of the source in the workspace; letters, digits, dot, dash, underscore."""
+    """Name of the source in the workspace: letters, digits, dots, dashes and underscores."""
     role: Role = "train"
-    """What its problems are for; the three sets are kept disjoint by problem and by image."""
+    """What its problems are for. The three sets share no problem and no image."""
     domain: str | None = None
-    """Domain of all its rows; the source's name when neither this nor a `domain` column is given."""
+    """Domain of all its rows. Without it and without `columns.domain`, the domain is the source's name."""
     licence: str | None = None
-    """Licence of the data, kept with every row."""
+    """Licence of the data; it is kept with every row."""
     limit: int | None = Field(default=None, ge=1)
-    """Read only the first so many rows."""
+    """Read at most this many rows, the first ones."""
 
     @property
     def brings_chains(self) -> bool:
@@ -43,44 +45,53 @@ class _SourceConfig(Config):
 
 
 class SyntheticSource(_SourceConfig):
-    """Problems drawn by the program, with exact answers and exact step truth."""
+    """Draws problems with exact answers and a known truth for every step, with nothing to download."""
 
     kind: Literal["synthetic"]
+    """`synthetic` draws problems itself."""
     task: str
-    """Which task, see `curate.sources.synthetic.tasks`."""
+    """What is asked: `bars_read`, `bars_difference`, `bars_sum`, `dial_read`, `dots_count`, `dots_more`,
+    `grid_distance`, `rectangle_area`, `rectangle_perimeter`, `table_lookup`, `table_largest` or `needles`."""
     rows: int = Field(ge=1)
-    """How many problems."""
+    """Number of problems."""
     seed: int = 0
-    """Which problems; sources with different seeds or names do not share any."""
+    """Seed of the problems. Sources with different names or seeds share no problem."""
     defect: Literal["wrong-gold", "wrong-rule", "swapped-image", "leaked-answer", "near-duplicates"] | None = None
-    """A defect planted on purpose, so that the domain is bad and known to be."""
+    """A defect that is planted on purpose. `wrong-gold`: many gold answers are wrong; `wrong-rule`: gold answers follow
+    a wrong rule; `swapped-image`: each problem shows the image of another; `leaked-answer`: the question gives the
+    answer away; `near-duplicates`: the same few problems are repeated with small changes of the image."""
 
 
 class ColumnMap(Config):
-    """Which column of the source holds what; null where the source has none. `a.b` is field b of the struct a."""
+    """Says which column of the source holds what; `null` where the source has none. `a.b` is the field `b` of the
+    struct `a`.
+    """
 
     id: str | tuple[str, ...] | None = None
-    """Names the row, several columns joined by dashes; the row's number when null."""
+    """Column that names the row, or several columns, whose values are joined by dashes; the row's number when
+    `null`."""
     question: str | None = "question"
-    """A column, or a template such as "{hint}\\n{question}"; a line of it whose columns are all empty is left out.
-    Null where the chain's form has it."""
+    """Column of the question, or a template such as `"{hint}\\n{question}"`, of which a line is left out when all its
+    columns are empty. `null` where the form of the chains contains the question."""
     answer: str | None = "answer"
-    """The gold answer. Null where the source has none and brings chains instead."""
+    """Column of the gold answer. `null` is allowed only where the source brings chains."""
     choices: str | tuple[str, ...] | None = None
-    """A list, or a JSON or Python list in a string (see `choices_form`), or several columns; empty for free-form
-    questions."""
+    """Column of the choices: a list, or a list written as JSON or Python text (see `choices_form`); or several columns.
+    Empty for a free-form question."""
     image: str | tuple[str, ...] | None = None
-    """A path under `root`, bytes (also as base64 or in a data URI), or a Hugging Face Image struct; a list of any of
-    them; or several columns, of which empty ones are passed over. A template such as "pages/{id}.png" is a path."""
+    """Column of the image: a path below `root`, bytes (also as base64 or as a data URI), a Hugging Face Image struct,
+    or a list of these; or several columns, of which empty ones are skipped. A template such as `"pages/{id}.png"` is a
+    path."""
     domain: str | None = None
+    """Column of the row's domain."""
     conversation: str | None = None
-    """A list of turns with a question and an answer each, {user, assistant}, {from, value} or {role, content} (a text,
-    or parts of which those of type text are read): one problem a turn.
-    `question` and `answer` are not read then."""
+    """Column of a conversation: a list of turns, each with `user` and `assistant`, or with `from` and `value`, or with
+    `role` and `content`. Each question with its answer becomes one problem, and `question` and `answer` are not
+    read."""
     answer_type: str | None = None
-    """Says how the row's answer is meant, see `answer_types`."""
+    """Column that says how the row's answer is graded; `answer_types` translates its values."""
     decimals: str | None = None
-    """To how many decimals a number must be right."""
+    """Column that says to how many decimals a number must be right."""
 
     def named(self) -> list[tuple[str, str]]:
         """(role, column) of every column that is named."""
@@ -94,29 +105,31 @@ class ColumnMap(Config):
 
 
 class ChainMap(Config):
-    """Chains of thought that the source brings: each row becomes a rollout, with step labels where it has them."""
+    """Says where the source has chains of thought. Each row then becomes a rollout, with step labels where the source
+    has them, and the policy does not sample for it.
+    """
 
     form: Literal["columns", "tagged", "conversation", "rated"] = "columns"
-    """`columns`: steps and labels are columns; `tagged`: Math-Shepherd, a text whose steps end in a tag and its twin
-    with + or - there; `conversation`: VisualPRM400K, a step a turn, answered by + or -; `rated`: PRM800K, alternatives
-    of every step with ratings -1, 0 and 1."""
+    """How chains are written. `columns`: steps and labels are columns. `tagged` (Math-Shepherd): a text whose steps end
+    in a tag, and a copy of it with + or - in place of the tag. `conversation` (VisualPRM400K): one step per turn,
+    answered by + or -. `rated` (PRM800K): alternatives of every step with ratings -1, 0 and 1."""
     steps: str
-    """Column of the steps, a list of texts; of the text, the turns or the rated steps in the other forms. `a.b` is
-    field b of every struct in the list a."""
+    """Column of the steps: a list of texts, or the text, the turns or the rated steps of the other forms. `a.b` is the
+    field `b` of every struct in the list `a`."""
     labels: str | None = None
-    """Column of the labels: one a step, or one number, see `labels_form`; of the marked twin for `tagged`."""
+    """Column of the labels: one per step, or one number (see `labels_form`); for `tagged`, the copy with + and -."""
     labels_form: Literal["value", "sign", "first-error", "wrong-steps"] = "value"
-    """`value`: true or false, or a number from 0 to 1; `sign`: 1 is right, -1 wrong, 0 has no label; `first-error`: the
-    index of the first wrong step (of a list the least), null or -1 where there is none; what comes after it has no
-    label; `wrong-steps`: a list of the indices of all wrong steps, the others are right."""
+    """How labels are written. `value`: true, false or a number from 0 to 1. `sign`: 1 is right, -1 is wrong, 0 is no
+    label. `first-error`: index of the first wrong step (the smallest of a list), `null` or -1 when all are right; later
+    steps get no label. `wrong-steps`: list of the indices of all wrong steps; the others are right."""
     labels_from: Literal[0, 1] = 0
-    """The index of the first step where labels are indices; where that is 1, 0 says that no step is wrong, too."""
+    """Index of the first step, where labels are indices. With 1, an index of 0 means that no step is wrong."""
     right: str | None = None
-    """Column of the numbers of right completions, one a step."""
+    """Column of the number of right completions per step."""
     graded: str | None = None
-    """Column of the numbers of all graded completions, one a step."""
+    """Column of the number of graded completions per step."""
     outcome: str | None = None
-    """Column that says whether the final answer is right; graded against the gold answer when null."""
+    """Column that says whether the final answer is right; when `null`, the answer is graded against the gold answer."""
     policy: str | None = None
     """Column that names the model that wrote the chain."""
 
@@ -168,44 +181,51 @@ def _known_form(name: str) -> str:
 
 
 class MappedSource(_SourceConfig):
-    """What sources share whose records have columns."""
+    """Holds what all sources share whose records have columns."""
 
     columns: ColumnMap = ColumnMap()
+    """Which column of the source holds what; `null` where it has none. `a.b` is the field `b` of the struct `a`."""
     chain: ChainMap | None = None
-    """The chains that the source brings with its problems; they are not rolled out then."""
+    """Chains of thought that the source brings with its problems; these problems get no rollouts of the policy."""
     form: Annotated[str, AfterValidator(_known_form)] = "plain"
-    """How question and answer are written as texts, see `curate.text.forms`."""
+    """How question and answer are written: `plain`, or a dataset's own layout: `cauldron`, `geomverse`, `mathv360k`,
+    `geo170k`, `inline-options` ("... Options: A: 3, B: 4") or `instructed` (an instruction as the last line)."""
     turns: int | None = Field(default=None, ge=1)
-    """Read only the first so many questions of a conversation."""
+    """Read at most this many questions of each conversation, the first ones."""
     choices_form: Literal["list", "commas", "lettered"] = "list"
-    """`commas`: one text, parted by commas; `lettered`: one text with the letters in it, "A. 3; B. 4"."""
+    """How choices are written. `list`: a list. `commas`: one text, separated by commas. `lettered`: one text with
+    letters, such as "A. 3; B. 4"."""
     answer_form: Literal["text", "index", "accepted", "solution"] = "text"
-    """`text`: the answer, a letter or a choice's text; `index`: a choice's number, see `answer_from`; `accepted`: a
-    list of answers that are all right; `solution`: a worked solution, whose last stated answer is taken."""
+    """How the answer is written. `text`: the answer itself, a letter or the text of a choice. `index`: the number of a
+    choice (see `answer_from`). `accepted`: a list of answers that are all right. `solution`: a worked solution, whose
+    last stated answer is taken."""
     answer_from: Literal[0, 1] = 0
-    """The number of the first choice, for `answer_form: index`."""
+    """Number of the first choice, with `answer_form: index`."""
     answer_behind: Annotated[str, AfterValidator(_sound_pattern)] | None = None
-    """A regular expression, such as '####': the answer is what stands behind its last match, to the end of the line,
-    or what its group matches. A row without a match is rejected."""
+    """Regular expression, such as `'####'`. The answer is the text after its last match, up to the end of the line, or
+    what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
-    """How answers are graded; decided row by row from choices and answer when null. Rows with choices are choices."""
+    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    and answer. A row with choices is always graded as a choice."""
     answer_types: dict[str, AnswerType] = Field(default={})
-    """What the values of `columns.answer_type` mean."""
+    """Translates the values of `columns.answer_type` to answer types."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
-    """How far off a number is still right, as a share of it (an amount where it is 0); the grader's own when null."""
+    """How far a number may be off and still be right, as a share of the gold answer (as an amount when that is 0);
+    `null` takes the grader's own tolerance."""
     where: dict[str, str | int | bool | tuple[str | int | bool | None, ...] | None] = Field(default={})
-    """Take only rows whose column has this value, or one of these; the others are counted as not wanted."""
+    """Read only rows whose column has this value, or one of a list of values; the other rows are counted as not
+    wanted."""
     require_image: bool = False
     """Reject rows without an image."""
     ids: tuple[str, ...] = ()
-    """Take only the first row of each of these names (see `columns.id`), with all turns of its conversation."""
+    """Read only the first row with each of these names (see `columns.id`), with all turns of its conversation."""
     shuffle: int | None = Field(default=None, ge=2)
-    """Draw rows from a buffer of so many in random order, so that `limit` takes others than the first; the buffer has
-    to be read first."""
+    """Read rows in random order, from a buffer of this size, so that `limit` does not take the first rows only. The
+    buffer is filled before the first row comes out."""
     seed: int = 0
     """Seed of `shuffle`."""
     revision: str | None = None
-    """Revision of the data: what the rows are marked with, and for a hub dataset what is loaded."""
+    """Revision of the data. It is kept with every row, and for a hub dataset it is the revision that is loaded."""
 
     @property
     def brings_chains(self) -> bool:
@@ -250,46 +270,56 @@ class MappedSource(_SourceConfig):
 
 
 class FilesSource(MappedSource):
-    """Local JSON Lines, JSON, Parquet, Arrow, CSV or TSV, with images in columns, in a folder or in a zip archive."""
+    """Reads a local JSON Lines, JSON, Parquet, Arrow, CSV or TSV file, with images in columns, in a folder or in a zip
+    archive.
+    """
 
     kind: Literal["files"]
+    """`files` reads a local file."""
     path: Path
-    """The file, also packed by gzip, bzip2 or xz; relative paths are relative to the recipe."""
+    """The file, which may be compressed by gzip, bzip2 or xz."""
     records: str | None = None
-    """The key of a JSON file that holds its rows, where it has several tables; `a.b` is key b of the object a."""
+    """Key of a JSON file that holds its rows, where the file has several tables; `a.b` is the key `b` of the object
+    `a`."""
     root: Path | None = None
-    """Folder or zip archive that image paths are relative to; the file's own folder when null. No image outside it is
-    read."""
+    """Folder or zip archive that image paths are relative to; the file's own folder when `null`. No image outside of it
+    is read."""
 
 
 class HubSource(MappedSource):
-    """A dataset on the Hugging Face hub, read through `datasets`, streaming."""
+    """Reads a dataset from the Hugging Face hub as a stream, through `datasets`."""
 
     kind: Literal["hub"]
+    """`hub` reads a dataset from the Hugging Face hub."""
     dataset: str
-    """Hub id, or a local folder that `datasets` can load."""
+    """Id on the hub, or a local folder that `datasets` can load."""
     fallbacks: tuple[str, ...] = ()
-    """Other ids of the same data, tried in order when the first cannot be opened."""
+    """Other ids of the same data; they are tried in order when the first one cannot be opened."""
     config: str | None = None
+    """Configuration (subset) of the dataset; its default when `null`."""
     split: str = "train"
+    """Split of the dataset."""
     records: str | None = None
-    """The key of a JSON file that holds its rows, where it has several tables; `a.b` is key b of the object a."""
+    """Key of a JSON file that holds its rows, where the file has several tables; `a.b` is the key `b` of the object
+    `a`."""
     root: Path | None = None
-    """Folder or zip archive of the images, where the columns hold paths; the dataset's own folder when null."""
+    """Folder or zip archive of the images, where columns hold paths; the dataset's own folder when `null`."""
 
 
 class DreamPrmSource(_SourceConfig):
-    """A train or meta file of DreamPRM: chains with step labels, or with outcomes; see `curate.sources.dreamprm`."""
+    """Reads a train or meta file of DreamPRM: chains with step labels, or with outcomes."""
 
     kind: Literal["dreamprm"]
+    """`dreamprm` reads a file of DreamPRM."""
     path: Path
-    """The JSON file; relative paths are relative to the recipe."""
+    """The JSON file."""
     root: Path | None = None
-    """Folder or zip archive that image paths are relative to; the file's own folder when null."""
+    """Folder or zip archive that image paths are relative to; the file's own folder when `null`."""
     answer_type: AnswerType | None = None
-    """How answers are graded; decided row by row from choices and answer when null."""
+    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    and answer."""
     revision: str | None = None
-    """Revision of the data: what the rows are marked with."""
+    """Revision of the data; it is kept with every row."""
 
     @property
     def brings_chains(self) -> bool:
@@ -303,13 +333,14 @@ class DreamPrmSource(_SourceConfig):
 
 
 class PackageSource(MappedSource):
-    """Whatever an installed package reads: its adapter is an entry point in the group `curate.sources`."""
+    """Reads through an adapter that an installed package provides as an entry point in the group `curate.sources`."""
 
     kind: Literal["package"]
+    """`package` reads through an adapter of an installed package."""
     adapter: str
-    """Name of the entry point, a class that is made like `Class(config, base)`, see `curate.sources.base.Source`."""
+    """Name of the entry point: a class that is constructed as `Class(config, base)`."""
     args: dict[str, Any] = Field(default={})
-    """What the adapter needs to know."""
+    """Arguments of the adapter."""
 
 
 SourceConfig = Annotated[

@@ -15,30 +15,30 @@ T = TypeVar("T", bound="BenchConfig")
 
 
 class BenchConfig(Config):
-    """What all figures have: how their intervals are made."""
+    """Sets how intervals are made, for every figure of `prm eval`."""
 
     resamples: int = Field(default=2000, ge=100)
-    """Bootstrap resamples of whole problems that an interval comes from."""
+    """Number of bootstrap resamples (of whole problems) per interval."""
     seed: int = 0
-    """Seed of the resamples, and of what else is drawn."""
+    """Seed of the resamples, and of everything else that is random."""
     batch_rows: int = Field(default=32, ge=1)
-    """Chains in one forward."""
+    """Number of chains in one forward pass."""
 
 
 class VerdictConfig(BenchConfig):
-    """How scores become verdicts on steps."""
+    """Says how step scores become verdicts on steps."""
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A step is judged right when its score is above this."""
     tune: Literal["held-out", "gsm8k"] | None = None
-    """Where the threshold is chosen instead, by the benchmark's own figure: on a held-out share of the problems, which
-    the figures leave out; or, in ProcessBench, on the subset gsm8k as its paper does, whose own figures are then too
-    good."""
+    """Chooses the threshold by the benchmark's own figure. `held-out`: on a held-out share of the problems, which the
+    figures leave out. `gsm8k` (ProcessBench only): on the subset gsm8k as in its paper; the figures of that subset are
+    then too good. `null` keeps `threshold`."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
-    """The share of problems that `tune: held-out` takes."""
+    """Share of the problems that `tune: held-out` takes."""
     missing: Literal["wrong", "left-out"] = "wrong"
-    """What a step without a score (its chain is too long, an image is missing, it has no text) counts as: `wrong`, a
-    wrong verdict whatever the truth is; `left-out`, nothing, and its whole chain neither."""
+    """How a step without a score counts (its chain is too long, an image is missing, or it has no text): `wrong`, as a
+    wrong verdict whatever the truth is; or `left-out`, not at all, and neither does the rest of its chain."""
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
@@ -53,16 +53,16 @@ Target = Literal["counts", "outcome", "truth"]
 
 
 class CalibrationConfig(BenchConfig):
-    """What scores are compared with."""
+    """Says what step scores are compared with."""
 
     target: Target | None = None
-    """`counts`: k right of m completions of a step's prefix, from step labels; `outcome`: whether the chain itself ends
-    right, one completion of each of its prefixes; `truth`: whether all steps so far are right, known of synthetic
-    problems only. Null: counts where the examples have them, else outcome."""
+    """`counts`: k right of m completions of a step's prefix, from step labels. `outcome`: whether the chain itself ends
+    right, as one completion of each of its prefixes. `truth`: whether all steps so far are right, which is known for
+    synthetic problems only. `null` takes counts where the examples have them, otherwise outcomes."""
     role: Role = "test"
-    """Whose examples; the PRM was trained on those of train and meta, and the report says so."""
+    """Examples of this role are scored. The PRM was trained on those of `train` and `meta`, and the report says so."""
     bins: int = Field(default=10, ge=2, le=100)
-    """Equally wide bins of scores."""
+    """Number of equally wide bins of scores."""
 
 
 def settings(kind: type[T], given: list[str]) -> T:
