@@ -42,7 +42,7 @@ SIZE = 8
 _SEARCH = {
     "mode": "domain",
     "null_runs": 0,
-    # At a low, constant rate the domains keep a pull for longer (docs/log.md, "Where signal and noise are").
+    # At a low, constant rate the domains keep a pull for longer (docs/measurements/verdicts.md).
     "lr": 1e-4,
     "lr_schedule": "constant",
     "upper": {

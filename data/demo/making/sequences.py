@@ -135,7 +135,7 @@ class Source:
         """After every token: is it right given what was written before it; if not, the token that should stand there.
 
         To name what should stand there is to look it up, which is learned soon; to say only whether the two are the
-        same is not (`docs/log.md`).
+        same is not (`docs/measurements/embedded-models.md`).
         """
         slots, written, ids, verdicts = chains.solve(task, facts, self._slips((0.2,) * 5), self.rng), {}, [], []
         for index, (text, ends) in enumerate(pieces(task, slots)):
