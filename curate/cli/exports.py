@@ -16,7 +16,11 @@ from curate.errors import UserError
 def export(
     format_: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="datasets, trl, visualprm, dreamprm or webdataset.", show_default=False),
+        typer.Argument(
+            metavar="FORMAT",
+            help="datasets, trl, visualprm, dreamprm, webdataset, or one of an installed package.",
+            show_default=False,
+        ),
     ],
     folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
     workspace: options.Workspace = options.WORKSPACE,

@@ -26,7 +26,12 @@ WORKSPACE = Path("workspace")
 
 # Short forms of --set for the key that each names in `ROLLOUT_KEYS`.
 Model = Annotated[str | None, typer.Option("--model", help="Folder or name of the policy.")]
-Engine = Annotated[str | None, typer.Option("--engine", help="vllm, server, transformers, simulated, replay or auto.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", help="vllm, server, transformers, simulated, replay, auto, or one of an installed package."
+    ),
+]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", help="Rollouts per problem.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="Sampling temperature.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling threshold.")]

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import Any
 
-from curate.engines.base import Engine
-from curate.errors import UserError, did_you_mean
-from curate.recipe.engine_table import known
+from curate.engines.base import Engine, EngineMaker
+from curate.errors import UserError
+from curate.recipe.engine_table import AUTO, ENGINES
 from curate.recipe.sections import EngineConfig
 
-# What each engine can use of the settings that not every engine can; engines of other packages say it themselves.
-_USES: dict[str, tuple[str, ...]] = {
-    "vllm": ("max_model_len", "max_pixels"),
-    "server": ("urls", "max_pixels"),
-    "transformers": ("max_model_len", "max_pixels"),
-    "simulated": (),
-    "replay": (),
-}
+# The settings that not every engine can use; each says in `uses` which of them it does.
+OPTIONAL = ("max_model_len", "max_pixels", "urls")
 
 
 def _ignore(_note: str) -> None:
@@ -33,12 +25,12 @@ def build(config: EngineConfig, on_note: Callable[[str], None] = _ignore) -> Eng
     settings that this engine has no use for.
     """
     kind = config.kind
-    if kind == "auto":
+    if kind == AUTO:
         kind = _choose(on_note)
-    make = _load(kind)
-    engine: Engine = make(config, on_note)
-    for name in ("max_model_len", "max_pixels", "urls"):
-        if getattr(config, name) and kind in _USES and name not in _USES[kind]:
+    make: EngineMaker = ENGINES.find(kind)
+    engine = make(config, on_note)
+    for name in OPTIONAL:
+        if getattr(config, name) and name not in getattr(make, "uses", ()):
             raise UserError(f"engine.{name} has no effect with the engine {kind}; leave it out.")
     return engine
 
@@ -52,12 +44,3 @@ def _choose(on_note: Callable[[str], None]) -> str:
         "Engine: transformers, because vLLM is not installed; it gives the same kind of samples, many times slower."
     )
     return "transformers"
-
-
-def _load(kind: str) -> Callable[[EngineConfig, Callable[[str], None]], Any]:
-    engines = known()
-    if kind not in engines:
-        raise UserError(f'There is no engine "{kind}"{did_you_mean(kind, ["auto", *engines])}')
-    module, _, name = engines[kind].partition(":")
-    made: Callable[[EngineConfig, Callable[[str], None]], Any] = getattr(importlib.import_module(module), name)
-    return made

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from curate.recipe.sections import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -115,3 +117,12 @@ class Engine(Protocol):
     def versions(self) -> dict[str, str]:
         """Package versions and model revision, for the lineage record."""
         ...
+
+
+class EngineMaker(Protocol):
+    """An engine's class. `on_note` is told one plain sentence for the user at a time."""
+
+    uses: frozenset[str]
+    """Which of `max_model_len`, `max_pixels` and `urls` have an effect; to set another one is an error."""
+
+    def __call__(self, config: EngineConfig, on_note: Callable[[str], None]) -> Engine: ...

@@ -63,6 +63,8 @@ def check_cuts(pieces: Sequence[str], token_ends: Sequence[int]) -> None:
 class ReplayEngine:
     """An engine that finds its samples in the workspace `config.model`; it takes no `args`."""
 
+    uses = frozenset[str]()
+
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
         if config.args:
             raise UserError(f'The replay engine has no argument "{next(iter(config.args))}"; it takes none.')

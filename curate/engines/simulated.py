@@ -72,6 +72,8 @@ class SimulatedEngine:
     fields other than `max_tokens` (bytes) are ignored.
     """
 
+    uses = frozenset[str]()
+
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
         for name in config.args:
             if name not in Faults.model_fields:

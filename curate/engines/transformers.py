@@ -76,6 +76,8 @@ class TransformersEngine:
     `attn_implementation`; all chosen by what the machine has when not given.
     """
 
+    uses = frozenset({"max_model_len", "max_pixels"})
+
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
         for name in config.args:
             if name not in _ARGUMENTS:

@@ -49,6 +49,8 @@ _FINISHES = {"stop": "stop", "length": "length", "repetition": "repetition"}
 class VllmEngine:
     """An engine on vLLM. `config.args` are fields of vLLM's `AsyncEngineArgs` and go before everything set here."""
 
+    uses = frozenset({"max_model_len", "max_pixels"})
+
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
         self._config, self._note = config, on_note
         self._engine: AsyncLLM | None = None

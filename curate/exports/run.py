@@ -11,7 +11,7 @@ from pathlib import Path
 from curate.errors import RowError, UserError
 from curate.exports import card, facts, licences, target
 from curate.exports.base import CardLayout, Format, Options
-from curate.exports.formats import table
+from curate.exports.formats.table import FORMATS
 from curate.exports.records import Records
 from curate.exports.report import ExportReport, Use, Wrote
 from curate.exports.used import Used
@@ -58,7 +58,7 @@ def run(
     wanted: ExportRequest, folder: Path, workspace: Store, reporter: Reporter, replace: bool = False
 ) -> ExportReport:
     """Write the export whole, or nothing; UserError when there is nothing to write, or something in its place."""
-    maker = table.find(wanted.format)
+    maker = FORMATS.find(wanted.format)
     strange = sorted(
         name for name, value in vars(wanted.options).items() if value is not None and name not in maker.takes
     )

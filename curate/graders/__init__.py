@@ -1,20 +1,20 @@
 """Was the answer right? Extraction and grading, three-valued: right, wrong, or undecided, with the rules that decided.
 
 `assess` does both for a response to a problem: `curate.graders.extraction.rules` reads the answer, a grader holds it
-against the gold one. A grader is a function of the extracted answer and a `Gold`; `GRADERS` names them all. No answer
-at all is wrong under its own rule, because a chain that does not come to an answer has not solved the problem;
-undecided is for what a grader cannot judge.
+against the gold one. `GRADERS` has a `Grader` for every answer type; a package adds its own in the entry point group
+`curate.graders`. No answer at all is wrong under its own rule, because a chain that does not come to an answer has not
+solved the problem; undecided is for what a grader cannot judge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from curate.graders.anls import grade_anls
-from curate.graders.base import Gold, Grade
+from curate.graders.base import Gold, Grade, Grader
 from curate.graders.choice import grade_choice
 from curate.graders.expression import grade_expression
 from curate.graders.extraction.languages import KNOWN, Words, words
@@ -24,6 +24,7 @@ from curate.graders.number import grade_number, read_number
 from curate.graders.relaxed import grade_relaxed
 from curate.graders.sets import grade_set, parts
 from curate.graders.yes_no import grade_yes_no, infers_yes_no
+from curate.runtime.registry import Registry
 
 __all__ = [
     "GRADERS",
@@ -35,6 +36,7 @@ __all__ = [
     "Extracted",
     "Gold",
     "Grade",
+    "Grader",
     "Words",
     "assess",
     "extract",
@@ -48,16 +50,31 @@ __all__ = [
 # The rule of a response in which no rule reads an answer.
 NO_ANSWER = "no-answer"
 
-GRADERS: dict[str, Callable[[str, Gold], Grade]] = {
-    "number": grade_number,
-    "choice": grade_choice,
-    "yes-no": grade_yes_no,
-    "expression": grade_expression,
-    "text": grade_text,
-    "relaxed": grade_relaxed,
-    "anls": grade_anls,
-    "set": grade_set,
-}
+
+def _number_or_text(gold: str | None) -> str:
+    """Gold answers of these types are numbers here and words there."""
+    return "number" if gold is not None and read_number(gold) is not None else "text"
+
+
+def _is_list(gold: str | None) -> bool:
+    return gold is not None and len(parts(gold)) > 1
+
+
+GRADERS: Registry[Grader] = Registry(
+    "curate.graders",
+    "answer type",
+    {
+        "number": Grader(grade_number, form="number"),
+        "choice": Grader(grade_choice, form="choice"),
+        "yes-no": Grader(grade_yes_no, form="yes-no"),
+        "expression": Grader(grade_expression, several=_is_list),
+        "text": Grader(grade_text, long=True),
+        "relaxed": Grader(grade_relaxed, form=_number_or_text),
+        "anls": Grader(grade_anls, form=_number_or_text, long=True),
+        "set": Grader(grade_set, several=lambda _gold: True),
+    },
+    of="curate.graders.base:Grader",
+)
 
 
 @dataclass(frozen=True)
@@ -74,11 +91,11 @@ class Assessment:
 
 def wanted_of(problem: Mapping[str, Any], words: Words = KNOWN) -> AnswerWanted:
     """What to look for in responses to a problem (a row of `problems`)."""
-    gold, kind = problem["answer"], problem["answer_type"]
-    if kind in ("relaxed", "anls"):
-        kind = "number" if gold is not None and read_number(gold) is not None else "text"
-    several = kind == "set" or (kind == "expression" and gold is not None and len(parts(gold)) > 1)
-    return AnswerWanted(kind, tuple(problem["choices"]), several, words)
+    gold, kind, choices = problem["answer"], problem["answer_type"], tuple(problem["choices"])
+    if kind is None:
+        return AnswerWanted(None, choices, False, words)
+    grader = GRADERS.find(kind)
+    return AnswerWanted(grader.form_of(gold), choices, grader.several(gold), words)
 
 
 def assess(text: str, problem: Mapping[str, Any], words: Words = KNOWN) -> Assessment:
@@ -108,7 +125,7 @@ def grade(
     """
     if response is None or not response.strip():
         return Grade(False, NO_ANSWER)
-    grader, first = GRADERS[answer_type], None
+    grader, first = GRADERS.find(answer_type).grade, None
     for answer in (gold, *accepted):
         verdict = grader(response, Gold(answer, tuple(choices), tolerance, words))
         if verdict.outcome:

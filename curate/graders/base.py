@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from curate.errors import did_you_mean
 from curate.graders.extraction.languages import KNOWN, Words
 
 
@@ -28,6 +30,39 @@ class Gold:
     choices: tuple[str, ...] = ()
     tolerance: float | None = None
     words: Words = KNOWN
+
+
+# What an answer may look like, for extraction.
+FORMS = ("number", "choice", "yes-no", "text")
+
+
+def _no_list(_gold: str | None) -> bool:
+    """A gold answer is one answer."""
+    return False
+
+
+@dataclass(frozen=True)
+class Grader:
+    """How answers of one type are graded, and what extraction looks for in responses to such problems.
+
+    `grade` holds an extracted answer against a gold one. `form` is what the answer looks like: `number`, `choice` or
+    `yes-no`, which extraction tells from other words, or `text`, which may be anything; a function of the gold answer,
+    which is null where the problem has none, where the form depends on it. `several` says whether this gold answer is a
+    list, so that several boxes side by side are one answer. `long`: a gold answer may be as long as a solution.
+    """
+
+    grade: Callable[[str, Gold], Grade]
+    form: str | Callable[[str | None], str] = "text"
+    several: Callable[[str | None], bool] = _no_list
+    long: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.form, str) and self.form not in FORMS:
+            raise ValueError(f'an answer has no form "{self.form}"{did_you_mean(self.form, FORMS)}')
+
+    def form_of(self, gold: str | None) -> str:
+        """What an answer looks like beside this gold one."""
+        return self.form if isinstance(self.form, str) else self.form(gold)
 
 
 _WRAPPERS = (

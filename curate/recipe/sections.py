@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
 from curate.errors import did_you_mean
 from curate.graders.extraction.languages import Words, words
-from curate.recipe.engine_table import known as known_engines
+from curate.recipe.engine_table import AUTO, ENGINES
 from curate.recipe.parsing import Config
 from curate.recipe.source_sections import RESERVED, Role, SourceConfig
 from curate.text.prompts import Template
@@ -78,9 +78,8 @@ class DecontaminateConfig(Config):
 
 
 def _known_engine(name: str) -> str:
-    names = ["auto", *known_engines()]
-    if name not in names:
-        raise ValueError(f'there is no engine "{name}"{did_you_mean(name, names)}')
+    if name != AUTO and name not in ENGINES:
+        raise ValueError(f'there is no engine "{name}"{did_you_mean(name, [AUTO, *ENGINES])}')
     return name
 
 

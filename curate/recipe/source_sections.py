@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from curate.errors import did_you_mean
+from curate.graders import GRADERS
+from curate.recipe import source_table
 from curate.recipe.parsing import Config
 
 Role = Literal["train", "meta", "test"]
-AnswerType = Literal["number", "choice", "yes-no", "text", "expression", "relaxed", "anls", "set"]
+AnswerType = Annotated[str, AfterValidator(GRADERS.checked)]
 
 # Partitions that stages name and that sources of chains would share; those of rejects begin otherwise than names do.
 RESERVED = frozenset({"main"})
@@ -49,7 +51,7 @@ class SyntheticSource(_SourceConfig):
 
     kind: Literal["synthetic"]
     """`synthetic` draws problems itself."""
-    task: str
+    task: Annotated[str, AfterValidator(source_table.task)]
     """What is asked: `bars_read`, `bars_difference`, `bars_sum`, `dial_read`, `dots_count`, `dots_more`,
     `grid_distance`, `rectangle_area`, `rectangle_perimeter`, `table_lookup`, `table_largest` or `needles`."""
     rows: int = Field(ge=1)
@@ -205,8 +207,13 @@ class MappedSource(_SourceConfig):
     """Regular expression, such as `'####'`. The answer is the text after its last match, up to the end of the line, or
     what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
+<<<<<<< HEAD
     """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
     and answer. A row with choices is always graded as a choice."""
+=======
+    """How to grade answers: `number`, `choice`, `yes-no`, `text`, `expression`, `relaxed`, `anls`, `set`, or a type of
+    an installed package; decided row by row from choices and answer when null. Rows with choices are choices."""
+>>>>>>> 40010c3 (Graders, engines, sources and export formats are one table each, open to installed packages; a name is checked when the recipe is read)
     answer_types: dict[str, AnswerType] = Field(default={})
     """Translates the values of `columns.answer_type` to answer types."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
@@ -336,9 +343,14 @@ class PackageSource(MappedSource):
     """Reads through an adapter that an installed package provides as an entry point in the group `curate.sources`."""
 
     kind: Literal["package"]
+<<<<<<< HEAD
     """`package` reads through an adapter of an installed package."""
     adapter: str
     """Name of the entry point: a class that is constructed as `Class(config, base)`."""
+=======
+    adapter: Annotated[str, AfterValidator(source_table.adapter)]
+    """Name of the entry point, a class that is made like `Class(config, base)`, see `curate.sources.base.Source`."""
+>>>>>>> 40010c3 (Graders, engines, sources and export formats are one table each, open to installed packages; a name is checked when the recipe is read)
     args: dict[str, Any] = Field(default={})
     """Arguments of the adapter."""
 

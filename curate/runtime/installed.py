@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import importlib.metadata
 from functools import cache
+from typing import Any
 
 
 @cache
+def _all() -> Any:
+    """Every entry point of every installed package, to select from; reading them takes tens of milliseconds."""
+    return importlib.metadata.entry_points()
+
+
 def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """The entry points of a group, of all installed packages; reading them takes tens of milliseconds."""
-    return tuple(importlib.metadata.entry_points(group=group))
+    """The entry points of a group, of all installed packages, as they were when the first group was asked for."""
+    return tuple(_all().select(group=group))
+
+
+def forget() -> None:
+    """Look again when the next group is asked for: packages came or went while this process ran."""
+    _all.cache_clear()
 
 
 @cache

@@ -18,10 +18,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from curate.errors import RowError, UserError
-from curate.recipe.source_sections import AnswerType, DreamPrmSource
+from curate.graders import GRADERS
+from curate.recipe.source_sections import DreamPrmSource
 from curate.sources.base import BadRow, GivenChain, SourceRow
 from curate.sources.roots import Root, open_root
 from curate.sources.values import text_of, writable
@@ -154,7 +155,7 @@ class DreamPrmReader:
             choices=_texts(kept.get("choices", choices)),
             images=() if path is None else (self._root.read(path),),
             domain=text_of(kept.get("domain") or record.get("dataset")),
-            answer_type=kind if kind in get_args(AnswerType) else None,
+            answer_type=kind if kind in GRADERS else None,
             accepted=_texts(kept.get("accepted")),
             tolerance=tolerance if isinstance(tolerance, float) and 0 < tolerance < 1 else None,
             chain=chain,

@@ -81,6 +81,8 @@ class ServerEngine:
     OPENAI_API_KEY; it is sent to no other address than these, so redirects are not followed.
     """
 
+    uses = frozenset({"urls", "max_pixels"})
+
     def __init__(self, config: EngineConfig, on_note: Callable[[str], None]) -> None:
         for name in config.args:
             if name not in _DEFAULTS:

@@ -1,26 +1,22 @@
-"""The formats of exports by name: the one table of them."""
+"""The formats of exports by name: those of this project, and those that installed packages add.
+
+A package adds a format of its own with an entry point in the group `curate.exports` whose value is a class that is made
+like the ones here, see `curate.exports.base.Maker`.
+"""
 
 from __future__ import annotations
 
-from curate.errors import UserError, did_you_mean
 from curate.exports.base import Maker
-from curate.exports.formats.dreamprm import DreamPrmFormat
-from curate.exports.formats.hub import Datasets
-from curate.exports.formats.trl import Trl
-from curate.exports.formats.visualprm import VisualPrm
-from curate.exports.formats.webdataset import WebDataset
+from curate.runtime.registry import Registry
 
-FORMATS: dict[str, Maker] = {
-    "datasets": Datasets,
-    "trl": Trl,
-    "visualprm": VisualPrm,
-    "dreamprm": DreamPrmFormat,
-    "webdataset": WebDataset,
-}
-
-
-def find(name: str) -> Maker:
-    """The format of this name; UserError with the nearest one when there is none."""
-    if name not in FORMATS:
-        raise UserError(f'There is no export format "{name}"{did_you_mean(name, list(FORMATS))}')
-    return FORMATS[name]
+FORMATS: Registry[Maker] = Registry(
+    "curate.exports",
+    "export format",
+    {
+        "datasets": "curate.exports.formats.hub:Datasets",
+        "trl": "curate.exports.formats.trl:Trl",
+        "visualprm": "curate.exports.formats.visualprm:VisualPrm",
+        "dreamprm": "curate.exports.formats.dreamprm:DreamPrmFormat",
+        "webdataset": "curate.exports.formats.webdataset:WebDataset",
+    },
+)

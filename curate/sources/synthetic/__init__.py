@@ -9,11 +9,12 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from curate.errors import UserError, did_you_mean
+from curate.errors import UserError
 from curate.recipe.source_sections import SyntheticSource
 from curate.seeds import rng
 from curate.sources.base import BadRow, SourceRow
@@ -44,11 +45,8 @@ def judge_truth(truth: str, steps: Sequence[str]) -> list[bool]:
 class Synthetic:
     """Rows of one synthetic source; the same configuration gives the same bytes."""
 
-    def __init__(self, config: SyntheticSource) -> None:
-        if config.task not in TASKS:
-            raise UserError(
-                f'Source "{config.name}": there is no task "{config.task}"{did_you_mean(config.task, list(TASKS))}'
-            )
+    def __init__(self, config: SyntheticSource, base: Path | None = None) -> None:
+        """The problems are drawn, so nothing is relative to `base`."""
         self._config, self._task = config, TASKS[config.task]
 
     def rows(self) -> Iterator[SourceRow | BadRow]:

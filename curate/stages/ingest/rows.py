@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.errors import RowError
-from curate.graders import KNOWN, Words, assess, extract, grade, infer_type, wanted_of
+from curate.graders import GRADERS, KNOWN, Words, assess, extract, grade, infer_type, wanted_of
 from curate.images import ImageFacts
 from curate.recipe.sections import IngestConfig
 from curate.recipe.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
@@ -18,8 +18,6 @@ from curate.stages.golds import gold_of
 from curate.stages.ingest.inspectors import Found, look
 from curate.tables.schema import GIVEN, Row
 
-# Types whose answers may be as long as a solution.
-_LONG = ("text", "anls")
 AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource
 
 
@@ -82,9 +80,11 @@ def _gold(row: SourceRow, source: AnySource) -> tuple[str | None, str | None]:
         return None, None
     answer = _wanted("answer", row.answer)
     stated = None if isinstance(source, SyntheticSource) or row.choices else source.answer_type
-    if (row.answer_type or stated) not in _LONG and (cure := solutions.cure_of(answer)) is not None:
+    kind = row.answer_type or stated
+    long = kind is not None and GRADERS.find(kind).long
+    if not long and (cure := solutions.cure_of(answer)) is not None:
         raise RowError("answer-is-a-solution", f"a worked solution, no answer; set {cure}: {answer[-80:]}")
-    answer_type = row.answer_type or stated or infer_type(answer, row.choices)
+    answer_type = kind or infer_type(answer, row.choices)
     for each in (answer, *row.accepted):
         _check_gold(each, answer_type, row)
     return answer, answer_type

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from curate.errors import UserError
+from curate.recipe.parsing import validate
 from curate.recipe.source_sections import ColumnMap, FilesSource, HubSource, PackageSource
 from curate.sources import columns, open_source
 from curate.sources.base import BadRow, SourceRow
@@ -531,5 +532,9 @@ def test_an_installed_package_adds_a_source(place):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": paths}
     )
     assert "3 rows in = 3 out" in done.stdout, done.stderr
-    with pytest.raises(UserError, match="no adapter"):
-        open_source(PackageSource(**source), place)
+    with pytest.raises(
+        UserError, match=r"source\.adapter.*no source adapter .counting.; no installed package brings one"
+    ):
+        validate(PackageSource, source, "source")
+    with pytest.raises(UserError, match="write kind: files"):
+        validate(PackageSource, source | {"adapter": "files"}, "source")

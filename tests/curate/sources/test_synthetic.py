@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import UserError
+from curate.recipe import source_table
+from curate.recipe.parsing import validate
 from curate.recipe.source_sections import SyntheticSource
 from curate.seeds import content_hash
 from curate.sources.synthetic import Synthetic, chain, judge_truth
@@ -18,12 +20,17 @@ names = st.sampled_from(sorted(TASKS))
 
 
 def rows(task, count=40, **more):
-    return list(Synthetic(SyntheticSource(kind="synthetic", name="s", task=task, rows=count, **more)).rows())
+    source = {"kind": "synthetic", "name": "s", "task": task, "rows": count, **more}
+    return list(Synthetic(validate(SyntheticSource, source, "source")).rows())
 
 
 def right(row):
     known = json.loads(row.truth)
     return chain.gold(TASKS[known["task"]], known["facts"])
+
+
+def test_a_recipe_knows_the_tasks():
+    assert tuple(TASKS) == source_table.TASKS
 
 
 @given(names, st.integers(0, 10**6), st.sets(st.integers(0, 4), max_size=3))

@@ -181,7 +181,7 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
         time.sleep(0.3)
         return Grade(True, "slow")
 
-    monkeypatch.setitem(graders.GRADERS, problem["answer_type"], slow)
+    monkeypatch.setitem(graders.GRADERS.own, problem["answer_type"], graders.Grader(slow))
 
     class Engine:
         async def generate(self, request):
