@@ -1,33 +1,31 @@
-"""The names of the ways to make one rollout score out of step scores, for recipes; `prm.model.aggregate` has the ways.
+"""The ways to make one rollout score out of step scores, by name; `prm.model.aggregate` has those of this project.
 
-Importing it is cheap, so that a recipe is checked before anything is done.
+A package adds one of its own with an entry point in the group `prm.aggregations` whose value is an
+`prm.model.aggregate.Aggregation`. Importing this table is cheap, so that a recipe is checked before anything is done.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
-from curate.errors import did_you_mean
+from curate.runtime.registry import Registry
 
-# In step scores s, for people.
-FORMULAS = {
-    "mean-log-odds": "sigmoid(mean(log(s / (1 - s))))",
-    "sum-log-odds": "sigmoid(sum(log(s / (1 - s))))",
-    "mean": "mean(s)",
-    "min": "min(s)",
-    "max": "max(s)",
-    "last": "s of the last step",
-    "product": "product(s)",
-}
+AGGREGATIONS: Registry[Any] = Registry(
+    "prm.aggregations",
+    "aggregation",
+    {
+        "mean-log-odds": "prm.model.aggregate:MEAN_LOG_ODDS",
+        "sum-log-odds": "prm.model.aggregate:SUM_LOG_ODDS",
+        "mean": "prm.model.aggregate:MEAN",
+        "min": "prm.model.aggregate:MIN",
+        "max": "prm.model.aggregate:MAX",
+        "last": "prm.model.aggregate:LAST",
+        "product": "prm.model.aggregate:PRODUCT",
+    },
+    of="prm.model.aggregate:Aggregation",
+)
 
-
-def _known(name: str) -> str:
-    if name not in FORMULAS:
-        raise ValueError(f'there is no aggregation "{name}"{did_you_mean(name, list(FORMULAS))}')
-    return name
-
-
-AggregationName = Annotated[str, AfterValidator(_known)]
-"""A name of `FORMULAS`, checked when a recipe is read."""
+AggregationName = Annotated[str, AfterValidator(AGGREGATIONS.checked)]
+"""A name of `AGGREGATIONS`, checked when a recipe is read."""

@@ -8,6 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from curate.recipe.parsing import Config
 from prm.aggregations import AggregationName
+from prm.loss_table import UPPER_LOSSES, StepLossName, UpperLossName
 
 # Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
 # chosen part of the rollouts.
@@ -21,11 +22,11 @@ _RATES = {"adam": 0.01, "mirror": 50.0}
 class UpperConfig(Config):
     """Sets the upper level of training: how the weights of domains or rollouts are learned from the meta set."""
 
-    loss: Literal["outcome", "pairs", "auroc"] = "outcome"
+    loss: UpperLossName = "outcome"
     """What the meta set asks for. `outcome` (DreamPRM): the score of a rollout is close to its outcome. `pairs`: of two
     rollouts of one problem, the right one scores above the wrong one; shifting both scores changes nothing. `auroc`:
     the right one of two rollouts of any problems scores above the wrong one, so that differences between problems and
-    domains count as well."""
+    domains count as well. Installed packages may add others."""
     unroll: int = Field(default=5, ge=1)
     """Number of lower steps per upper step."""
     warmup: int = Field(default=100, ge=0)
@@ -68,14 +69,17 @@ class UpperConfig(Config):
         return self.lr if self.lr is not None else _RATES[self.rule]
 
     @property
-    def paired(self) -> bool:
-        """Whether a term of the meta loss is about two rollouts."""
-        return self.loss != "outcome"
+    def rollouts(self) -> int:
+        """How many rollouts a term of the meta loss is about."""
+        found: int = UPPER_LOSSES.find(self.loss).rollouts
+        return found
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.paired and self.meta_rows % 2:
-            raise ValueError(f"meta_rows is {self.meta_rows}, and {self.loss} takes two each time; make it even")
+        each = self.rollouts
+        if self.meta_rows % each:
+            cure = "make it even" if each == 2 else f"make it a multiple of {each}"
+            raise ValueError(f"meta_rows is {self.meta_rows}, and {self.loss} takes {each} each time; {cure}")
         if self.rule == "mirror" and "betas" in self.model_fields_set:
             raise ValueError("upper.betas are Adam's and do nothing with rule mirror; leave them out")
         return self
@@ -192,8 +196,9 @@ class TrainConfig(Config):
     model that can already judge steps keeps this ability; or `scalar`, at random."""
     label_tokens: tuple[str, str] = ("+", "-")
     """Only for `label-token`: the words for right and wrong, each a single token of the model."""
-    loss: Literal["mse", "bce"] = "mse"
-    """Loss of a step score against its label: mean squared error or binary cross-entropy."""
+    loss: StepLossName = "mse"
+    """Loss of a step score against its label: `mse` (mean squared error), `bce` (binary cross-entropy), or one of an
+    installed package."""
     aggregation: AggregationName = "mean-log-odds"
     """How step scores become the score of a rollout: `mean-log-odds`, `sum-log-odds`, `mean`, `min`, `max`, `last` or
     `product`."""
@@ -253,9 +258,12 @@ class TrainConfig(Config):
     """Write curves of each run to `tensorboard/` in the workspace; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
-    def _a_pair_fits(self) -> Self:
-        if self.upper.paired and self.micro_rows < 2:
-            raise ValueError(f"micro_rows is 1, and upper.loss {self.upper.loss} needs 2 rollouts in one forward")
+    def _an_item_fits(self) -> Self:
+        each, rows = self.upper.rollouts, self.micro_rows
+        if rows < each:
+            raise ValueError(
+                f"micro_rows is {rows}, and upper.loss {self.upper.loss} needs {each} rollouts in one forward"
+            )
         return self
 
     @property

@@ -8,12 +8,12 @@ carries all its prefixes, hence sum and not mean.
 
 Upper level, averaged over the items of the meta batch (`prm.data.meta`), A being the aggregated logit of a rollout:
 either (sigmoid(A) - r)^2 with r its outcome, 0 or 1 (DreamPRM), or sigmoid(A_wrong - A_right) for two rollouts of a
-problem.
+problem. `prm.loss_table` names both levels' losses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-
-def _mse(logits: Tensor, values: Tensor) -> Tensor:
-    return (torch.sigmoid(logits) - values) ** 2
+from prm.loss_table import STEP_LOSSES
 
 
-def _bce(logits: Tensor, values: Tensor) -> Tensor:
-    return binary_cross_entropy_with_logits(logits, values, reduction="none")
+# Both are least in expectation at the true probability.
+def mse(logits: Tensor, labels: Tensor) -> Tensor:
+    """Squared error of each step's score against its label, [N], from logits [N] and labels [N] in [0, 1]."""
+    return (torch.sigmoid(logits) - labels) ** 2
 
 
-# Loss of each step, from logits and labels in [0, 1]. Both are least in expectation at the true probability.
-STEP_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": _mse, "bce": _bce}
+def bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of each step's score and its label, [N], from logits [N] and labels [N] in [0, 1]."""
+    return binary_cross_entropy_with_logits(logits, labels, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def rollout_losses(name: str, logits: Tensor, targets: Targets) -> Tensor:
     whole stretches of entries (16 in float32 with AVX2, 32 with AVX-512) otherwise than the rest. A batch that is cut
     into other forwards, or another kind of processor, gives the same gradient to rounding and not bit for bit.
     """
-    losses = targets.weights * STEP_LOSSES[name](logits, targets.labels)
+    losses: Tensor = targets.weights * STEP_LOSSES.find(name)(logits, targets.labels)
     return losses.new_zeros(targets.rollouts).index_add(0, targets.owners, losses)
 
 

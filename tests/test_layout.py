@@ -20,8 +20,8 @@ LAYERS = {
         "sources", "stages", "exports", "discovery", "pipeline", "inspect", "api", "cli",
     ),
     "prm": (
-        "aggregations", "config", "sections", "metrics", "losses", "data", "model", "distributed", "bilevel", "scoring",
-        "training", "reporting", "render", "bench", "serving", "stages", "api", "cli", "__main__",
+        "aggregations", "loss_table", "config", "sections", "metrics", "losses", "data", "model", "distributed",
+        "bilevel", "scoring", "training", "reporting", "render", "bench", "serving", "stages", "api", "cli", "__main__",
     ),
 }  # fmt: skip
 # What the public functions of a package are made of; nothing within it imports them from there.

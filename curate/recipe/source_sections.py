@@ -207,13 +207,8 @@ class MappedSource(_SourceConfig):
     """Regular expression, such as `'####'`. The answer is the text after its last match, up to the end of the line, or
     what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
-<<<<<<< HEAD
-    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is decided row by row from choices
     and answer. A row with choices is always graded as a choice."""
-=======
-    """How to grade answers: `number`, `choice`, `yes-no`, `text`, `expression`, `relaxed`, `anls`, `set`, or a type of
-    an installed package; decided row by row from choices and answer when null. Rows with choices are choices."""
->>>>>>> 40010c3 (Graders, engines, sources and export formats are one table each, open to installed packages; a name is checked when the recipe is read)
     answer_types: dict[str, AnswerType] = Field(default={})
     """Translates the values of `columns.answer_type` to answer types."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
@@ -323,7 +318,7 @@ class DreamPrmSource(_SourceConfig):
     root: Path | None = None
     """Folder or zip archive that image paths are relative to; the file's own folder when `null`."""
     answer_type: AnswerType | None = None
-    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is decided row by row from choices
     and answer."""
     revision: str | None = None
     """Revision of the data; it is kept with every row."""
@@ -343,14 +338,9 @@ class PackageSource(MappedSource):
     """Reads through an adapter that an installed package provides as an entry point in the group `curate.sources`."""
 
     kind: Literal["package"]
-<<<<<<< HEAD
     """`package` reads through an adapter of an installed package."""
-    adapter: str
-    """Name of the entry point: a class that is constructed as `Class(config, base)`."""
-=======
     adapter: Annotated[str, AfterValidator(source_table.adapter)]
-    """Name of the entry point, a class that is made like `Class(config, base)`, see `curate.sources.base.Source`."""
->>>>>>> 40010c3 (Graders, engines, sources and export formats are one table each, open to installed packages; a name is checked when the recipe is read)
+    """Name of the entry point: a class that is constructed as `Class(config, base)`."""
     args: dict[str, Any] = Field(default={})
     """Arguments of the adapter."""
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prm.bilevel.ghost import Ghost, RowLayout
 from prm.data.encode import Encoded, Encoder, Prompt
-from prm.data.meta import Item
-from prm.losses import Targets, outcome_loss, pair_loss, rollout_losses
+from prm.data.meta import OUTCOME, Item, UpperLoss
+from prm.losses import Targets, rollout_losses
 from prm.model.aggregate import Aggregation
 from prm.model.reward_model import Prm
 
@@ -29,7 +29,7 @@ class Usage:
 
 @dataclass
 class PrmObjective:
-    """Losses of rollouts by their names. `outcomes` are those of the meta set, shuffled or not."""
+    """Losses of rollouts by their names. `outcomes` are those of the meta set, shuffled or not, `upper` its loss."""
 
     prm: Prm
     encoder: Encoder
@@ -38,6 +38,7 @@ class PrmObjective:
     loss: str
     aggregation: Aggregation
     micro_rows: int
+    upper: UpperLoss = OUTCOME
     usage: Usage = field(default_factory=Usage)
     # Of the last forward of training rows: their logits and losses, detached.
     _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
@@ -113,7 +114,4 @@ class PrmObjective:
             yield torch.stack([self._meta_loss(item, [next(logits) for _ in item]) for item in part])
 
     def _meta_loss(self, item: Item, logits: Sequence[Tensor]) -> Tensor:
-        scores = [self.aggregation(of_steps) for of_steps in logits]
-        if len(item) == 1:
-            return outcome_loss(scores[0], self.outcomes[item[0]])
-        return pair_loss(*scores)
+        return self.upper.loss([self.aggregation(of_steps) for of_steps in logits], [self.outcomes[n] for n in item])

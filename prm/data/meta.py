@@ -1,6 +1,7 @@
 """The meta set: what the upper level is evaluated on at each of its steps, and the control that takes its signal away.
 
-An item is what one term of the meta loss is about. Three kinds, by the setting `upper.loss`:
+An item is what one term of the meta loss is about. Three kinds, by the setting `upper.loss`; a package adds another, an
+`UpperLoss` in the entry point group `prm.upper_losses`:
 
 - `outcome`: one rollout; its score against its outcome (DreamPRM, arXiv 2505.20241). It asks for calibrated scores, so
   a domain whose labels are low in general moves it too, whatever those labels say about single steps.
@@ -17,12 +18,16 @@ expected gradient: weights move by noise alone and the null band lies around 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from curate.errors import UserError
 from curate.seeds import rng
 from prm.data.batches import EvenBatches
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Item = tuple[str, ...]
 
@@ -124,3 +129,76 @@ def shuffled_outcomes(groups: Sequence[Sequence[str]], outcomes: Mapping[str, bo
         rng(seed, "null-control", names[0]).shuffle(dealt)
         shuffled |= zip(names, dealt, strict=True)
     return shuffled
+
+
+@dataclass(frozen=True)
+class MetaRollouts:
+    """The rollouts of the meta set: whether each is right, which are of a problem, and the domain of each."""
+
+    outcomes: Mapping[str, bool]
+    problems: Mapping[str, Sequence[str]]
+    domain_of: Mapping[str, str]
+
+
+def _singles(meta: MetaRollouts, count: int, seed: int) -> MetaSet:
+    return Singles(list(meta.outcomes), count, seed, meta.domain_of)
+
+
+def _nothing(_meta: MetaRollouts) -> str | None:
+    """All rollouts are of use."""
+    return None
+
+
+@dataclass(frozen=True)
+class UpperLoss:
+    """What the meta set asks for.
+
+    `loss` gives the loss of one item, a scalar with a gradient, from the logits of its rollouts' scores and their
+    outcomes, both in the item's order. An item has `rollouts` rollouts. `meta_set` draws so many items a step, by a
+    seed; each rollout by itself where nothing else is said. The null control deals outcomes anew `within_problems`, or
+    over all rollouts. `note` says how much of the meta set is of use, if that needs saying; UserError when nothing is.
+    """
+
+    loss: Callable[[Sequence[Tensor], Sequence[bool]], Tensor]
+    rollouts: int = 1
+    meta_set: Callable[[MetaRollouts, int, int], MetaSet] = _singles
+    within_problems: bool = False
+    note: Callable[[MetaRollouts], str | None] = _nothing
+
+    def shuffled(self, meta: MetaRollouts, seed: int) -> MetaRollouts:
+        """The meta set of a null control: the same rollouts, whose outcomes say nothing."""
+        groups = list(meta.problems.values()) if self.within_problems else [list(meta.outcomes)]
+        return replace(meta, outcomes=shuffled_outcomes(groups, meta.outcomes, seed))
+
+
+# The losses themselves need torch, which reading a recipe does not.
+def _outcome_loss(scores: Sequence[Tensor], outcomes: Sequence[bool]) -> Tensor:
+    from prm.losses import outcome_loss
+
+    return outcome_loss(scores[0], outcomes[0])
+
+
+def _pair_loss(scores: Sequence[Tensor], outcomes: Sequence[bool]) -> Tensor:
+    """Loss of a pair, whose right rollout comes first."""
+    from prm.losses import pair_loss
+
+    return pair_loss(*scores)
+
+
+def _pairs(meta: MetaRollouts, count: int, seed: int) -> Pairs:
+    domains = {problem: meta.domain_of[names[0]] for problem, names in meta.problems.items()}
+    return Pairs(meta.problems, meta.outcomes, count, seed, domains)
+
+
+def _pairs_note(meta: MetaRollouts) -> str:
+    used, total = len(_pairs(meta, 1, 0).sides), len(meta.problems)
+    return f"Pairs: {used:,} of {total:,} meta problems have both right and wrong rollouts; the others say nothing."
+
+
+def _any_pairs(meta: MetaRollouts, count: int, seed: int) -> AnyPairs:
+    return AnyPairs(meta.outcomes, count, seed, meta.domain_of)
+
+
+OUTCOME = UpperLoss(_outcome_loss)
+PAIRS = UpperLoss(_pair_loss, 2, _pairs, within_problems=True, note=_pairs_note)
+AUROC = UpperLoss(_pair_loss, 2, _any_pairs)

@@ -7,15 +7,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from curate.errors import UserError, did_you_mean
+from prm.aggregations import AGGREGATIONS
 
-# From the step logits of one rollout, [steps], to the logit of its score.
-Aggregation = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Aggregation:
+    """One way to make the score of a rollout.
+
+    `logit` takes the step logits of one rollout, [steps] with at least one, and gives the logit A of its score, a
+    scalar with a gradient. `formula` says the same in step scores s, for people.
+    """
+
+    formula: str
+    logit: Callable[[Tensor], Tensor]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The logit of a rollout's score, from its step logits [steps]."""
+        return self.logit(logits)
 
 
 def log_odds_of(log_probability: Tensor) -> Tensor:
@@ -29,24 +43,19 @@ def _mean(logits: Tensor) -> Tensor:
     return torch.logsumexp(logsigmoid(logits), 0) - torch.logsumexp(logsigmoid(-logits), 0)
 
 
-# Each takes the step logits of one rollout, [steps] with at least one, and gives the logit A of its score.
-AGGREGATIONS: dict[str, Aggregation] = {
-    "mean-log-odds": lambda logits: logits.mean(),
-    "sum-log-odds": lambda logits: logits.sum(),
-    "mean": _mean,
-    "min": lambda logits: logits.min(),
-    "max": lambda logits: logits.max(),
-    "last": lambda logits: logits[-1],
-    "product": lambda logits: log_odds_of(logsigmoid(logits).sum()),
-}
+MEAN_LOG_ODDS = Aggregation("sigmoid(mean(log(s / (1 - s))))", lambda logits: logits.mean())
+SUM_LOG_ODDS = Aggregation("sigmoid(sum(log(s / (1 - s))))", lambda logits: logits.sum())
+MEAN = Aggregation("mean(s)", _mean)
+MIN = Aggregation("min(s)", lambda logits: logits.min())
+MAX = Aggregation("max(s)", lambda logits: logits.max())
+LAST = Aggregation("s of the last step", lambda logits: logits[-1])
+PRODUCT = Aggregation("product(s)", lambda logits: log_odds_of(logsigmoid(logits).sum()))
 
 
 def aggregation(name: str) -> Aggregation:
     """The aggregation of this name; UserError with the nearest one when there is none."""
-    try:
-        return AGGREGATIONS[name]
-    except KeyError:
-        raise UserError(f'There is no aggregation "{name}"{did_you_mean(name, list(AGGREGATIONS))}') from None
+    found: Aggregation = AGGREGATIONS.find(name)
+    return found
 
 
 def rollout_logit(scores: Sequence[float | None], aggregate: Aggregation) -> float | None:

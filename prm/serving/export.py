@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 
 from curate.errors import UserError
 from curate.tables.store import Store, write_atomic
-from prm.aggregations import FORMULAS
 from prm.data.encode import load_processor
+from prm.model.aggregate import aggregation
 from prm.model.backbones import as_classifier
 from prm.model.digests import CARD
 from prm.model.reward_model import HEAD_FILE, Prm
@@ -169,6 +169,6 @@ def _reading(architecture: str, head: str, card: Card) -> dict[str, Any]:
         "read": "the last token of each step; a step without text has none, and no score"
         + ("; only the last step's was trained" if card.of_outcomes else ""),
         "step score": "sigmoid(weight . hidden state), in (0, 1)",
-        "rollout score": FORMULAS[card.aggregation],
+        "rollout score": aggregation(card.aggregation).formula,
         "too long": f"more than {card.max_length} tokens with those of the images: no scores, nothing is cut off",
     }

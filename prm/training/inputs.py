@@ -23,7 +23,8 @@ from prm.data.examples import (
     read_images,
     write_rejects,
 )
-from prm.data.meta import AnyPairs, MetaSet, Pairs, Singles, shuffled_outcomes
+from prm.data.meta import MetaRollouts, MetaSet, UpperLoss
+from prm.loss_table import UPPER_LOSSES
 from prm.training import validation
 from prm.training.validation import HeldOut
 
@@ -63,12 +64,12 @@ class Data:
         pairs = [(v, w) for v, w in zip(example.values, example.weights, strict=True) if v is not None and w]
         return sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else 0.0
 
-    def meta_problems(self) -> dict[str, list[str]]:
-        """Problem -> its rollouts, of the meta set."""
+    def meta_rollouts(self) -> MetaRollouts:
+        """The meta set, as upper losses see it."""
         problems: dict[str, list[str]] = {}
         for name in self.outcomes:
             problems.setdefault(self.rows[name].example.problem_id, []).append(name)
-        return problems
+        return MetaRollouts(self.outcomes, problems, {name: self.rows[name].example.domain for name in self.outcomes})
 
 
 def prepare(config: TrainConfig, workspace: Store, run_seed: int = 0, rejects: bool = True) -> tuple[Data, Ledger]:
@@ -145,22 +146,19 @@ def _check_targets(row: Encoded) -> None:
 
 def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
     """Outcomes of the meta rollouts, as they are or without signal, and what an upper step draws of them."""
-    problems, loss, outcomes, rows = data.meta_problems(), config.upper.loss, data.outcomes, config.upper.meta_rows
+    upper, meta = upper_loss(config), data.meta_rollouts()
     if null_control:
-        outcomes = shuffled_outcomes(list(problems.values()) if loss == "pairs" else [list(outcomes)], outcomes, seed)
-    if loss == "pairs":
-        domains = {problem: data.rows[names[0]].example.domain for problem, names in problems.items()}
-        return outcomes, Pairs(problems, outcomes, rows // 2, seed, domains)
-    domains = {name: data.rows[name].example.domain for name in outcomes}
-    if loss == "auroc":
-        return outcomes, AnyPairs(outcomes, rows // 2, seed, domains)
-    return outcomes, Singles(list(outcomes), rows, seed, domains)
+        meta = upper.shuffled(meta, seed)
+    return meta.outcomes, upper.meta_set(meta, config.upper.meta_rows // upper.rollouts, seed)
 
 
-def pair_notes(config: TrainConfig, data: Data, run_seed: int) -> list[str]:
-    """How much of the meta set pairs can use; UserError when that is nothing."""
-    if not config.learns or config.upper.loss != "pairs":
-        return []
-    problems = data.meta_problems()
-    used, total = len(Pairs(problems, data.outcomes, 1, run_seed).sides), len(problems)
-    return [f"Pairs: {used:,} of {total:,} meta problems have both right and wrong rollouts; the others say nothing."]
+def upper_loss(config: TrainConfig) -> UpperLoss:
+    """The loss of the upper level, by its name."""
+    found: UpperLoss = UPPER_LOSSES.find(config.upper.loss)
+    return found
+
+
+def meta_notes(config: TrainConfig, data: Data) -> list[str]:
+    """How much of the meta set the upper loss can use; UserError when that is nothing."""
+    note = upper_loss(config).note(data.meta_rollouts()) if config.learns else None
+    return [] if note is None else [note]

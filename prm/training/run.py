@@ -24,7 +24,7 @@ from prm.model.lora import adapt, halve
 from prm.model.reward_model import Prm
 from prm.model.saved import Card, model_folder, save_model
 from prm.training import callbacks, checkpoint, rollout_weights
-from prm.training.inputs import STAGE, Data, meta_set
+from prm.training.inputs import STAGE, Data, meta_set, upper_loss
 from prm.training.records import progress, update_rows, with_t
 from prm.training.stop import TrainingStop
 
@@ -140,9 +140,8 @@ def start(
     if config.checkpointing:
         prm.use_checkpointing()
     outcomes, meta = meta_set(data, config, seed, null_control) if config.learns else ({}, None)
-    objective = PrmObjective(
-        prm, data.encoder, data.rows, outcomes, config.loss, aggregation(config.aggregation), config.micro_rows
-    )
+    aggregate, upper = aggregation(config.aggregation), upper_loss(config)
+    objective = PrmObjective(prm, data.encoder, data.rows, outcomes, config.loss, aggregate, config.micro_rows, upper)
     train = (
         EvenBatches("train", data.strata(config.rows_per_domain), config.rows_per_domain, seed)
         if data.pooled is None

@@ -24,7 +24,7 @@ from prm.data import subset
 from prm.distributed.process_group import ALONE, ProcessGroup
 from prm.model.saved import has_card, model_folder
 from prm.training import board, callbacks, parallel, validation
-from prm.training.inputs import Data, pair_notes, prepare
+from prm.training.inputs import Data, meta_notes, prepare
 from prm.training.records import last_weights
 from prm.training.run import OnStep, RunPlan, RunResult, do, settings_of
 from prm.training.stop import stopping
@@ -76,7 +76,7 @@ def run(
         data, ledger = prepare(config, workspace, run_seed, rejects=process_group.leads)
         chosen = subset.notes(config.mode, data.train, ledger.rejected)
         chosen += validation.notes(config, data.held, data.train)
-        result = TrainResult(ledger, notes=[*pair_notes(config, data, run_seed), *chosen])
+        result = TrainResult(ledger, notes=[*meta_notes(config, data), *chosen])
     found = {
         plan: _there(plan, config, workspace, data, on_step, replace, process_group) for plan in plans(config, run_seed)
     }

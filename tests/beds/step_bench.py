@@ -15,7 +15,7 @@ from prm.config import LoraConfig, TrainConfig, UpperConfig
 from prm.data.batches import Stream
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import Example
-from prm.data.meta import Pairs, Singles
+from prm.data.meta import OUTCOME, PAIRS, Pairs, Singles
 from prm.model.aggregate import aggregation
 from prm.model.lora import adapt
 from prm.model.reward_model import Prm
@@ -81,7 +81,8 @@ class Bench:
             model=model, lr=lr, lr_schedule="constant", lr_warmup=1, clip=clip,
             upper=UpperConfig(floor=floor, direction=direction, warmup=warm, unroll=1),
         )  # fmt: skip
-        objective = PrmObjective(prm, encoder, encoded, outcomes, "mse", aggregation("mean-log-odds"), 16)
+        upper, aggregate = PAIRS if pairs else OUTCOME, aggregation("mean-log-odds")
+        objective = PrmObjective(prm, encoder, encoded, outcomes, "mse", aggregate, 16, upper)
         names = list(outcomes)
         meta_set = Pairs({"m": names[:4], "n": names[4:]}, outcomes, 4, 0) if pairs else Singles(names, 8, 0)
         self.run = Weighted(config, objective, prm.trained(), Stream("train", groups, 2, 0), meta_set)

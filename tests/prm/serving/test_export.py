@@ -29,7 +29,6 @@ from typer.testing import CliRunner
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
 from curate.tables.store import Store
-from prm import aggregations
 from prm.cli.app import app
 from prm.config import LoraConfig
 from prm.data.encode import load_processor
@@ -155,7 +154,11 @@ def test_the_model_card_and_the_reading(workspace, tiny_model, tmp_path):
     content = read_card(made.folder)
     assert content.config["model"] == Path(tiny_model).name
     assert content.reading["head"]["weight"] == made.head
-    assert content.reading["rollout score"] == aggregations.FORMULAS["mean-log-odds"]
+    assert (
+        content.reading["rollout score"]
+        == aggregate.aggregation("mean-log-odds").formula
+        == "sigmoid(mean(log(s / (1 - s))))"
+    )
 
 
 def test_the_card_names_hub_sources_accounts_and_null_controls(workspace, tmp_path):
@@ -192,7 +195,8 @@ def test_the_card_names_hub_sources_accounts_and_null_controls(workspace, tmp_pa
 
 
 def test_every_aggregation_has_its_formula():
-    assert list(aggregations.FORMULAS) == list(aggregate.AGGREGATIONS)
+    formulas = [aggregate.aggregation(name).formula for name in aggregate.AGGREGATIONS]
+    assert len(set(formulas)) == 7 and all("s" in formula for formula in formulas)
 
 
 def test_a_folder_is_replaced_only_when_asked_and_ours(workspace, tmp_path):
