@@ -37,6 +37,7 @@ from curate.runtime.durable import cannot_write, sealed, sync_folder, unsealed
 from curate.seeds import shard_of
 from curate.tables import lock, manifests, marks
 from curate.tables.journal import Journal
+from curate.tables.rows import R, column_names, rows_of, table_of
 from curate.tables.schema import TABLES, Row, Table
 
 DEFAULT_SHARDS = 16
@@ -128,6 +129,10 @@ class Partition:
     def read(self, columns: Sequence[str] | None = None, shard: int | None = None) -> pa.Table:
         """Committed rows."""
         return _read(self.files(shard), self.table, columns)
+
+    def rows(self, kind: type[R], shard: int | None = None) -> Iterator[R]:
+        """Committed rows as objects of a class with `columns_of`."""
+        return rows_of(kind, self.read(column_names(kind), shard))
 
     def keys(self, shard: int | None = None) -> set[tuple[Any, ...]]:
         """Keys of the committed rows."""
@@ -255,6 +260,10 @@ class CommittedFiles:
         names = [str(path) for path in paths]
         self._data = pads.dataset(names, schema=table.schema, format="parquet") if names else None
 
+    def rows(self, kind: type[R], where: Any = None) -> Iterator[R]:
+        """Their rows as objects of a class with `columns_of`."""
+        return rows_of(kind, self.read(column_names(kind), where))
+
     def read(self, columns: Sequence[str] | None = None, where: Any = None) -> pa.Table:
         """Their rows; `where` is a `pyarrow.dataset` expression. UserError where a file is not as it was written."""
         schema = self._table.schema
@@ -344,6 +353,11 @@ class Store:
         # So many at once that small files are not opened one by one, and no more than fit in memory.
         for group in _grouped(files, _READ_BYTES):
             yield from _read(group, table, columns, where).to_batches(max_chunksize=size)
+
+    def rows(self, kind: type[R], where: Any = None, shard: int | None = None) -> Iterator[R]:
+        """Committed rows as objects of a class with `columns_of`, a few at a time; of one shard or of all."""
+        for batch in self.batches(table_of(kind), column_names(kind), shard, where):
+            yield from rows_of(kind, batch)
 
     def tables(self) -> Mapping[str, Table]:
         """Tables that have at least one committed file."""
