@@ -5,8 +5,9 @@ Rows are plain dictionaries whose keys are the columns. Missing is null, never 0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,10 @@ FINISHES = ("stop", "length", "repetition", "error")
 GIVEN = "given"
 
 
+def _object(row: Any) -> Any:
+    return SimpleNamespace(**row) if isinstance(row, dict) else row
+
+
 @dataclass(frozen=True)
 class Table:
     """One table: `key` names a row; rows go to shards by `shard_by`."""
@@ -31,14 +36,19 @@ class Table:
     shard_by: str
     row_group: int = 10_000
 
-    def to_arrow(self, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-        """Rows as an Arrow table of exactly this schema; an unknown or absent column is a bug and raises KeyError."""
-        rows = list(rows)
-        names = set(self.schema.names)
-        for row in rows:
-            if row.keys() != names:
-                raise KeyError(f"table {self.name}: columns differ by {sorted(row.keys() ^ names)}")
-        return pa.Table.from_pylist(rows, schema=self.schema)
+    def to_arrow(self, rows: Iterable[Any]) -> pa.Table:
+        """Rows (see `curate.tables.rows`) as an Arrow table of exactly this schema."""
+        rows = list(map(_object, rows))
+        arrays = [pa.array([getattr(row, each.name) for row in rows], each.type) for each in self.schema]
+        return pa.Table.from_arrays(arrays, schema=self.schema)
+
+    def key_of(self, row: Any) -> tuple[Any, ...]:
+        """The key of a row."""
+        return tuple(getattr(_object(row), column) for column in self.key)
+
+    def shard_key(self, row: Any) -> str:
+        """What a row goes to its shard by."""
+        return str(getattr(_object(row), self.shard_by))
 
 
 def _table(

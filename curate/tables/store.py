@@ -196,10 +196,10 @@ class Writer:
     def commit(self, shard: int, rows: Iterable[Row]) -> int:
         """Add rows to a shard as one new file, atomically; returns how many. Keys must be new (ValueError)."""
         table = self.partition.table
-        rows = sorted(rows, key=lambda row: tuple(row[column] for column in table.key))
+        rows = sorted(rows, key=table.key_of)
         if not rows:
             return 0
-        self._check_new([tuple(row[column] for column in table.key) for row in rows], shard)
+        self._check_new([table.key_of(row) for row in rows], shard)
         self.partition.folder.mkdir(parents=True, exist_ok=True)
         number = self._next[shard]
         path = self.partition.folder / f"part-{shard:05d}-{number:04d}.parquet"
@@ -214,7 +214,7 @@ class Writer:
 
     def new(self, shard: int, rows: Sequence[Row]) -> list[Row]:
         """Those of the rows whose keys are not there."""
-        keys = [tuple(row[column] for column in self.partition.table.key) for row in rows]
+        keys = [self.partition.table.key_of(row) for row in rows]
         there = self._there(keys, shard)
         return [row for row, key in zip(rows, keys, strict=True) if key not in there]
 
@@ -222,7 +222,7 @@ class Writer:
         """Add rows, each to its own shard."""
         shards: dict[int, list[Row]] = {}
         for row in rows:
-            key = shard_of(row[self.partition.table.shard_by], self.partition.shards)
+            key = shard_of(self.partition.table.shard_key(row), self.partition.shards)
             shards.setdefault(key, []).append(row)
         return sum(self.commit(shard, part) for shard, part in sorted(shards.items()))
 
