@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from curate.engines.base import EngineDead, Request, RequestRejected, Sample
 from curate.errors import RowError, UserError
 from curate.recipe.sections import EngineConfig
 from curate.tables import lineage
-from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS, Row
+from curate.tables.rows import CompletionRow, RolloutRow, columns_of, rows_of
+from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS
 from curate.tables.store import Store
 from curate.text import prompts, thinking
 
@@ -60,6 +60,17 @@ def check_cuts(pieces: Sequence[str], token_ends: Sequence[int]) -> None:
         raise RowError("cut-not-stored", "the chain is cut where the replayed workspace had no cut; generate it anew")
 
 
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a problem's prompt is made of."""
+
+    problem_id: str
+    question: str
+    choices: Sequence[str]
+    image_hashes: Sequence[str]
+
+
 class ReplayEngine:
     """An engine that finds its samples in the workspace `config.model`; it takes no `args`."""
 
@@ -77,13 +88,12 @@ class ReplayEngine:
         workspace = Store.open(Path(self._config.model), create=False)
         self._rollouts = workspace.partition(ROLLOUTS).read()
         self._completions = workspace.partition(COMPLETIONS).read()
-        self._problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
+        self._problems = {row.problem_id: row for row in workspace.rows(_Asked)}
         ids = self._rollouts["rollout_id"].to_pylist()
-        self._places: dict[str, tuple[pa.Table, int]] = {name: (self._rollouts, at) for at, name in enumerate(ids)}
+        self._rollout_at = {name: at for at, name in enumerate(ids)}
         keys = zip(*(self._completions[column].to_pylist() for column in COMPLETIONS.key), strict=True)
-        self._places |= {
-            f"{rollout}-{step:02d}-{index:03d}": (self._completions, at)
-            for at, (rollout, step, index) in enumerate(keys)
+        self._completion_at = {
+            f"{rollout}-{step:02d}-{index:03d}": at for at, (rollout, step, index) in enumerate(keys)
         }
         self._open = True
         self._note(f"Engine: replay of {len(ids)} rollouts and {self._completions.num_rows} completions; no model.")
@@ -91,7 +101,7 @@ class ReplayEngine:
 
     async def __aexit__(self, *error: object) -> None:
         """Forget what was read."""
-        self._open, self._places, self._problems = False, {}, {}
+        self._open, self._rollout_at, self._completion_at, self._problems = False, {}, {}, {}
 
     def versions(self) -> dict[str, str]:
         """Where the samples came from, and the model that drew them."""
@@ -109,32 +119,35 @@ class ReplayEngine:
         self._check(request, rows[0])
         return [_sample(row) for row in rows]
 
-    def _row(self, name: str) -> Row:
-        found = self._places.get(name)
-        if found is None:
-            raise RequestRejected(f"the workspace {self._config.model} has no sample {name}")
-        table, place = found
-        row: Row = table.slice(place, 1).to_pylist()[0]
-        return row
+    def _row(self, name: str) -> RolloutRow | CompletionRow:
+        if (place := self._completion_at.get(name)) is not None:
+            return next(rows_of(CompletionRow, self._completions.slice(place, 1)))
+        return self._rollout(name)
 
-    def _check(self, request: Request, row: Row) -> None:
+    def _rollout(self, name: str) -> RolloutRow:
+        place = self._rollout_at.get(name)
+        if place is None:
+            raise RequestRejected(f"the workspace {self._config.model} has no sample {name}")
+        return next(rows_of(RolloutRow, self._rollouts.slice(place, 1)))
+
+    def _check(self, request: Request, row: RolloutRow | CompletionRow) -> None:
         """RequestRejected when what was asked for there is not what is asked for here."""
-        problem = self._problems.get(row["problem_id"])
+        problem = self._problems.get(row.problem_id)
         if problem is None:
-            raise RequestRejected(f"the problem {row['problem_id']} is not there any more")
+            raise RequestRejected(f"the problem {row.problem_id} is not there any more")
         name, _, version = str(self._settings["prompt"]).partition("/")
         known = prompts.TEMPLATES.get(name)
         # A template of the user's own is not kept there; that it is the same was checked by its digest.
         prompt = request.prompt
         if known is not None and str(known.version) == version:
-            prompt = prompts.render(name, problem["question"], problem["choices"], len(problem["image_hashes"]))
+            prompt = prompts.render(name, problem.question, problem.choices, len(problem.image_hashes))
         prefix_ids, prefix = self._prefix(row)
         sampling: Mapping[str, Any] = self._settings["sampling"]
         asked = vars(request.sampling)
         budget = max(sampling["max_tokens"] - len(prefix_ids), 1)
         for what, now, then in [
             ("prompt", request.prompt, prompt),
-            ("images", [image.image_hash for image in request.images], problem["image_hashes"]),
+            ("images", [image.image_hash for image in request.images], list(problem.image_hashes)),
             ("prefix", list(request.prefix_ids), prefix_ids),
             ("prefix", request.prefix_text, prefix),
             *((each, asked[each], sampling[each]) for each in _SAMPLING),
@@ -143,36 +156,38 @@ class ReplayEngine:
             if now != then:
                 raise RequestRejected(f"the sample {request.request_id} was drawn with another {what}")
 
-    def _prefix(self, row: Row) -> tuple[list[int], str]:
+    def _prefix(self, row: RolloutRow | CompletionRow) -> tuple[list[int], str]:
         """Token ids and text that a stored sample continues; none for a rollout."""
-        if "step_index" not in row:
+        if isinstance(row, RolloutRow):
             return [], ""
-        rollout, step = self._row(row["rollout_id"]), row["step_index"]
-        cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
-        text = thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1])
-        return rollout["token_ids"][:cut], text
+        rollout, step = self._rollout(row.rollout_id), row.step_index
+        cut = rollout.step_ends[step] if rollout.step_ends else 0
+        text = thinking.before(rollout.reasoning) + "".join(rollout.steps[: step + 1])
+        return list(rollout.token_ids[:cut]), text
 
 
-def _sample(row: Row) -> Sample:
+def _sample(row: RolloutRow | CompletionRow) -> Sample:
+    if row.finish is None:
+        raise RequestRejected(f"how the sample {row.rollout_id} ended is not known")
     return Sample(
-        text=row["text"],
-        token_ids=row["token_ids"],
-        token_ends=_token_ends(row) if "step_ends" in row else (),
-        finish=row["finish"],
-        mean_logprob=row.get("mean_logprob"),
-        prompt_tokens=row["prompt_tokens"],
-        reasoning=row["reasoning"],
-        tokens=row["tokens"],
-        seed=row["seed"],
+        text=row.text,
+        token_ids=row.token_ids,
+        token_ends=_token_ends(row) if isinstance(row, RolloutRow) else (),
+        finish=row.finish,
+        mean_logprob=row.mean_logprob if isinstance(row, RolloutRow) else None,
+        prompt_tokens=row.prompt_tokens,
+        reasoning=row.reasoning,
+        tokens=row.tokens,
+        seed=row.seed,
     )
 
 
-def _token_ends(rollout: Row) -> Sequence[int]:
+def _token_ends(rollout: RolloutRow) -> Sequence[int]:
     """Where tokens end, as far as it is stored: within a step a token counts as ending where the step begins.
 
     `steps.token_cuts` gives the stored cuts back.
     """
-    if not rollout["step_ends"]:
+    if not rollout.step_ends:
         return ()
-    ends = [0, *accumulate(len(step) for step in rollout["steps"])]
-    return [ends[bisect_right(rollout["step_ends"], count)] for count in range(1, len(rollout["token_ids"]) + 1)]
+    ends = [0, *accumulate(len(step) for step in rollout.steps)]
+    return [ends[bisect_right(rollout.step_ends, count)] for count in range(1, len(rollout.token_ids) + 1)]

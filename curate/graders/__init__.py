@@ -9,12 +9,11 @@ solved the problem; undecided is for what a grader cannot judge.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curate.graders.anls import grade_anls
-from curate.graders.base import Gold, Grade, Grader
+from curate.graders.base import Gold, Gradable, Grade, Grader
 from curate.graders.choice import grade_choice
 from curate.graders.expression import grade_expression
 from curate.graders.extraction.languages import KNOWN, Words, words
@@ -35,6 +34,7 @@ __all__ = [
     "Assessment",
     "Extracted",
     "Gold",
+    "Gradable",
     "Grade",
     "Grader",
     "Words",
@@ -89,24 +89,24 @@ class Assessment:
     rule: str
 
 
-def wanted_of(problem: Mapping[str, Any], words: Words = KNOWN) -> AnswerWanted:
+def wanted_of(problem: Gradable, words: Words = KNOWN) -> AnswerWanted:
     """What to look for in responses to a problem (a row of `problems`)."""
-    gold, kind, choices = problem["answer"], problem["answer_type"], tuple(problem["choices"])
+    gold, kind, choices = problem.answer, problem.answer_type, tuple(problem.choices)
     if kind is None:
         return AnswerWanted(None, choices, False, words)
     grader = GRADERS.find(kind)
     return AnswerWanted(grader.form_of(gold), choices, grader.several(gold), words)
 
 
-def assess(text: str, problem: Mapping[str, Any], words: Words = KNOWN) -> Assessment:
-    """Read and grade the answer of a response to a problem that has a gold answer."""
+def assess(text: str, problem: Gradable, words: Words = KNOWN) -> Assessment:
+    """Read and grade the answer of a response to a problem that has a gold answer (else ValueError)."""
+    gold, kind = problem.answer, problem.answer_type
+    if gold is None or kind is None:
+        raise ValueError("the problem has no gold answer")
     found = extract(text, wanted_of(problem, words))
     if found is None:
         return Assessment(None, False, NO_ANSWER)
-    kind, choices, accepted, tolerance = (
-        problem[column] for column in ("answer_type", "choices", "accepted", "tolerance")
-    )
-    verdict = grade(found.answer, problem["answer"], kind, choices, accepted, tolerance, words)
+    verdict = grade(found.answer, gold, kind, problem.choices, problem.accepted, problem.tolerance, words)
     return Assessment(found.answer, verdict.outcome, f"{found.rule}/{verdict.rule}")
 
 

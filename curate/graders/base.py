@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from curate.errors import did_you_mean
 from curate.graders.extraction.languages import KNOWN, Words
@@ -63,6 +64,48 @@ class Grader:
     def form_of(self, gold: str | None) -> str:
         """What an answer looks like beside this gold one."""
         return self.form if isinstance(self.form, str) else self.form(gold)
+
+
+class GradedBy(Protocol):
+    """What answers to a problem are graded by, besides its choices: columns of `problems`."""
+
+    @property
+    def answer(self) -> str | None:
+        """The gold answer; null where there is none."""
+        ...
+
+    @property
+    def answer_type(self) -> str | None:
+        """Which grader compares."""
+        ...
+
+    @property
+    def accepted(self) -> Sequence[str]:
+        """Further answers that are right."""
+        ...
+
+    @property
+    def tolerance(self) -> float | None:
+        """See `Gold`."""
+        ...
+
+
+class WithChoices(Protocol):
+    """A gold answer, and the choices that it is one of."""
+
+    @property
+    def answer(self) -> str | None:
+        """The gold answer; null where there is none."""
+        ...
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """The texts of the choices; none where the answer is free."""
+        ...
+
+
+class Gradable(GradedBy, WithChoices, Protocol):
+    """A problem as far as it takes to read and grade an answer."""
 
 
 _WRAPPERS = (

@@ -207,8 +207,8 @@ class MappedSource(_SourceConfig):
     """Regular expression, such as `'####'`. The answer is the text after its last match, up to the end of the line, or
     what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
-    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is decided row by row from choices
-    and answer. A row with choices is always graded as a choice."""
+    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is
+    decided row by row from choices and answer. A row with choices is always graded as a choice."""
     answer_types: dict[str, AnswerType] = Field(default={})
     """Translates the values of `columns.answer_type` to answer types."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
@@ -318,8 +318,8 @@ class DreamPrmSource(_SourceConfig):
     root: Path | None = None
     """Folder or zip archive that image paths are relative to; the file's own folder when `null`."""
     answer_type: AnswerType | None = None
-    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is decided row by row from choices
-    and answer."""
+    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is
+    decided row by row from choices and answer."""
     revision: str | None = None
     """Revision of the data; it is kept with every row."""
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from curate.tables.schema import DROPS, PROBLEMS, ROLLOUTS
+from curate.tables.rows import DropRow
+from curate.tables.schema import PROBLEMS, ROLLOUTS
 from curate.tables.store import Store
 
 
 def dropped(workspace: Store) -> dict[str, str]:
     """Problem -> the reason why it was dropped, of all problems in the table `drops`."""
-    rows = workspace.read(DROPS, ["problem_id", "reason", "by"]).to_pylist()
-    return {row["problem_id"]: row["reason"] for row in sorted(rows, key=lambda row: row["by"])}
+    return {row.problem_id: row.reason for row in sorted(workspace.rows(DropRow), key=lambda row: row.by)}
 
 
 def bringing_chains(workspace: Store) -> set[str]:

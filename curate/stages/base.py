@@ -15,13 +15,13 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from curate.errors import BudgetError, Interrupted, RowError, asked
 from curate.runtime.reporter import Reporter
 from curate.tables.journal import Journal
 from curate.tables.row_check import check
-from curate.tables.schema import Row
+from curate.tables.rows import Row
 from curate.tables.store import Partition, Writer
 
 SYNC_SECONDS = 0.5
@@ -29,20 +29,23 @@ SYNC_SECONDS = 0.5
 JOURNAL_ROWS = 4000
 
 
+P = TypeVar("P")
+
+
 @dataclass(frozen=True)
-class Unit:
+class Unit(Generic[P]):
     """One piece of work that is owed: its shard and what the worker needs."""
 
     shard: int
-    payload: Any
+    payload: P
 
 
 @dataclass
-class Outcome:
+class Outcome(Generic[P]):
     """What a run did: finished units, and failed ones with the error that each ended in."""
 
     done: int = 0
-    failed: list[tuple[Unit, RowError]] = field(default_factory=list)
+    failed: list[tuple[Unit[P], RowError]] = field(default_factory=list)
 
     def check(self, wanted: int, budget: float, what: str) -> None:
         """BudgetError when more than this share of all units that are wanted, done before or not, failed.
@@ -56,7 +59,7 @@ class Outcome:
             )
 
 
-Work = Callable[[Unit], Awaitable[list[Row]]]
+Work = Callable[[Unit[P]], Awaitable[list[Row]]]
 
 
 @dataclass
@@ -117,7 +120,7 @@ def settle(writer: Writer, shard: int) -> None:
     journal = writer.partition.journal(shard)
     rows: dict[tuple[Any, ...], Row] = {}
     for row in journal.rows():
-        rows.setdefault(tuple(row[column] for column in writer.partition.table.key), row)
+        rows.setdefault(writer.partition.table.key_of(row), row)
     writer.commit(shard, writer.new(shard, list(rows.values())))
     journal.remove()
 
@@ -129,8 +132,8 @@ def resume(partition: Partition) -> None:
 
 
 async def run_units(
-    partition: Partition, units: Iterable[Unit], work: Work, in_flight: int, reporter: Reporter
-) -> Outcome:
+    partition: Partition, units: Iterable[Unit[P]], work: Work[P], in_flight: int, reporter: Reporter
+) -> Outcome[P]:
     """Do every unit; raises Interrupted after a drained Ctrl+C. A RowError of a unit fails that unit alone.
 
     Units come shard by shard, and are taken as they are needed: what is held does not grow with their number.
@@ -154,17 +157,17 @@ async def run_units(
     return run.outcome
 
 
-class _Run:
+class _Run(Generic[P]):
     """One call of `run_units`."""
 
-    def __init__(self, partition: Partition, units: Iterator[Unit], work: Work, in_flight: int) -> None:
-        self.outcome = Outcome()
+    def __init__(self, partition: Partition, units: Iterator[Unit[P]], work: Work[P], in_flight: int) -> None:
+        self.outcome = Outcome[P]()
         self.shards: dict[int, _ShardProgress] = {}
         self._partition, self._units, self._work, self._in_flight = partition, units, work, in_flight
         self._current: _ShardProgress | None = None
-        self._running: dict[asyncio.Task[list[Row]], Unit] = {}
+        self._running: dict[asyncio.Future[list[Row]], Unit[P]] = {}
         # `asyncio.wait` would look at every task under way for each one that ends.
-        self._ended: list[asyncio.Task[list[Row]]] = []
+        self._ended: list[asyncio.Future[list[Row]]] = []
         self._woken = asyncio.Event()
 
     async def drive(self, reporter: Reporter, stop: _StageStop) -> None:
@@ -213,11 +216,11 @@ class _Run:
         task.add_done_callback(self._end)
         return True
 
-    def _end(self, task: asyncio.Task[list[Row]]) -> None:
+    def _end(self, task: asyncio.Future[list[Row]]) -> None:
         self._ended.append(task)
         self._woken.set()
 
-    def _take(self, unit: Unit, task: asyncio.Task[list[Row]]) -> None:
+    def _take(self, unit: Unit[P], task: asyncio.Future[list[Row]]) -> None:
         shard = self.shards[unit.shard]
         try:
             rows = task.result()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curate import graders
 from curate.engines.base import Sample, Sampling
-from curate.graders import KNOWN, Words, assess, runs_on, wanted_of
+from curate.graders import KNOWN, Gradable, Words, assess, runs_on, wanted_of
 from curate.models.location import fingerprint
 from curate.recipe.sections import EngineConfig, JudgeConfig, RolloutConfig
 from curate.seeds import digest
@@ -79,8 +79,18 @@ def sampling(config: RolloutConfig | JudgeConfig, max_tokens: int) -> Sampling:
     return Sampling(given.temperature, given.top_p, given.top_k, max_tokens)
 
 
-def graded(sample: Sample, whole: str, problem: Mapping[str, Any], words: Words = KNOWN) -> dict[str, Any]:
-    """`answer`, `outcome`, `outcome_rule` and `gold` of a whole chain that ended with this sample.
+@dataclass(frozen=True)
+class Graded:
+    """The columns of a rollout or a completion that grading fills."""
+
+    answer: str | None
+    outcome: bool | None
+    outcome_rule: str
+    gold: str | None
+
+
+def graded(sample: Sample, whole: str, problem: Gradable, words: Words = KNOWN) -> Graded:
+    """Grade a whole chain that ended with this sample.
 
     A sample that the engine failed on is missing data: outcome null. A chain cut off at the token limit, or one that
     repeats itself, has no answer and counts as wrong, under its own rule.
@@ -88,9 +98,9 @@ def graded(sample: Sample, whole: str, problem: Mapping[str, Any], words: Words 
     gold = gold_of(problem)
     if sample.finish == "error":
         rule = f"engine-error: {sample.error or 'unknown'}"
-        return {"answer": None, "outcome": None, "outcome_rule": rule, "gold": gold}
+        return Graded(None, None, rule, gold)
     # A text that states its answer and runs on into another question had come to its end before it was cut.
     if sample.finish != "stop" and not runs_on(whole, wanted_of(problem, words)):
-        return {"answer": None, "outcome": False, "outcome_rule": f"finish-{sample.finish}", "gold": gold}
+        return Graded(None, False, f"finish-{sample.finish}", gold)
     found = assess(whole, problem, words)
-    return {"answer": found.answer, "outcome": found.outcome, "outcome_rule": found.rule, "gold": gold}
+    return Graded(found.answer, found.outcome, found.rule, gold)

@@ -8,39 +8,50 @@ another gold answer. Every graded row keeps a digest of what graded it.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from curate.errors import UserError
-from curate.graders.base import folded
+from curate.graders.base import GradedBy, WithChoices, folded
 from curate.graders.choice import read_choice
 from curate.runtime.frames import pl
 from curate.seeds import digest
+from curate.tables.rows import columns_of
 from curate.tables.schema import PROBLEMS, Table
 from curate.tables.store import Store
 
-# All that `curate.graders.grade` goes by, besides the answer itself; choices are part of the problem's identity.
-_GRADED_BY = ("answer", "answer_type", "accepted", "tolerance")
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class _Gold:
+    """A problem with all that its answers are graded by; its choices are part of its identity."""
+
+    problem_id: str
+    domain: str
+    answer: str | None
+    answer_type: str | None
+    accepted: Sequence[str]
+    tolerance: float | None
 
 
-def gold_of(problem: Mapping[str, Any]) -> str | None:
+def gold_of(problem: GradedBy) -> str | None:
     """Digest of what answers to this problem are graded by; None without a gold answer."""
-    if problem["answer"] is None:
+    if problem.answer is None:
         return None
-    return digest(*(problem[column] for column in _GRADED_BY), length=12)
+    return digest(problem.answer, problem.answer_type, problem.accepted, problem.tolerance, length=12)
 
 
-def right_of(problem: Mapping[str, Any]) -> str | None:
+def right_of(problem: WithChoices) -> str | None:
     """The right answer in a form to compare: of a choice its text, of a number its value; None without a gold answer.
 
     Letters say nothing: the same options may come in another order.
     """
-    if problem["answer"] is None:
+    if problem.answer is None:
         return None
-    letters = read_choice(problem["answer"], problem["choices"])[0] if problem["choices"] else set[str]()
+    letters = read_choice(problem.answer, problem.choices)[0] if problem.choices else set[str]()
     if len(letters) == 1:
-        return folded(problem["choices"][string.ascii_uppercase.index(letters.pop())])
-    plain = folded(problem["answer"])
+        return folded(problem.choices[string.ascii_uppercase.index(letters.pop())])
+    plain = folded(problem.answer)
     try:
         return repr(float(plain.replace(",", "")))
     except ValueError:
@@ -62,13 +73,10 @@ def check(workspace: Store, *tables: Table) -> None:
         if not frames:
             continue
         graded = pl.concat(frames).drop_nulls().unique()
-        for batch in workspace.batches(PROBLEMS, ["problem_id", "domain", *_GRADED_BY], shard):
-            rows = batch.to_pylist()
-            now = {row["problem_id"]: gold_of(row) for row in rows}
-            domains = {row["problem_id"]: row["domain"] for row in rows}
-            for name, gold in graded.iter_rows():
-                if name in now and now[name] != gold:
-                    changed[name] = domains[name]
+        now = {row.problem_id: row for row in workspace.rows(_Gold, shard=shard)}
+        for name, gold in graded.iter_rows():
+            if name in now and gold_of(now[name]) != gold:
+                changed[name] = now[name].domain
     if changed:
         first = min(changed)
         raise UserError(

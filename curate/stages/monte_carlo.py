@@ -12,9 +12,9 @@ nominal chain, never from the chain's own length or outcome.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,32 @@ def known(outcome: bool | None) -> StepLabel:
     return UNDEFINED if outcome is None else StepLabel(float(outcome), 0.0)
 
 
-def defined(label: Mapping[str, Any] | None, last: bool, min_graded: int) -> bool:
+class Counted(Protocol):
+    """A step label with its counts: columns of `step_labels`."""
+
+    @property
+    def value(self) -> float | None:
+        """In [0, 1]; null where undefined."""
+        ...
+
+    @property
+    def mode(self) -> str:
+        """How it was estimated."""
+        ...
+
+    @property
+    def m(self) -> int | None:
+        """Graded completions; null where they are not known."""
+        ...
+
+
+def defined(label: Counted | None, last: bool, min_graded: int) -> bool:
     """Whether a row of `step_labels` counts as one. Pooled ones may stand on later steps alone, given ones come without
     counts.
     """
-    if label is None or label["value"] is None:
+    if label is None or label.value is None:
         return False
-    return last or label["mode"] == "pooled" or label["m"] is None or label["m"] >= min_graded
+    return last or label.mode == "pooled" or label.m is None or label.m >= min_graded
 
 
 def count(outcomes: Sequence[bool | None]) -> tuple[int, int]:

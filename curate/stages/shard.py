@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import pyarrow.compute as pc
@@ -25,52 +27,113 @@ from curate.stages.judge.opinions import Opinions
 from curate.stages.monte_carlo import defined
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.rows import ExampleRow, RejectRow, columns_of
+from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store, Writer
 from curate.text import steps
 
 STAGE = "shard"
 # The partition of examples out of completions.
 HARVEST = "harvest"
-# In place of a problem that is not there any more.
-_GONE = {"source": "?", "source_row": "?", "domain": None}
+# Completions whose examples are committed together.
+_CHUNK = 5000
+
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """A problem as far as an example shows it, and where it came from."""
+
+    problem_id: str
+    domain: str
+    source: str
+    source_row: str
+    question: str
+    choices: Sequence[str]
+    image_hashes: Sequence[str]
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class _Rollout:
+    """A rollout as far as an example shows it."""
+
+    rollout_id: str
+    problem_id: str
+    domain: str
+    role: str
+    sample_index: int
+    steps: Sequence[str]
+    answer: str | None
+    outcome: bool | None
+
+
+@columns_of(STEP_LABELS)
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """A step label."""
+
+    rollout_id: str
+    step_index: int
+    mode: str
+    m: int | None
+    value: float | None
+    weight: float
+
+
+@columns_of(COMPLETIONS)
+@dataclass(frozen=True, slots=True)
+class _Completion:
+    """A completion as far as an example is made of it."""
+
+    rollout_id: str
+    step_index: int
+    sample_index: int
+    text: str
+    answer: str | None
+    outcome: bool | None
 
 
 def _example(
-    rollout: Row, problem: Row, labels: Mapping[int, Row], min_graded: int, verdicts: Sequence[bool | None]
-) -> Row:
-    places = range(len(rollout["steps"]))
-    counted = [defined(labels.get(step), step == places[-1], min_graded) for step in places]
-    return {
-        "rollout_id": rollout["rollout_id"],
-        "problem_id": rollout["problem_id"],
-        "domain": rollout["domain"],
-        "role": rollout["role"],
-        "sample_index": rollout["sample_index"],
-        "question": problem["question"],
-        "choices": problem["choices"],
-        "image_hashes": problem["image_hashes"],
-        "steps": rollout["steps"],
-        "answer": rollout["answer"],
-        "outcome": rollout["outcome"],
-        "values": [labels[step]["value"] if ok else None for step, ok in zip(places, counted, strict=True)],
-        "weights": [labels[step]["weight"] if ok else 0.0 for step, ok in zip(places, counted, strict=True)],
-        "verdicts": verdicts,
-        "masks": [None] * len(places),
-    }
+    rollout: _Rollout,
+    problem: _Problem,
+    labels: Mapping[int, _Label],
+    min_graded: int,
+    verdicts: Sequence[bool | None],
+) -> ExampleRow:
+    last = len(rollout.steps) - 1
+    found = [labels.get(step) for step in range(len(rollout.steps))]
+    counted = [each if defined(each, step == last, min_graded) else None for step, each in enumerate(found)]
+    return ExampleRow(
+        rollout_id=rollout.rollout_id,
+        problem_id=rollout.problem_id,
+        domain=rollout.domain,
+        role=rollout.role,
+        sample_index=rollout.sample_index,
+        question=problem.question,
+        choices=problem.choices,
+        image_hashes=problem.image_hashes,
+        steps=rollout.steps,
+        answer=rollout.answer,
+        outcome=rollout.outcome,
+        values=[None if label is None else label.value for label in counted],
+        weights=[0.0 if label is None else label.weight for label in counted],
+        verdicts=verdicts,
+        masks=[None] * len(counted),
+    )
 
 
-def _check(example: Row, labelled: bool) -> None:
+def _check(example: ExampleRow, labelled: bool) -> None:
     """RowError with the reason when an example is of no use to its role."""
-    if not example["steps"]:
+    if not example.steps:
         raise RowError("no-steps", "the rollout has no text")
-    if example["role"] == "train" and not labelled:
+    if example.role == "train" and not labelled:
         raise RowError(
             "not-labelled", "it has no step labels: left out by the label section, or its completions failed"
         )
-    if example["role"] == "train" and all(value is None for value in example["values"]):
+    if example.role == "train" and all(value is None for value in example.values):
         raise RowError("undefined", "no step has enough graded completions for a label")
-    if example["role"] == "meta" and example["outcome"] is None:
+    if example.role == "meta" and example.outcome is None:
         raise RowError("undecided", "a meta example needs an outcome")
 
 
@@ -81,7 +144,7 @@ def run(
 
     `max_steps` and `min_characters` are those that rollouts are cut with; harvested completions are cut likewise.
     """
-    problems: dict[str, Row] = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
+    problems = {row.problem_id: row for row in workspace.rows(_Problem)}
     if not workspace.files(ROLLOUTS):
         raise UserError("The workspace has no rollouts; run `curate rollout` first.")
     golds.check(workspace, ROLLOUTS, COMPLETIONS)
@@ -112,19 +175,19 @@ def run(
 def _write_harvest(weight: float, workspace: Store, max_steps: int, min_characters: int) -> Ledger:
     """Examples out of the completions of training examples; the ledger counts completions."""
     partition = workspace.partition(EXAMPLES, HARVEST)
-    examples = {row["rollout_id"]: row for row in workspace.partition(EXAMPLES, "train").read().to_pylist()}
+    examples = {row.rollout_id: row for row in workspace.partition(EXAMPLES, "train").rows(ExampleRow)}
     writer, ledger, left = Writer(partition), Ledger("completions"), Counter[str]()
-    columns = ["rollout_id", "step_index", "sample_index", "text", "answer", "outcome"]
-    for batch in workspace.read(COMPLETIONS, columns).to_batches(max_chunksize=5000):
+    completions = workspace.rows(_Completion)
+    while chunk := list(islice(completions, _CHUNK)):
         rows = []
-        for completion in batch.to_pylist():
+        for completion in chunk:
             ledger.taken += 1
-            example = examples.get(completion["rollout_id"])
-            kept = example["steps"][: completion["step_index"] + 1] if example else []
-            new = steps.split(completion["text"], max(max_steps - len(kept), 1), min_characters)
+            example = examples.get(completion.rollout_id)
+            kept = example.steps[: completion.step_index + 1] if example else []
+            new = steps.split(completion.text, max(max_steps - len(kept), 1), min_characters)
             if example is None:
                 left["rollout-left-out"] += 1
-            elif completion["outcome"] is None:
+            elif completion.outcome is None:
                 left["undecided"] += 1
             elif not new:
                 left["no-steps"] += 1
@@ -137,55 +200,60 @@ def _write_harvest(weight: float, workspace: Store, max_steps: int, min_characte
     return ledger
 
 
-def _harvested(example: Row, completion: Row, kept: list[str], new: list[str], weight: float) -> Row:
+def _harvested(
+    example: ExampleRow, completion: _Completion, kept: Sequence[str], new: Sequence[str], weight: float
+) -> ExampleRow:
     """The beginning has its labels in the rollout's own example; every new step's label is this chain's outcome."""
-    return example | {
-        "rollout_id": f"{example['rollout_id']}.{completion['step_index']:02d}.{completion['sample_index']:03d}",
-        "steps": kept + new,
-        "answer": completion["answer"],
-        "outcome": completion["outcome"],
-        "values": [None] * len(kept) + [float(completion["outcome"])] * len(new),
-        "weights": [0.0] * len(kept) + [weight] * len(new),
-        "verdicts": [None] * len(kept + new),
-        "masks": [None] * len(kept + new),
-    }
+    steps = [*kept, *new]
+    return replace(
+        example,
+        rollout_id=f"{example.rollout_id}.{completion.step_index:02d}.{completion.sample_index:03d}",
+        steps=steps,
+        answer=completion.answer,
+        outcome=completion.outcome,
+        values=[None] * len(kept) + [float(bool(completion.outcome))] * len(new),
+        weights=[0.0] * len(kept) + [weight] * len(new),
+        verdicts=[None] * len(steps),
+        masks=[None] * len(steps),
+    )
 
 
 def _write_role(
-    role: str, config: ShardConfig, workspace: Store, problems: Mapping[str, Row], opinions: Opinions
+    role: str, config: ShardConfig, workspace: Store, problems: Mapping[str, _Problem], opinions: Opinions
 ) -> Ledger:
-    rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == role).to_pylist()
-    by_rollout: dict[str, dict[int, Row]] = defaultdict(dict)
-    for label in workspace.read(STEP_LABELS, where=pc.field("role") == role).to_pylist():
-        by_rollout[label["rollout_id"]][label["step_index"]] = label
-    rows, rejects, out = [], [], dropped(workspace)
+    by_rollout: dict[str, dict[int, _Label]] = defaultdict(dict)
+    for label in workspace.rows(_Label, pc.field("role") == role):
+        by_rollout[label.rollout_id][label.step_index] = label
+    taken, rows, rejects, out = 0, list[ExampleRow](), list[RejectRow](), dropped(workspace)
     # Only the train set's labels are trained on.
     masking = config.consensus if role == "train" else None
-    for rollout in rollouts:
-        problem = problems.get(rollout["problem_id"], _GONE | {"problem_id": rollout["problem_id"]})
-        labels = by_rollout[rollout["rollout_id"]]
+    for rollout in workspace.rows(_Rollout, pc.field("role") == role):
+        problem, labels = problems.get(rollout.problem_id), by_rollout[rollout.rollout_id]
+        taken += 1
         try:
-            if problem["source"] == _GONE["source"]:
+            if problem is None:
                 raise RowError("no-problem", "its problem was deleted when its source was ingested again")
-            if problem["problem_id"] in out:
-                raise RowError(out[problem["problem_id"]], "its problem was dropped, see the table drops")
-            example = _example(rollout, problem, labels, config.min_graded, opinions.verdicts(rollout))
+            if problem.problem_id in out:
+                raise RowError(out[problem.problem_id], "its problem was dropped, see the table drops")
+            verdicts = opinions.verdicts(rollout.rollout_id, rollout.steps)
+            example = _example(rollout, problem, labels, config.min_graded, verdicts)
             _check(example, bool(labels))
             if masking is not None:
                 example = opinions.mask(example, masking)
         except RowError as error:
-            rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))
+            origin = problem or lineage.Unplaced("?", "?", rollout.problem_id)
+            rejects.append(lineage.reject(STAGE, origin, error, f"/{rollout.sample_index}"))
         else:
             rows.append(example)
     if masking is not None:
         opinions.check()
     lineage.write_rejects(workspace, f"{STAGE}-{role}", rejects)
-    rejected = Counter(row["reason"] for row in rejects)
+    rejected = Counter(row.reason for row in rejects)
     partition = workspace.partition(EXAMPLES, role)
     partition.clear()
-    ledger = Ledger("rollouts", taken=len(rollouts), out=partition.commit_all(rows), rejected=dict(rejected))
+    ledger = Ledger("rollouts", taken=taken, out=partition.commit_all(rows), rejected=dict(rejected))
     if masking is not None:
         ledger.masked = {reason: count for reason, count in opinions.steps.items() if reason is not None}
     record: dict[str, Any] = config.model_dump() | {"role": role}
-    lineage.write(partition, STAGE, record, {"rollouts": len(rollouts)}, ledger)
+    lineage.write(partition, STAGE, record, {"rollouts": taken}, ledger)
     return ledger

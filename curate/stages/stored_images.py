@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from curate.engines.base import Image
 from curate.errors import UserError
@@ -28,14 +27,12 @@ class StoredImages:
         self._open: OrderedDict[int, dict[str, bytes]] = OrderedDict()
         self._bytes = 0
 
-    def of(self, problem: Mapping[str, Any]) -> list[Image]:
-        """The images of a problem, in order; UserError when one is not there."""
-        hashes = problem["image_hashes"]
-        self._place.bring_near(hashes)
-        return [Image(key, self._load(key)) for key in hashes]
+    def of(self, hashes: Sequence[str]) -> list[Image]:
+        """The images with these hashes, in order; UserError when one is not there."""
+        places = self._place.near(hashes)
+        return [Image(key, self._load(key, places.get(key))) for key in hashes]
 
-    def _load(self, key: str) -> bytes:
-        number = self._place.get(key)
+    def _load(self, key: str, number: int | None) -> bytes:
         if number is None:
             raise UserError(f"Image {key} is not in the workspace; ingest its source again.")
         if number not in self._open:

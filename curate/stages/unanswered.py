@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 from curate.graders import NO_ANSWER
+from curate.tables.rows import columns_of
+from curate.tables.schema import ROLLOUTS
 from curate.tables.store import CommittedFiles, Partition, among
 
 _SHOWN, _DOMAINS = 3, 5
 # Of a response, so many characters at its end are shown.
 _TAIL = 80
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class _Ruling:
+    """Which rule decided on a rollout."""
+
+    rollout_id: str
+    domain: str
+    outcome_rule: str
 
 
 def sentence(partition: Partition) -> str | None:
@@ -18,12 +31,12 @@ def sentence(partition: Partition) -> str | None:
     A response that was cut short, or whose outcome its source stated, is not counted.
     """
     total, missing, shown = Counter[str](), Counter[str](), list[str]()
-    for row in partition.read(["rollout_id", "domain", "outcome_rule"]).to_pylist():
-        total[row["domain"]] += 1
-        if row["outcome_rule"] == NO_ANSWER:
-            missing[row["domain"]] += 1
+    for row in partition.rows(_Ruling):
+        total[row.domain] += 1
+        if row.outcome_rule == NO_ANSWER:
+            missing[row.domain] += 1
             if len(shown) < _SHOWN:
-                shown.append(row["rollout_id"])
+                shown.append(row.rollout_id)
     if not missing:
         return None
     texts = (

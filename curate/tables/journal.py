@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from curate.errors import UserError
 from curate.runtime.durable import cannot_write
-from curate.tables.schema import Row
+from curate.tables.rows import Row, column_names
 
 
 class Journal:
@@ -21,8 +21,9 @@ class Journal:
     The first line says where the journal belongs (`head`). A line that was damaged later is passed over.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
-        self.path, self.head = path, dict(head)
+    def __init__(self, path: Path, head: Mapping[str, Any], kind: type[Row]) -> None:
+        """`kind` is the class of the table's rows."""
+        self.path, self.head, self.kind = path, dict(head), kind
         self._file: IO[bytes] | None = None
         self._dirty = False
 
@@ -35,7 +36,8 @@ class Journal:
                 self._file = self.path.open("ab")
                 if self._file.tell() == 0:
                     self._file.write(_line(self.head))
-            self._file.write(_line(rows))
+            columns = column_names(self.kind)
+            self._file.write(_line([{name: getattr(row, name) for name in columns} for row in rows]))
             self._dirty = True
         except OSError as error:
             raise UserError(cannot_write(self.path, error)) from None
@@ -81,7 +83,7 @@ class Journal:
         if first is None:
             return []
         self._check(first)
-        return [row for rows in lines for row in rows]
+        return [self.kind(**row) for rows in lines for row in rows]
 
     def _check(self, first: Any) -> None:
         if not isinstance(first, dict):

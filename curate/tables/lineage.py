@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from curate.errors import RowError, UserError, redacted
 from curate.runtime import installed
 from curate.runtime.durable import sealed, unsealed
 from curate.seeds import digest
 from curate.tables import cures
-from curate.tables.schema import REJECTS, Row
+from curate.tables.rows import RejectRow
+from curate.tables.schema import REJECTS
 from curate.tables.store import LINEAGE, Partition, Store, write_atomic
 
 FILE = LINEAGE
@@ -63,20 +64,54 @@ class Ledger:
         return f"{self.taken:,} {self.unit} in = " + " + ".join(parts) + there + masked
 
 
-def reject(stage: str, problem: Mapping[str, Any], error: RowError, part: str = "") -> Row:
+class Origin(Protocol):
+    """Where something came from, as far as it is known: columns of `problems`."""
+
+    @property
+    def source(self) -> str:
+        """Name of the source or import."""
+        ...
+
+    @property
+    def source_row(self) -> str:
+        """Name of the row in it."""
+        ...
+
+    @property
+    def problem_id(self) -> str | None:
+        """The problem; null for a row that became none."""
+        ...
+
+    @property
+    def domain(self) -> str | None:
+        """Its domain; null where it is not known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unplaced:
+    """Where something came from that has no problem here."""
+
+    source: str
+    source_row: str
+    problem_id: str | None = None
+    domain: str | None = None
+
+
+def reject(stage: str, origin: Origin, error: RowError, part: str = "") -> RejectRow:
     """The row of the `rejects` table for what was left out; `part` tells several things of one problem apart."""
-    return {
-        "stage": stage,
-        "source": problem["source"],
-        "source_row": problem["source_row"] + part,
-        "problem_id": problem["problem_id"],
-        "domain": problem["domain"],
-        "reason": error.reason,
-        "detail": error.detail[:500],
-    }
+    return RejectRow(
+        stage=stage,
+        source=origin.source,
+        source_row=origin.source_row + part,
+        problem_id=origin.problem_id,
+        domain=origin.domain,
+        reason=error.reason,
+        detail=error.detail[:500],
+    )
 
 
-def write_rejects(workspace: Store, stage: str, rows: Sequence[Row]) -> None:
+def write_rejects(workspace: Store, stage: str, rows: Sequence[RejectRow]) -> None:
     """What this run of a stage (or a part of one) left out, in place of what its last run did.
 
     In a partition whose name no source can have.

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from curate.errors import RowError
-from curate.tables.schema import Row, Table
+from curate.tables.rows import Row, whole
+from curate.tables.schema import Table
 
 REASON = "bad-value"
 # Whole numbers that may be negative: seeds of any sign, and -1 for "no wrong step".
@@ -27,14 +28,14 @@ _EXACT = 2**53
 def check(table: Table, rows: Iterable[Row]) -> None:
     """RowError with the column and what is wrong with it, unless a file of the table can hold these rows.
 
-    A column that is missing or unknown is a bug (KeyError).
+    A row of another table is a bug (TypeError).
     """
-    columns = _columns(table)
+    columns, kind = _columns(table), whole(table)
     for row in rows:
-        if row.keys() != columns.keys():
-            raise KeyError(f"table {table.name}: columns differ by {sorted(row.keys() ^ columns.keys())}")
+        if type(row) is not kind:
+            raise TypeError(f"the table {table.name} takes {kind.__name__}, not {type(row).__name__}")
         for name, (nullable, wrong) in columns.items():
-            value = row[name]
+            value = getattr(row, name)
             if (value is not None or not nullable) and (found := wrong(value)):
                 raise RowError(REASON, f"{name} of {table.name} is {repr(value)[:_SHOWN]}, {found}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from itertools import count
 
+from curate.tables.rows import RolloutRow
 from curate.tables.schema import ROLLOUTS
 from curate.tables.store import Store, among
 
@@ -26,30 +27,12 @@ def lowest_free(taken: Collection[int], wanted: int) -> list[int]:
     raise AssertionError("there is no last index")
 
 
-class SampleIndices:
-    """The indices that are taken, of the problems that were last brought near."""
+class FreeIndices:
+    """The sample indices that some problems have left."""
 
-    def __init__(self, workspace: Store) -> None:
-        self._workspace = workspace
-        self._taken: dict[str, set[int]] = {}
-        generated = workspace.partition(ROLLOUTS)
-        # What a killed run left in a journal will be committed with the indices that it has.
-        self._journalled = [
-            (row["problem_id"], row["sample_index"])
-            for shard in generated.journals()
-            for row in generated.journal(shard).rows()
-        ]
-
-    def bring_near(self, problems: Collection[str]) -> None:
-        """From now on `take` answers for these problems, with what is committed for them at this moment."""
-        self._taken = {name: set() for name in problems}
-        columns, where = ["problem_id", "sample_index"], among("problem_id", sorted(self._taken))
-        for batch in self._workspace.batches(ROLLOUTS, columns, where=where, size=20_000):
-            for name, index in zip(*(batch[column].to_pylist() for column in columns), strict=True):
-                self._taken[name].add(index)
-        for name, index in self._journalled:
-            if name in self._taken:
-                self._taken[name].add(index)
+    def __init__(self, taken: dict[str, set[int]]) -> None:
+        """`taken` are those of each problem that are not free."""
+        self._taken = taken
 
     def take(self, problem: str) -> int:
         """The lowest free index of a problem, which is taken from now on."""
@@ -57,3 +40,30 @@ class SampleIndices:
         (index,) = lowest_free(taken, 1)
         taken.add(index)
         return index
+
+
+class SampleIndices:
+    """The indices that the rollouts of a workspace have."""
+
+    def __init__(self, workspace: Store) -> None:
+        self._workspace = workspace
+        generated = workspace.partition(ROLLOUTS)
+        # What a killed run left in a journal will be committed with the indices that it has.
+        self._journalled = [
+            (row.problem_id, row.sample_index)
+            for shard in generated.journals()
+            for row in generated.journal(shard).rows()
+            if isinstance(row, RolloutRow)
+        ]
+
+    def free(self, problems: Collection[str]) -> FreeIndices:
+        """What these problems have left, by what is committed for them at this moment."""
+        taken: dict[str, set[int]] = {name: set() for name in problems}
+        columns, where = ["problem_id", "sample_index"], among("problem_id", sorted(taken))
+        for batch in self._workspace.batches(ROLLOUTS, columns, where=where, size=20_000) if taken else ():
+            for name, index in zip(*(batch[column].to_pylist() for column in columns), strict=True):
+                taken[name].add(index)
+        for name, index in self._journalled:
+            if name in taken:
+                taken[name].add(index)
+        return FreeIndices(taken)

@@ -37,8 +37,8 @@ from curate.runtime.durable import cannot_write, sealed, sync_folder, unsealed
 from curate.seeds import shard_of
 from curate.tables import lock, manifests, marks
 from curate.tables.journal import Journal
-from curate.tables.rows import R, column_names, rows_of, table_of
-from curate.tables.schema import TABLES, Row, Table
+from curate.tables.rows import R, Row, column_names, rows_of, table_of, whole
+from curate.tables.schema import TABLES, Table
 
 DEFAULT_SHARDS = 16
 # Files are read together up to so many bytes.
@@ -147,7 +147,7 @@ class Partition:
     def journal(self, shard: int) -> Journal:
         """The journal of a shard; its rows are not in `read` until they are committed."""
         path = self.folder / f"part-{shard:05d}.journal"
-        return Journal(path, self.mark(path) | {"settings": self.settings()})
+        return Journal(path, self.mark(path) | {"settings": self.settings()}, whole(self.table))
 
     def journals(self) -> list[int]:
         """Shards that have a journal: work of a run that did not come to its commit."""
@@ -212,7 +212,7 @@ class Writer:
         self._next[shard] = number + 1
         return len(rows)
 
-    def new(self, shard: int, rows: Sequence[Row]) -> list[Row]:
+    def new(self, shard: int, rows: Sequence[R]) -> list[R]:
         """Those of the rows whose keys are not there."""
         keys = [self.partition.table.key_of(row) for row in rows]
         there = self._there(keys, shard)

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -31,11 +31,12 @@ from curate.sources.values import look, text_of, writable
 from curate.stages import unanswered
 from curate.stages.golds import gold_of
 from curate.stages.ingest import removal, rows
-from curate.stages.ingest.matching import Problems
+from curate.stages.ingest.matching import MatchedProblem, Problems
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
+from curate.tables.rows import RejectRow, RolloutRow
 from curate.tables.sample_indices import SampleIndices
-from curate.tables.schema import GIVEN, PROBLEMS, REJECTS, ROLLOUTS, Row
+from curate.tables.schema import GIVEN, PROBLEMS, REJECTS, ROLLOUTS
 from curate.tables.store import Partition, Store, Writer
 from curate.text import steps, thinking
 
@@ -202,7 +203,7 @@ class _ImportedRollout:
     """A response that becomes a rollout, before it has its index."""
 
     key: str
-    problem: Row
+    problem: MatchedProblem
     chain: GivenChain
     response: GivenResponse
     repeat: int
@@ -224,9 +225,11 @@ class _Import:
         self._turns = 0
         self._grades: Counter[tuple[bool | None, bool | None]] = Counter()
 
-    def take(self, chunk: Sequence[tuple[int | str, Record]], ledger: Ledger) -> tuple[list[Row], list[Row]]:
+    def take(
+        self, chunk: Sequence[tuple[int | str, Record]], ledger: Ledger
+    ) -> tuple[list[RolloutRow], list[RejectRow]]:
         """(new rollouts, rejects) of these records, counted."""
-        drafts, bad = list[_ImportedRollout](), list[Row]()
+        drafts, bad = list[_ImportedRollout](), list[RejectRow]()
         for number, record in chunk:
             for place, found in enumerate(self._drafts(record, number)):
                 ledger.taken += 1
@@ -241,8 +244,8 @@ class _Import:
                 ledger.skipped += found.key in self._there
                 if found.key not in self._there:
                     drafts.append(found)
-        self._indices.bring_near({draft.problem["problem_id"] for draft in drafts})
-        return [self._rollout(draft) for draft in drafts], bad
+        free = self._indices.free({draft.problem.problem_id for draft in drafts})
+        return [self._rollout(draft, free.take(draft.problem.problem_id)) for draft in drafts], bad
 
     def _drafts(self, record: Record, number: int | str) -> list[_ImportedRollout | RowError]:
         """A rollout to be, or what is wrong, for each response of a record; one error where it has none."""
@@ -278,7 +281,7 @@ class _Import:
         return found
 
     def _draft(
-        self, response: GivenResponse | RowError, problem: Row, policy: str | None
+        self, response: GivenResponse | RowError, problem: MatchedProblem, policy: str | None
     ) -> _ImportedRollout | RowError:
         if isinstance(response, RowError):
             return response
@@ -289,10 +292,10 @@ class _Import:
         pieces = steps.split(text, self._config.max_steps, self._config.min_step_characters)
         chain = GivenChain(pieces, policy=policy, reasoning=reasoning)
         # A policy may draw the same text twice; leaving one out would change its share of right answers.
-        same = rows.given_id(problem["problem_id"], chain)
+        same = rows.given_id(problem.problem_id, chain)
         repeat = self._texts[same]
         self._texts[same] += 1
-        key = rows.given_id(problem["problem_id"], chain, repeat)
+        key = rows.given_id(problem.problem_id, chain, repeat)
         if key in self._seen:
             cure = "" if policy is not None else "; give --policy where another model wrote it"
             return RowError("duplicate", f"{key} is the same chain, of another source or import{cure}")
@@ -307,21 +310,20 @@ class _Import:
         self._stopped.update(stop for _, stop in found)
         return text[:place]
 
-    def _rollout(self, draft: _ImportedRollout) -> Row:
-        index = self._indices.take(draft.problem["problem_id"])
-        row = rows.rollout_of(
-            draft.chain, draft.problem, self._name, index, draft.repeat, self._config.answer_words.table
-        )
-        if self._columns.extracted is not None and draft.problem["answer"] is not None:
-            gold = (draft.problem[part] for part in ("answer", "answer_type", "choices", "accepted", "tolerance"))
-            verdict = graders.grade(draft.response.extracted, *gold)
-            rule = verdict.rule if draft.response.extracted is None else f"extracted/{verdict.rule}"
-            row |= {"outcome": verdict.outcome, "outcome_rule": rule, "gold": gold_of(draft.problem)}
+    def _rollout(self, draft: _ImportedRollout, index: int) -> RolloutRow:
+        problem = draft.problem
+        row = rows.rollout_of(draft.chain, problem, self._name, index, draft.repeat, self._config.answer_words.table)
+        extracted = draft.response.extracted
+        if self._columns.extracted is not None and problem.answer is not None and problem.answer_type is not None:
+            rest = (problem.answer_type, problem.choices, problem.accepted, problem.tolerance)
+            verdict = graders.grade(extracted, problem.answer, *rest)
+            rule = verdict.rule if extracted is None else f"extracted/{verdict.rule}"
+            row = replace(row, outcome=verdict.outcome, outcome_rule=rule, gold=gold_of(problem))
         if self._columns.extracted is not None:
-            row["answer"] = draft.response.extracted
+            row = replace(row, answer=extracted)
         if self._columns.outcome is not None:
-            self._grades[draft.response.outcome, row["outcome"]] += 1
-            row |= _stated(draft.response.outcome, row)
+            self._grades[draft.response.outcome, row.outcome] += 1
+            row = _stated(draft.response.outcome, row)
         return row
 
     def check_filter(self, partition: Partition) -> None:
@@ -374,14 +376,14 @@ class _Import:
             f"Outcomes are those of {self._columns.outcome}, beside our own grades of {total:,} new rollouts: {said}."
         )
 
-    def _reject(self, error: RowError, record: Record, place: str) -> Row:
+    def _reject(self, error: RowError, record: Record, place: str) -> RejectRow:
         name = None if isinstance(record, RowError) else look(record, self._columns.id)
         named = f"{'?' if name is None or isinstance(name, dict | list) else name}{place}"
-        row = {"source": self._name, "source_row": writable(named), "problem_id": None, "domain": None}
-        return lineage.reject(STAGE, row, RowError(error.reason, writable(error.detail)))
+        origin = lineage.Unplaced(self._name, writable(named))
+        return lineage.reject(STAGE, origin, RowError(error.reason, writable(error.detail)))
 
 
-def _stated(outcome: bool | None, row: Row) -> dict[str, Any]:
+def _stated(outcome: bool | None, row: RolloutRow) -> RolloutRow:
     """What becomes of a graded row whose file says whether it is right; the rule keeps our own grade for comparison."""
-    own = {True: "right", False: "wrong", None: "undecided"}[row["outcome"]]
-    return {"outcome": outcome, "outcome_rule": f"{GIVEN}, own {own}: {row['outcome_rule']}", "gold": None}
+    own = {True: "right", False: "wrong", None: "undecided"}[row.outcome]
+    return replace(row, outcome=outcome, outcome_rule=f"{GIVEN}, own {own}: {row.outcome_rule}", gold=None)

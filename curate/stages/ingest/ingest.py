@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,14 +22,15 @@ from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain, Source, SourceRow
 from curate.stages.ingest import rows
 from curate.stages.ingest.inspectors import Batch, Inspectors
-from curate.stages.ingest.known_rows import KnownRows, check_role, first_keys
+from curate.stages.ingest.known_rows import KnownChunk, KnownRows, check_role, first_keys
 from curate.stages.ingest.rows import AnySource, InspectedImage
 from curate.tables import lineage
-from curate.tables.id_map import IdMap
+from curate.tables.id_map import IdMap, NearKeys
 from curate.tables.lineage import Ledger
-from curate.tables.sample_indices import SampleIndices
-from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
-from curate.tables.store import Partition, Store, Writer, among, read_file
+from curate.tables.rows import ImageRow, ProblemRow, RejectRow, Row, columns_of
+from curate.tables.sample_indices import FreeIndices, SampleIndices
+from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.tables.store import CommittedFiles, Partition, Store, Writer, among, read_file
 
 STAGE = "ingest"
 # What is committed at once. Images are held twice as long: while a chunk is committed, the next one is read.
@@ -96,6 +98,15 @@ def run(
     return total
 
 
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """The images that a problem shows."""
+
+    problem_id: str
+    image_hashes: Sequence[str]
+
+
 def _clear(name: str, workspace: Store) -> None:
     """Delete the rows of a source. Images that problems of other sources show too go over to those first.
 
@@ -106,16 +117,16 @@ def _clear(name: str, workspace: Store) -> None:
     for problems in workspace.partitions(PROBLEMS):
         if not owned or problems.folder.name == name:
             continue
-        found = problems.read(["problem_id", "image_hashes"]).to_pylist()
-        shown = {key: row["problem_id"] for row in found for key in row["image_hashes"] if key in owned}
+        found = problems.rows(_Shown)
+        shown = {key: row.problem_id for row in found for key in row.image_hashes if key in owned}
         heir = workspace.partition(IMAGES, problems.folder.name)
         wanted = shown.keys() - _hashes(heir)
         owned -= shown.keys()
         if not wanted:
             continue
         chosen = among("image_hash", sorted(wanted))
-        kept = [row for path in files for row in read_file(path, IMAGES, IMAGES.schema.names, chosen).to_pylist()]
-        heir.commit_all(row | {"problem_id": shown[row["image_hash"]]} for row in kept)
+        kept = CommittedFiles(files, IMAGES).rows(ImageRow, chosen)
+        heir.commit_all(replace(row, problem_id=shown[row.image_hash]) for row in kept)
     for table in (PROBLEMS, IMAGES, REJECTS, *CHAIN_TABLES):
         workspace.partition(table, name).clear()
 
@@ -206,7 +217,7 @@ class _Made:
     """What a source row became, or why it became nothing."""
 
     row: SourceRow | BadRow
-    problem: Row | None = None
+    problem: ProblemRow | None = None
     images: Sequence[InspectedImage] = ()
     error: RowError | None = None
 
@@ -214,6 +225,17 @@ class _Made:
     def chain(self) -> GivenChain | None:
         """The chain that it brings."""
         return self.row.chain if isinstance(self.row, SourceRow) else None
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What is known of the rows of one chunk, and the rows that they become, by table."""
+
+    seen: KnownChunk
+    free: FreeIndices
+    there: NearKeys | None
+    """Rollouts of this source that an earlier run committed; none where it brings no chains."""
+    out: dict[str, list[Row]]
 
 
 class _Sink:
@@ -229,13 +251,13 @@ class _Sink:
         for name, there in self._there.items():
             there.add(first_keys([self._writers[name].partition]))
         self._indices = SampleIndices(workspace)
-        self._first: dict[str, Row] = {}
+        self._first: dict[str, RejectRow] = {}
 
     def notes(self, ledger: Ledger) -> list[str]:
         """Why many rows are rejected, by the first of them: mostly a setting cures them all."""
         return [
             f'Source "{self._source.name}": {count:,} of {ledger.taken:,} rows are rejected as {reason}, the first is '
-            f"{self._first[reason]['source_row'].rpartition('#')[0]}: {self._first[reason]['detail']}"
+            f"{self._first[reason].source_row.rpartition('#')[0]}: {self._first[reason].detail}"
             for reason, count in ledger.rejected.items()
             if reason != "not-wanted" and (self._source.kind, reason) not in _NO_FAULT
             if reason in self._first and count >= _MANY * ledger.taken
@@ -245,29 +267,32 @@ class _Sink:
         """Count and commit these rows."""
         made = [self._make(read) for read in chunk]
         good = [(each.problem, each.chain) for each in made if each.problem is not None]
-        chains = [rows.given_id(problem["problem_id"], chain) for problem, chain in good if chain is not None]
-        self._seen.bring_near([problem for problem, _ in good], chains)
-        if chains:
-            self._indices.bring_near({problem["problem_id"] for problem, chain in good if chain is not None})
-            self._there[ROLLOUTS.name].bring_near(set(chains))
-        out: dict[str, list[Row]] = {name: [] for name in self._writers}
+        bringing = [(problem, chain) for problem, chain in good if chain is not None]
+        chains = {rows.given_id(problem.problem_id, chain) for problem, chain in bringing}
+        known = _Chunk(
+            seen=self._seen.near([problem for problem, _ in good], chains),
+            free=self._indices.free({problem.problem_id for problem, _ in bringing}),
+            there=self._there[ROLLOUTS.name].near(chains) if ROLLOUTS.name in self._there else None,
+            out={name: [] for name in self._writers},
+        )
         for each in made:
             ledger.taken += 1
             try:
-                self._take(each, out)
+                self._take(each, known)
             except RowError as error:
-                out[REJECTS.name].append(rows.reject(self._source, each.row.source_row, error, ledger.taken))
+                reject = rows.reject(self._source, each.row.source_row, error, ledger.taken)
+                known.out[REJECTS.name].append(reject)
                 if error.reason == "duplicate":
                     ledger.duplicate += 1
                 else:
                     ledger.rejected[error.reason] = ledger.rejected.get(error.reason, 0) + 1
-                    self._first.setdefault(error.reason, out[REJECTS.name][-1])
+                    self._first.setdefault(error.reason, reject)
             else:
                 ledger.out += 1
         for name, writer in self._writers.items():
-            key, there = writer.partition.table.key[0], self._there[name]
-            there.bring_near({row[key] for row in out[name]})
-            writer.commit_all(row for row in out[name] if there.get(row[key]) is None)
+            key = attrgetter(writer.partition.table.key[0])
+            there = self._there[name].near({key(row) for row in known.out[name]})
+            writer.commit_all(row for row in known.out[name] if there.get(key(row)) is None)
 
     def _make(self, read: _Read) -> _Made:
         """The problem of one source row, by itself."""
@@ -280,41 +305,41 @@ class _Sink:
             return _Made(row, error=error)
         # A branch or a tag moves on; the commit that was read does not.
         commit = getattr(self._adapter, "read_from", {}).get("revision")
-        return _Made(row, problem if commit is None else problem | {"revision": commit}, looked)
+        return _Made(row, problem if commit is None else replace(problem, revision=commit), looked)
 
-    def _take(self, made: _Made, out: dict[str, list[Row]]) -> None:
+    def _take(self, made: _Made, chunk: _Chunk) -> None:
         """Beside what was seen before; RowError when the row yields to that."""
         if made.problem is None:
             raise made.error or AssertionError("neither a problem nor an error")
-        problem, key, seen = made.problem, made.problem["problem_id"], self._seen
+        problem, key, seen = made.problem, made.problem.problem_id, chunk.seen
         twin = seen.source_of(key)
         if twin is not None and seen.contradicts(problem):
             raise RowError(
                 "contradiction",
-                f"{key} of source {twin} is the same problem, and {problem['answer']!r:.80} is not its answer",
+                f"{key} of source {twin} is the same problem, and {problem.answer!r:.80} is not its answer",
             )
         if twin is not None and made.chain is None:
             raise RowError("duplicate", f"{key} of source {twin} is the same problem")
         check_role(problem, seen)
         if made.chain is not None:
-            self._take_chain(made.chain, problem, out)
+            self._take_chain(made.chain, problem, chunk)
         if twin is None:
             seen.add(problem)
-            out[PROBLEMS.name].append(problem)
+            chunk.out[PROBLEMS.name].append(problem)
         for image in made.images:
             if seen.images.get(image.image_hash) is None:
                 seen.images.setdefault(image.image_hash, 0)
-                out[IMAGES.name].append(rows.image_row(image, key))
+                chunk.out[IMAGES.name].append(rows.image_row(image, key))
 
-    def _take_chain(self, chain: GivenChain, problem: Row, out: dict[str, list[Row]]) -> None:
+    def _take_chain(self, chain: GivenChain, problem: ProblemRow, chunk: _Chunk) -> None:
         """A chain of a problem that may have others already, of this source or of another."""
-        key = rows.given_id(problem["problem_id"], chain)
-        if self._seen.chains.get(key) is not None:
+        key = rows.given_id(problem.problem_id, chain)
+        if chunk.seen.chains.get(key) is not None:
             raise RowError("duplicate", f"{key} is the same chain")
-        self._seen.chains.setdefault(key, 0)
+        chunk.seen.chains.setdefault(key, 0)
         # One that an earlier run committed keeps its index, and is passed over below.
-        there = self._there[ROLLOUTS.name].get(key) is not None
-        index = 0 if there else self._indices.take(problem["problem_id"])
+        there = chunk.there is not None and chunk.there.get(key) is not None
+        index = 0 if there else chunk.free.take(problem.problem_id)
         rollout = rows.rollout_of(chain, problem, self._source.name, index)
-        out[ROLLOUTS.name].append(rollout)
-        out[STEP_LABELS.name] += rows.labels_of(chain, rollout)
+        chunk.out[ROLLOUTS.name].append(rollout)
+        chunk.out[STEP_LABELS.name] += rows.labels_of(chain, rollout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
@@ -13,13 +14,36 @@ from curate.graders import grade
 from curate.sources.fields.responses import NO_ANSWER, Columns, answers_of, name_of
 from curate.sources.values import look, text_of
 from curate.tables import lineage
-from curate.tables.schema import PROBLEMS, REJECTS, Row
+from curate.tables.rows import columns_of
+from curate.tables.schema import PROBLEMS, REJECTS
 from curate.tables.store import Store, among
 
-# What a rollout takes from its problem, and what answers to it are graded by.
-_COLUMNS = (
-    "problem_id", "domain", "role", "source", "source_row", "answer", "answer_type", "choices", "accepted", "tolerance"
-)  # fmt: skip
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class MatchedProblem:
+    """What a rollout takes from its problem, and what answers to it are graded by."""
+
+    problem_id: str
+    domain: str
+    role: str
+    source: str
+    source_row: str
+    answer: str | None
+    answer_type: str | None
+    choices: Sequence[str]
+    accepted: Sequence[str]
+    tolerance: float | None
+
+
+@columns_of(REJECTS)
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Why a row was left out."""
+
+    source: str
+    source_row: str
+    reason: str
 
 
 class Problems:
@@ -33,10 +57,10 @@ class Problems:
         """UserError when there are no problems, no such source, or names that leave the source open."""
         self._columns = columns
         self.sources = _chosen(workspace, columns, source)
-        self._rows: dict[str, dict[str, list[Row]]] = {name: defaultdict(list) for name in self.sources}
+        self._rows: dict[str, dict[str, list[MatchedProblem]]] = {name: defaultdict(list) for name in self.sources}
         for name, rows in self._rows.items():
-            for row in workspace.read(PROBLEMS, _COLUMNS, pc.field("source") == name).to_pylist():
-                rows[row["source_row"]].append(row)
+            for row in workspace.rows(MatchedProblem, pc.field("source") == name):
+                rows[row.source_row].append(row)
         self.unknown: dict[str, None] = {}
         """Names of rows that the sources did not have, as they were met."""
         self.left_out: Counter[str] = Counter()
@@ -83,7 +107,7 @@ class Problems:
                 "--source-column."
             )
 
-    def find(self, record: Mapping[str, Any], number: int | str) -> Row:
+    def find(self, record: Mapping[str, Any], number: int | str) -> MatchedProblem:
         """The problem of a record, the file's `number`-th; RowError where there is none, or another gold answer."""
         name, sources = name_of(record, self._columns, number), self.sources
         if self._columns.source is not None:
@@ -108,13 +132,13 @@ class Problems:
             raise RowError("unknown-source", f"{column} says {str(found)[:80]!r}, which is no source of the workspace")
         return str(found)
 
-    def _check_answer(self, record: Mapping[str, Any], problem: Row) -> None:
+    def _check_answer(self, record: Mapping[str, Any], problem: MatchedProblem) -> None:
         """Files whose rows were counted or named otherwise would be graded against other problems."""
-        column, gold = self._columns.answer, problem["answer"]
+        column, gold = self._columns.answer, problem.answer
         said = answers_of(record, column) if column else []
-        if not said or gold is None:
+        if not said or gold is None or problem.answer_type is None:
             return
-        rest = [problem[part] for part in ("answer_type", "choices", "accepted", "tolerance")]
+        rest = (problem.answer_type, problem.choices, problem.accepted, problem.tolerance)
         if all(grade(each, gold, *rest).outcome is False for each in said):
             raise RowError(
                 "other-answer",
@@ -126,9 +150,8 @@ class Problems:
 def _rejected(workspace: Store, sources: Sequence[str]) -> dict[tuple[str, str], str]:
     """(source, row) -> why ingest left the row out."""
     where = among("source", sources) & (pc.field("stage") == "ingest")
-    rows = workspace.read(REJECTS, ["source", "source_row", "reason"], where).to_pylist()
     # Behind the row's name its number is written, which tells rows of one name apart.
-    return {(row["source"], row["source_row"].rpartition("#")[0]): row["reason"] for row in rows}
+    return {(row.source, row.source_row.rpartition("#")[0]): row.reason for row in workspace.rows(_Rejected, where)}
 
 
 def _chosen(workspace: Store, columns: Columns, source: str | None) -> Sequence[str]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from curate.errors import UserError, did_you_mean
 from curate.stages.base import resume
 from curate.tables import lineage, marks
+from curate.tables.rows import columns_of, rows_of, whole
 from curate.tables.schema import (
     COMPLETIONS,
     EXAMPLES,
@@ -31,7 +33,7 @@ from curate.tables.schema import (
     STEP_LABELS,
     STEP_SCORES,
 )
-from curate.tables.store import MAIN, Partition, Store, Writer, read_file, write_atomic
+from curate.tables.store import MAIN, CommittedFiles, Partition, Store, Writer, read_file, write_atomic
 
 STAGE = "import"
 # In the order in which they lose rows: what is made from others before these.
@@ -39,6 +41,34 @@ TABLES = (STEP_SCORES, EXAMPLES, JUDGEMENTS, STEP_LABELS, COMPLETIONS)
 # Stages whose rejects end in the number of a sample, and a step's or a completion's behind it.
 _BY_SAMPLE = ("label", "judge", "shard", "train", "score")
 _ANEW = ".anew"
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Which sample of its problem a rollout is."""
+
+    problem_id: str
+    sample_index: int
+
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The row that a problem came from."""
+
+    problem_id: str
+    source_row: str
+
+
+@columns_of(REJECTS)
+@dataclass(frozen=True, slots=True)
+class _Reject:
+    """What a stage left out."""
+
+    stage: str
+    source_row: str
+    problem_id: str | None
 
 
 def imports(workspace: Store) -> dict[str, dict[str, Any]]:
@@ -135,14 +165,14 @@ def _keep(partition: Partition, path: Path, kept: Any) -> int:
     lost = len(kept) - (pc.sum(kept).as_py() or 0)
     if not lost:
         return 0
-    rows = read_file(path, partition.table, partition.table.schema.names).filter(kept).to_pylist()
-    if not rows:
+    left = read_file(path, partition.table, partition.table.schema.names).filter(kept)
+    if not left.num_rows:
         path.with_suffix(".done").unlink()
         path.unlink()
         return int(lost)
     anew = _Anew(partition, path)
     anew.clear()
-    Writer(anew).commit(int(path.name[5:10]), rows)
+    Writer(anew).commit(int(path.name[5:10]), rows_of(whole(partition.table), left))
     (written,) = anew.folder.glob("part-*.parquet")
     written.rename(path)
     _finish(partition)
@@ -177,21 +207,19 @@ def _finish(partition: Partition) -> None:
 
 def _drop_rejects(workspace: Store, rollouts: Partition) -> None:
     """Rejects of later stages that are of these rollouts: their indices will be given to others."""
-    samples = rollouts.read(["problem_id", "sample_index"]).to_pylist()
-    problems = pc.field("problem_id").isin(pa.array(sorted({row["problem_id"] for row in samples}), pa.string()))
-    heads = {
-        row["problem_id"]: row["source_row"]
-        for row in workspace.read(PROBLEMS, ["problem_id", "source_row"], problems).to_pylist()
-    }
-    wanted = {(heads.get(row["problem_id"], "?") + f"/{row['sample_index']}", row["problem_id"]) for row in samples}
+    samples = list(rollouts.rows(_Sample))
+    problems = pc.field("problem_id").isin(pa.array(sorted({row.problem_id for row in samples}), pa.string()))
+    heads = {row.problem_id: row.source_row for row in workspace.rows(_Named, problems)}
+    wanted = {(heads.get(row.problem_id, "?") + f"/{row.sample_index}", row.problem_id) for row in samples}
     for partition in workspace.partitions(REJECTS):
         for path in partition.files():
-            rows = read_file(path, REJECTS, ["stage", "source_row", "problem_id"]).to_pylist()
-            kept = [row["stage"] not in _BY_SAMPLE or not _of_sample(row, heads, wanted) for row in rows]
+            rows = CommittedFiles([path], REJECTS).rows(_Reject)
+            kept = [row.stage not in _BY_SAMPLE or not _of_sample(row, heads, wanted) for row in rows]
             _keep(partition, path, pa.array(kept, pa.bool_()))
 
 
-def _of_sample(row: dict[str, Any], heads: dict[str, str], wanted: Collection[tuple[str, str]]) -> bool:
-    head = heads.get(row["problem_id"], "?")
-    match = re.match(r"/\d+", row["source_row"][len(head) :]) if row["source_row"].startswith(head) else None
-    return match is not None and (head + match[0], row["problem_id"]) in wanted
+def _of_sample(row: _Reject, heads: Mapping[str, str], wanted: Collection[tuple[str, str]]) -> bool:
+    problem = row.problem_id or "?"
+    head = heads.get(problem, "?")
+    match = re.match(r"/\d+", row.source_row[len(head) :]) if row.source_row.startswith(head) else None
+    return match is not None and (head + match[0], problem) in wanted

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from curate.errors import RowError
-from curate.graders import GRADERS, KNOWN, Words, assess, extract, grade, infer_type, wanted_of
+from curate.graders import GRADERS, KNOWN, Gradable, Words, assess, extract, grade, infer_type, wanted_of
 from curate.images import ImageFacts
 from curate.recipe.sections import IngestConfig
 from curate.recipe.source_sections import DreamPrmSource, FilesSource, HubSource, PackageSource, SyntheticSource
@@ -16,7 +17,8 @@ from curate.sources.fields import solutions
 from curate.stages import monte_carlo
 from curate.stages.golds import gold_of
 from curate.stages.ingest.inspectors import Found, look
-from curate.tables.schema import GIVEN, Row
+from curate.tables.rows import ImageRow, ProblemRow, RejectRow, RolloutRow, StepLabelRow
+from curate.tables.schema import GIVEN
 
 AnySource = SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource
 
@@ -43,7 +45,7 @@ def looked(row: SourceRow, config: IngestConfig) -> list[InspectedImage | RowErr
 
 def problem_of(
     row: SourceRow, source: AnySource, looked: Sequence[InspectedImage | RowError]
-) -> tuple[Row, list[InspectedImage]]:
+) -> tuple[ProblemRow, list[InspectedImage]]:
     """The problem of a source row, checked; RowError with the reason when it cannot be one."""
     question = _wanted("question", row.question)
     images = []
@@ -54,23 +56,23 @@ def problem_of(
     hashes = [each.image_hash for each in images]
     domain = row.domain or source.domain or source.name
     answer, answer_type = _gold(row, source)
-    problem = {
-        "problem_id": digest(domain, question, list(row.choices), hashes),
-        "domain": domain,
-        "role": source.role,
-        "source": source.name,
-        "source_row": row.source_row,
-        "revision": None if isinstance(source, SyntheticSource) else source.revision,
-        "licence": source.licence,
-        "question": question,
-        "choices": list(row.choices),
-        "answer": answer,
-        "accepted": list(row.accepted),
-        "answer_type": answer_type,
-        "tolerance": row.tolerance,
-        "image_hashes": hashes,
-        "truth": row.truth,
-    }
+    problem = ProblemRow(
+        problem_id=digest(domain, question, list(row.choices), hashes),
+        domain=domain,
+        role=source.role,
+        source=source.name,
+        source_row=row.source_row,
+        revision=None if isinstance(source, SyntheticSource) else source.revision,
+        licence=source.licence,
+        question=question,
+        choices=list(row.choices),
+        answer=answer,
+        accepted=list(row.accepted),
+        answer_type=answer_type,
+        tolerance=row.tolerance,
+        image_hashes=hashes,
+        truth=row.truth,
+    )
     return problem, images
 
 
@@ -108,21 +110,32 @@ def _check_gold(answer: str, answer_type: str, row: SourceRow) -> None:
     raise RowError("gold-fails-own-grader", f'"{answer[:80]}" as {answer_type}: {verdict.rule}')
 
 
-def image_row(image: InspectedImage, problem_id: str) -> Row:
+def image_row(image: InspectedImage, problem_id: str) -> ImageRow:
     """The row of `images`."""
     facts = image.facts
-    return {
-        "image_hash": image.image_hash,
-        "problem_id": problem_id,
-        "bytes": image.data,
-        "format": facts.format,
-        "width": facts.width,
-        "height": facts.height,
-        "perceptual_hash": facts.perceptual_hash,
-        "orientation": facts.orientation,
-        "has_alpha": facts.has_alpha,
-        "note": facts.note,
-    }
+    return ImageRow(
+        image_hash=image.image_hash,
+        problem_id=problem_id,
+        bytes=image.data,
+        format=facts.format,
+        width=facts.width,
+        height=facts.height,
+        perceptual_hash=facts.perceptual_hash,
+        orientation=facts.orientation,
+        has_alpha=facts.has_alpha,
+        note=facts.note,
+    )
+
+
+class AnsweredProblem(Gradable, Protocol):
+    """What a rollout takes from its problem, and what its answer is graded by."""
+
+    @property
+    def problem_id(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+    @property
+    def role(self) -> str: ...
 
 
 def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
@@ -136,45 +149,45 @@ def given_id(problem_id: str, chain: GivenChain, repeat: int = 0) -> str:
 
 
 def rollout_of(
-    chain: GivenChain, problem: Row, source: str, sample_index: int, repeat: int = 0, words: Words = KNOWN
-) -> Row:
+    chain: GivenChain, problem: AnsweredProblem, source: str, sample_index: int, repeat: int = 0, words: Words = KNOWN
+) -> RolloutRow:
     """The row of `rollouts` of a chain that `source` brings; its outcome as stated, else by the gold answer."""
     text = "".join(chain.steps)
     found = extract(text, wanted_of(problem, words))
     answer = None if found is None else found.answer
     outcome, rule = chain.outcome, GIVEN
-    if outcome is None and problem["answer"] is None:
+    if outcome is None and problem.answer is None:
         rule = "no-gold"
     elif outcome is None and answer is None and not chain.whole:
         rule = "cut-short"
     elif outcome is None:
         assessed = assess(text, problem, words)
         outcome, rule = assessed.outcome, assessed.rule
-    return {
-        "rollout_id": given_id(problem["problem_id"], chain, repeat),
-        "problem_id": problem["problem_id"],
-        "domain": problem["domain"],
-        "role": problem["role"],
-        "sample_index": sample_index,
-        "reasoning": chain.reasoning,
-        "text": text,
-        "token_ids": [],
-        "steps": list(chain.steps),
-        "step_ends": [],
-        "answer": answer,
-        "outcome": outcome,
-        "outcome_rule": rule,
-        "gold": None if chain.outcome is not None else gold_of(problem),
-        "finish": None,
-        "mean_logprob": None,
-        "prompt_tokens": None,
-        "tokens": None,
-        "seed": None,
-        "policy": f"{GIVEN}:{source}" + (f":{chain.policy}" if chain.policy else ""),
-    }
+    return RolloutRow(
+        rollout_id=given_id(problem.problem_id, chain, repeat),
+        problem_id=problem.problem_id,
+        domain=problem.domain,
+        role=problem.role,
+        sample_index=sample_index,
+        reasoning=chain.reasoning,
+        text=text,
+        token_ids=[],
+        steps=list(chain.steps),
+        step_ends=[],
+        answer=answer,
+        outcome=outcome,
+        outcome_rule=rule,
+        gold=None if chain.outcome is not None else gold_of(problem),
+        finish=None,
+        mean_logprob=None,
+        prompt_tokens=None,
+        tokens=None,
+        seed=None,
+        policy=f"{GIVEN}:{source}" + (f":{chain.policy}" if chain.policy else ""),
+    )
 
 
-def labels_of(chain: GivenChain, rollout: Row) -> list[Row]:
+def labels_of(chain: GivenChain, rollout: RolloutRow) -> list[StepLabelRow]:
     """The rows of `step_labels` of a chain; none where its source has no labels for it."""
     if not chain.values:
         return []
@@ -184,37 +197,37 @@ def labels_of(chain: GivenChain, rollout: Row) -> list[Row]:
         k, m = count or (None, None)
         error = monte_carlo.exact(*count).standard_error if count else None
         found.append(
-            {
-                "rollout_id": rollout["rollout_id"],
-                "problem_id": rollout["problem_id"],
-                "domain": rollout["domain"],
-                "role": rollout["role"],
-                "step_index": step,
-                "mode": GIVEN,
-                "k": k,
-                "m": m,
-                "outcome": rollout["outcome"],
-                "value": value,
-                "standard_error": error,
-                "weight": 1.0,
-                "tokens": 0,
-                "stopped": None,
-                "truncated": None,
-                "failed": None,
-            }
+            StepLabelRow(
+                rollout_id=rollout.rollout_id,
+                problem_id=rollout.problem_id,
+                domain=rollout.domain,
+                role=rollout.role,
+                step_index=step,
+                mode=GIVEN,
+                k=k,
+                m=m,
+                outcome=rollout.outcome,
+                value=value,
+                standard_error=error,
+                weight=1.0,
+                tokens=0,
+                stopped=None,
+                truncated=None,
+                failed=None,
+            )
         )
     return found
 
 
-def reject(source: AnySource, source_row: str, error: RowError, number: int) -> Row:
+def reject(source: AnySource, source_row: str, error: RowError, number: int) -> RejectRow:
     """The row of `rejects` of the source's `number`-th row."""
-    return {
-        "stage": "ingest",
-        "source": source.name,
+    return RejectRow(
+        stage="ingest",
+        source=source.name,
         # Names may repeat in messy sources; the row's number keeps the key unique.
-        "source_row": f"{source_row}#{number}",
-        "problem_id": None,
-        "domain": source.domain,
-        "reason": error.reason,
-        "detail": error.detail[:500].encode("utf-8", "replace").decode(),
-    }
+        source_row=f"{source_row}#{number}",
+        problem_id=None,
+        domain=source.domain,
+        reason=error.reason,
+        detail=error.detail[:500].encode("utf-8", "replace").decode(),
+    )

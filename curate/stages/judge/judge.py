@@ -8,35 +8,110 @@ stay in a table of their own; what `curate shard` makes of them is up to `shard.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import pyarrow.compute as pc
 
 from curate.engines.base import Request, Sample
 from curate.engines.supervisor import Engines, Supervisor
-from curate.errors import UserError
+from curate.errors import RowError, UserError
 from curate.recipe.sections import JudgeConfig
 from curate.runtime.reporter import Reporter
 from curate.seeds import FirstByHash, digest, seed
 from curate.stages import generation
 from curate.stages.active import dropped
-from curate.stages.base import Outcome, Unit, resume, run_units
+from curate.stages.base import Outcome, Unit
+from curate.stages.generating import Generation, Pending
 from curate.stages.judge import judgement
 from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
+from curate.tables.rows import JudgementRow, RejectRow, Row, columns_of
+from curate.tables.schema import JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
 from curate.tables.store import Store, among
 from curate.text import prompts, thinking
 
 STAGE = "judge"
-REPLACE = "curate judge --replace"
-_LIGHT = ("rollout_id", "problem_id", "role", "domain")
-_CHAIN = ("rollout_id", "problem_id", "sample_index", "steps")
-_PROBLEM = ("problem_id", "source", "source_row", "domain", "question", "choices", "image_hashes")
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A rollout by its name alone."""
+
+    rollout_id: str
+    problem_id: str
+    role: str
+    domain: str
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class JudgedRollout:
+    """What a judge is shown of a rollout."""
+
+    rollout_id: str
+    problem_id: str
+    sample_index: int
+    steps: Sequence[str]
+
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class JudgedProblem:
+    """What a judge is shown of its problem, and where that came from."""
+
+    problem_id: str
+    source: str
+    source_row: str
+    domain: str
+    question: str
+    choices: Sequence[str]
+    image_hashes: Sequence[str]
+
+
+@columns_of(JUDGEMENTS)
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """Which vote there is, and on which steps."""
+
+    rollout_id: str
+    sample_index: int
+    steps_digest: str
+
+
+@columns_of(JUDGEMENTS)
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What a vote took, and whether it can be read."""
+
+    sample_index: int
+    prompt_tokens: int | None
+    tokens: int | None
+    unread: str | None
+
+
+class MissingVotes(NamedTuple):
+    """A rollout, its problem, and the indices of the votes that it lacks."""
+
+    problem: JudgedProblem
+    rollout: JudgedRollout
+    missing: Sequence[int]
+
+
+class _Labelled(Protocol):
+    """The columns of a rollout that say whether it is judged."""
+
+    @property
+    def rollout_id(self) -> str: ...
+    @property
+    def problem_id(self) -> str: ...
+
+
+K = TypeVar("K", bound=_Labelled)
 
 
 def policy_digest(config: JudgeConfig) -> str:
@@ -63,16 +138,16 @@ def settings(config: JudgeConfig) -> dict[str, Any]:
 
 @dataclass
 class JudgeCounts:
-    """Rollouts to judge, votes that are wanted, votes that are there, and rollouts that are owed any."""
+    """Rollouts to judge, votes that are wanted, votes that are there, and rollouts that lack any."""
 
     rollouts: int = 0
     votes: int = 0
     there: int = 0
-    owed: int = 0
+    pending: int = 0
 
 
 class JudgeWork:
-    """Labelled rollouts that the recipe wants judged and what of them is owed, shard by shard."""
+    """Labelled rollouts that the recipe wants judged and what of them is pending, shard by shard."""
 
     def __init__(self, config: JudgeConfig, workspace: Store) -> None:
         """UserError when there is none."""
@@ -81,47 +156,48 @@ class JudgeWork:
         first = None if config.limit is None else FirstByHash(config.limit)
         seen = 0
         for shard in range(workspace.shards):
-            for row in self._labelled(shard, _LIGHT):
+            for row in self._labelled(_Name, shard):
                 seen += 1
                 if first is not None:
-                    first.add((row["role"], row["domain"]), row["rollout_id"])
+                    first.add((row.role, row.domain), row.rollout_id)
         if not seen:
             roles = ", ".join(config.roles)
             raise UserError(f"There are no labelled rollouts of role {roles} to judge; run `curate label` first.")
         if first is not None:
             self._picked = first.names()
 
-    def _labelled(self, shard: int, columns: Sequence[str]) -> Iterator[Row]:
+    def _labelled(self, kind: type[K], shard: int) -> Iterator[K]:
         """Rollouts of a shard that have a step label, and whose problem is still there."""
         roles = among("role", self._config.roles)
         labelled = self._names(STEP_LABELS, "rollout_id", shard, roles & pc.field("value").is_valid())
         if not labelled:
             return
         problems = self._names(PROBLEMS, "problem_id", shard) - self._out.keys()
-        for batch in self._workspace.batches(ROLLOUTS, columns, shard, roles):
-            for row in batch.to_pylist():
-                if row["rollout_id"] in labelled and row["problem_id"] in problems:
-                    yield row
+        for row in self._workspace.rows(kind, roles, shard):
+            if row.rollout_id in labelled and row.problem_id in problems:
+                yield row
 
     def _names(self, table: Table, column: str, shard: int, where: Any = None) -> set[str]:
         batches = self._workspace.batches(table, [column], shard, where)
         return {name for batch in batches for name in batch[column].to_pylist()}
 
-    def _rows(self, shard: int) -> Iterator[tuple[Row, list[int]]]:
+    def _rows(self, shard: int) -> Iterator[tuple[JudgedRollout, list[int]]]:
         """(rollout, indices of its missing votes) of a shard; UserError for a judgement of a chain that changed."""
         there: dict[str, set[int]] = defaultdict(set)
         judged: dict[str, str] = {}
         partition = self._workspace.partition(JUDGEMENTS)
-        committed = partition.read(["rollout_id", "sample_index", "steps_digest"], shard).to_pylist()
-        for row in [*committed, *partition.journal(shard).rows()]:
-            there[row["rollout_id"]].add(row["sample_index"])
-            judged[row["rollout_id"]] = row["steps_digest"]
-        for row in self._labelled(shard, _CHAIN):
-            if self._picked is None or row["rollout_id"] in self._picked:
-                name = row["rollout_id"]
-                if judged.get(name, (now := digest(row["steps"]))) != now:
+        waiting = [row for row in partition.journal(shard).rows() if isinstance(row, JudgementRow)]
+        votes: list[_Vote | JudgementRow] = [*partition.rows(_Vote, shard), *waiting]
+        for vote in votes:
+            there[vote.rollout_id].add(vote.sample_index)
+            judged[vote.rollout_id] = vote.steps_digest
+        for row in self._labelled(JudgedRollout, shard):
+            name = row.rollout_id
+            if self._picked is None or name in self._picked:
+                if judged.get(name, (now := digest(row.steps))) != now:
                     raise UserError(
-                        f"The rollout {name} has other steps than when it was judged; run `{REPLACE}` to judge anew."
+                        f"The rollout {name} has other steps than when it was judged; run `curate judge --replace` to "
+                        "judge anew."
                     )
                 yield row, [vote for vote in range(self._config.samples) if vote not in there[name]]
 
@@ -133,66 +209,113 @@ class JudgeWork:
                 found.rollouts += 1
                 found.votes += self._config.samples
                 found.there += self._config.samples - len(missing)
-                found.owed += bool(missing)
+                found.pending += bool(missing)
         return found
 
-    def owed(self) -> Iterator[tuple[int, Row, Row, list[int]]]:
-        """(shard, problem, rollout, missing votes) of every rollout that lacks any, in the order of shards."""
+    def pending(self) -> Iterator[Unit[MissingVotes]]:
+        """Every rollout that lacks votes, in the order of shards."""
         for shard in range(self._workspace.shards):
-            owed = [(row, missing) for row, missing in self._rows(shard) if missing]
-            names = among("problem_id", sorted({row["problem_id"] for row, _ in owed}))
-            problems = {
-                row["problem_id"]: row
-                for batch in (self._workspace.batches(PROBLEMS, _PROBLEM, shard, names) if owed else ())
-                for row in batch.to_pylist()
-            }
-            for row, missing in owed:
-                yield shard, problems[row["problem_id"]], row, missing
+            lacking = [(row, missing) for row, missing in self._rows(shard) if missing]
+            names = among("problem_id", sorted({row.problem_id for row, _ in lacking}))
+            rows = self._workspace.rows(JudgedProblem, names, shard) if lacking else ()
+            problems = {row.problem_id: row for row in rows}
+            for row, missing in lacking:
+                yield Unit(shard, MissingVotes(problems[row.problem_id], row, missing))
 
 
-def _votes(rollout: Row, missing: Sequence[int], samples: Sequence[Sample], base: int, policy: str) -> list[Row]:
-    rows, count = [], len(rollout["steps"])
-    for vote, sample in zip(missing, samples, strict=True):
+class PendingVotes(Pending[MissingVotes]):
+    """The votes that rollouts lack."""
+
+    def __init__(self, work: JudgeWork, workspace: Store) -> None:
+        self._work, self._workspace, self._before = work, workspace, work.count()
+        self.total, self.open = self._before.rollouts, self._before.pending
+        self.inputs = {"rollouts": self._before.rollouts}
+
+    def units(self) -> Iterator[Unit[MissingVotes]]:
+        """A rollout each."""
+        return self._work.pending()
+
+    def ledger(self, outcome: Outcome[MissingVotes]) -> Ledger:
+        """Count votes."""
+        failed: Counter[str] = Counter()
+        for unit, error in outcome.failed:
+            failed[error.reason] += len(unit.payload.missing)
+        after = self._work.count()
+        return Ledger("votes", taken=after.votes, out=after.there, failed=dict(failed), skipped=self._before.there)
+
+    def finish(self, reporter: Reporter) -> None:
+        """Say what the judgements took."""
+        reporter.note(cost(self._workspace))
+
+
+class JudgeGeneration(Generation[MissingVotes]):
+    """`curate judge`."""
+
+    stage, table, unit = STAGE, JUDGEMENTS, "rollouts"
+
+    def __init__(self, config: JudgeConfig, workspace: Store, run_seed: int) -> None:
+        super().__init__(workspace, config.engine, config.error_budget, run_seed)
+        self._config = config
+
+    def settings(self) -> dict[str, Any]:
+        """Model, sampling, prompt, and how answers are read."""
+        return settings(self._config)
+
+    def pending(self) -> PendingVotes:
+        """The votes that rollouts lack."""
+        return PendingVotes(JudgeWork(self._config, self.workspace), self.workspace)
+
+    @cached_property
+    def _policy(self) -> str:
+        # Once: it reads the model's files.
+        return policy_digest(self._config)
+
+    @cached_property
+    def _images(self) -> StoredImages:
+        return StoredImages(self.workspace)
+
+    async def rows(self, unit: Unit[MissingVotes], engine: Supervisor) -> list[Row]:
+        """All missing votes in one request."""
+        (problem, rollout, missing), config = unit.payload, self._config
+        # Vote j draws from base + j, so however votes are shared out over requests, they are the same.
+        base = seed(self.run_seed, STAGE, rollout.rollout_id, 0)
+        request = Request(
+            request_id=f"{STAGE}-{rollout.rollout_id}-{missing[0]:03d}",
+            prompt=prompts.render_judge(
+                config.prompt, problem.question, problem.choices, rollout.steps, len(problem.image_hashes)
+            ),
+            images=self._images.of(problem.image_hashes),
+            prefix_ids=(),
+            n=len(missing),
+            seed=base + missing[0],
+            sampling=generation.sampling(config, config.sampling.max_tokens),
+        )
+        samples = await engine.generate(request)
+        return [self._row(rollout, vote, sample, base) for vote, sample in zip(missing, samples, strict=True)]
+
+    def _row(self, rollout: JudgedRollout, vote: int, sample: Sample, base: int) -> JudgementRow:
+        count = len(rollout.steps)
         reading = judgement.read(thinking.apart(sample.text).text, count, sample.finish)
         first = reading.first_error
-        rows.append(
-            {
-                "rollout_id": rollout["rollout_id"],
-                "problem_id": rollout["problem_id"],
-                "sample_index": vote,
-                "steps_digest": digest(rollout["steps"]),
-                "first_error": first,
-                "verdicts": None if first is None else judgement.verdicts(first, count),
-                "unread": reading.unread,
-                "text": sample.text,
-                "finish": sample.finish,
-                "prompt_tokens": sample.prompt_tokens,
-                "tokens": sample.count(),
-                "seed": sample.seed_of(base + vote),
-                "policy": policy,
-            }
+        return JudgementRow(
+            rollout_id=rollout.rollout_id,
+            problem_id=rollout.problem_id,
+            sample_index=vote,
+            steps_digest=digest(rollout.steps),
+            first_error=first,
+            verdicts=None if first is None else judgement.verdicts(first, count),
+            unread=reading.unread,
+            text=sample.text,
+            finish=sample.finish,
+            prompt_tokens=sample.prompt_tokens,
+            tokens=sample.count(),
+            seed=sample.seed_of(base + vote),
+            policy=self._policy,
         )
-    return rows
 
-
-async def _work(
-    unit: Unit, *, engine: Supervisor, config: JudgeConfig, policy: str, images: StoredImages, run_seed: int
-) -> list[Row]:
-    problem, rollout, missing = unit.payload
-    # Vote j draws from base + j, so however votes are shared out over requests, they are the same.
-    base = seed(run_seed, STAGE, rollout["rollout_id"], 0)
-    request = Request(
-        request_id=f"{STAGE}-{rollout['rollout_id']}-{missing[0]:03d}",
-        prompt=prompts.render_judge(
-            config.prompt, problem["question"], problem["choices"], rollout["steps"], len(problem["image_hashes"])
-        ),
-        images=images.of(problem),
-        prefix_ids=(),
-        n=len(missing),
-        seed=base + missing[0],
-        sampling=generation.sampling(config, config.sampling.max_tokens),
-    )
-    return _votes(rollout, missing, await engine.generate(request), base, policy)
+    def reject(self, unit: Unit[MissingVotes], error: RowError) -> RejectRow:
+        """A rollout each."""
+        return lineage.reject(STAGE, unit.payload.problem, error, f"/{unit.payload.rollout.sample_index}")
 
 
 def run(
@@ -203,72 +326,20 @@ def run(
     engines: Engines,
     replace: bool = False,
 ) -> Ledger:
-    """Ask for the votes that are owed; the ledger counts votes. BudgetError when more fail than `error_budget`."""
-    partition = workspace.partition(JUDGEMENTS)
-    if replace:
-        partition.clear()
-    record = settings(config) | {"seed": run_seed}
-    lineage.guard(partition, record, REPLACE)
-    resume(partition)
-    wanted = JudgeWork(config, workspace)
-    before = wanted.count()
-    inputs = {"rollouts": before.rollouts}
-    outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
-    if before.owed:
-        lineage.write(partition, STAGE, record, inputs)
-        reporter.start(STAGE, before.owed, "rollouts")
-        work = partial(_run, config=config, workspace=workspace, wanted=wanted, run_seed=run_seed, reporter=reporter)
-        outcome, extra = engines.run(config.engine, reporter.note, work)
-        reporter.finish()
-    ledger = _account(workspace, wanted, before, outcome)
-    lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    reporter.note(cost(workspace))
-    outcome.check(before.rollouts, config.error_budget, "rollouts")
-    return ledger
-
-
-async def _run(
-    engine: Supervisor,
-    *,
-    config: JudgeConfig,
-    workspace: Store,
-    wanted: JudgeWork,
-    run_seed: int,
-    reporter: Reporter,
-) -> tuple[Outcome, Mapping[str, str]]:
-    units = (Unit(shard, payload) for shard, *payload in wanted.owed())
-    # Once: it reads the model's files.
-    policy, images = policy_digest(config), StoredImages(workspace)
-    work = partial(_work, engine=engine, config=config, policy=policy, images=images, run_seed=run_seed)
-    outcome = await run_units(workspace.partition(JUDGEMENTS), units, work, config.engine.in_flight, reporter)
-    return outcome, engine.versions()
-
-
-def _account(workspace: Store, wanted: JudgeWork, before: JudgeCounts, outcome: Outcome) -> Ledger:
-    failed: Counter[str] = Counter()
-    rejects = []
-    for unit, error in outcome.failed:
-        problem, rollout, missing = unit.payload
-        failed[error.reason] += len(missing)
-        rejects.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}"))
-    lineage.write_rejects(workspace, STAGE, rejects)
-    after = wanted.count()
-    ledger = Ledger("votes", taken=after.votes, out=after.there, failed=dict(failed), skipped=before.there)
-    ledger.check(STAGE)
-    return ledger
+    """Ask for the votes that are missing; the ledger counts votes. BudgetError when more fail than `error_budget`."""
+    return JudgeGeneration(config, workspace, run_seed).run(reporter, engines, replace)
 
 
 def cost(workspace: Store) -> str:
     """What all stored judgements took and what could not be read of them, in one sentence."""
     votes = tokens = prompt = uncounted = 0
     unread: Counter[str] = Counter()
-    for batch in workspace.batches(JUDGEMENTS, ["sample_index", "prompt_tokens", "tokens", "unread"]):
-        for row in batch.to_pylist():
-            votes, tokens = votes + 1, tokens + (row["tokens"] or 0)
-            # All votes on a chain read one prompt.
-            prompt += (row["prompt_tokens"] or 0) if row["sample_index"] == 0 else 0
-            uncounted += row["tokens"] is None or row["prompt_tokens"] is None
-            unread.update([row["unread"]] if row["unread"] else [])
+    for row in workspace.rows(_Cost):
+        votes, tokens = votes + 1, tokens + (row.tokens or 0)
+        # All votes on a chain read one prompt.
+        prompt += (row.prompt_tokens or 0) if row.sample_index == 0 else 0
+        uncounted += row.tokens is None or row.prompt_tokens is None
+        unread.update([row.unread] if row.unread else [])
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(unread.items()))
     lost = f"; {unread.total():,} cannot be read ({reasons})" if unread else ""
     known = f" ({uncounted:,} of them without a count of tokens by their server)" if uncounted else ""

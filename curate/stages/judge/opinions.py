@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from curate.errors import RowError, UserError
 from curate.recipe.sections import ConsensusConfig
 from curate.seeds import digest
 from curate.stages.judge import consensus, judgement
-from curate.tables.schema import JUDGEMENTS, Row
+from curate.tables.rows import ExampleRow, columns_of
+from curate.tables.schema import JUDGEMENTS
 from curate.tables.store import Store
+
+
+@columns_of(JUDGEMENTS)
+@dataclass(frozen=True, slots=True)
+class _Vote:
+    """What a vote says of which steps."""
+
+    rollout_id: str
+    steps_digest: str
+    first_error: int | None
 
 
 @dataclass
@@ -31,22 +42,21 @@ class Opinions:
     def of(cls, workspace: Store) -> Opinions:
         """Read the opinions of the table of judgements."""
         votes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
-        for batch in workspace.batches(JUDGEMENTS, ["rollout_id", "steps_digest", "first_error"]):
-            for row in batch.to_pylist():
-                votes[row["rollout_id"]].append((row["steps_digest"], row["first_error"]))
+        for row in workspace.rows(_Vote):
+            votes[row.rollout_id].append((row.steps_digest, row.first_error))
         return cls(votes)
 
-    def verdicts(self, rollout: Row) -> list[bool | None]:
-        """Say for each step what the majority of the votes says; null where there is none."""
-        votes = self.votes.get(rollout["rollout_id"], ())
-        if votes and votes[0][0] != digest(rollout["steps"]):
+    def verdicts(self, rollout_id: str, steps: Sequence[str]) -> list[bool | None]:
+        """Say for each step of a rollout what the majority of the votes says; null where there is none."""
+        votes = self.votes.get(rollout_id, ())
+        if votes and votes[0][0] != digest(steps):
             self.changed += 1
             votes = ()
-        return judgement.majority([first for _, first in votes], len(rollout["steps"]))
+        return judgement.majority([first for _, first in votes], len(steps))
 
-    def mask(self, example: Row, config: ConsensusConfig) -> Row:
+    def mask(self, example: ExampleRow, config: ConsensusConfig) -> ExampleRow:
         """The training example with weight 0 and a reason where the judge disagrees; RowError when that is all."""
-        values, verdicts = example["values"], example["verdicts"]
+        values, verdicts = example.values, example.verdicts
         whole, unjudged = config.mask == "chains", config.unjudged == "mask"
         masks = consensus.masks(values, verdicts, config.threshold, whole, unjudged)
         labelled = [place for place, value in enumerate(values) if value is not None]
@@ -54,8 +64,8 @@ class Opinions:
         self.judged += sum(verdicts[place] is not None for place in labelled)
         if labelled and all(masks[place] for place in labelled):
             raise RowError(str(masks[labelled[0]]), "the judge agrees with none of its labels, see shard.consensus")
-        weights = [0.0 if mask else weight for mask, weight in zip(masks, example["weights"], strict=True)]
-        return example | {"weights": weights, "masks": masks}
+        weights = [0.0 if mask else weight for mask, weight in zip(masks, example.weights, strict=True)]
+        return replace(example, weights=weights, masks=masks)
 
     def check(self) -> None:
         """UserError when there was nothing to compare labels with."""

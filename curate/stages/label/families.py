@@ -12,7 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,13 +22,48 @@ from curate.recipe.sections import LabelConfig
 from curate.stages.active import dropped
 from curate.stages.label.allocation import Siblings
 from curate.stages.label.rules import Outcomes
-from curate.tables.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.rows import ProblemRow, columns_of
+from curate.tables.schema import COMPLETIONS, GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import MAIN, CommittedFiles, Store, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 1000
-_LIGHT = ("rollout_id", "problem_id", "domain", "role", "sample_index", "steps", "step_ends", "outcome")
 _DRAWN = ("rollout_id", "step_index", "sample_index", "outcome", "finish", "tokens")
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A rollout as far as its labels are made of it."""
+
+    rollout_id: str
+    problem_id: str
+    domain: str
+    role: str
+    sample_index: int
+    steps: Sequence[str]
+    step_ends: Sequence[int]
+    outcome: bool | None
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class _SeenChain(Chain):
+    """A rollout, and what it was drawn from."""
+
+    policy: str
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class WholeChain(Chain):
+    """A rollout with all that it takes to go on from its steps."""
+
+    reasoning: str | None
+    token_ids: Sequence[int]
+
+
+C = TypeVar("C", bound=Chain)
 
 
 @dataclass(frozen=True)
@@ -76,52 +112,51 @@ class Habits:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Generic[C]):
     """A problem's rollouts that are to be labelled, with what was drawn for them; both in the order of their ids.
 
     `everyone` holds all of the problem's rollouts, as the others say something about each, and `domain` is of the
-    chains of the whole domain. `problem` is the problem's row where it was asked for, else empty.
+    chains of the whole domain.
     """
 
     shard: int
-    rollouts: Sequence[Row]
-    everyone: Sequence[Row]
+    rollouts: Sequence[C]
+    everyone: Sequence[C]
     domain: Habits
     store: DrawnByStep
-    problem: Row
 
     @cached_property
     def siblings(self) -> dict[str, Siblings]:
         """Gather for each rollout with steps what the problem's other rollouts and the chains of other problems say."""
         return siblings_of(self.everyone, self.domain)
 
-    def prefixes(self) -> Iterator[tuple[Row, int]]:
+    def prefixes(self) -> Iterator[tuple[C, int]]:
         """(rollout, step) of all steps but the last ones."""
-        return ((row, step) for row in self.rollouts for step in range(len(row["steps"]) - 1))
+        return ((row, step) for row in self.rollouts for step in range(len(row.steps) - 1))
 
-    def drawn(self, rollout: Row, step: int) -> Drawn:
+    def drawn(self, rollout: Chain, step: int) -> Drawn:
         """The completions of a prefix."""
-        return self.store.get((rollout["rollout_id"], step), NOTHING)
+        return self.store.get((rollout.rollout_id, step), NOTHING)
 
 
-def _sizes(row: Row) -> list[int]:
+def _sizes(row: Chain) -> list[int]:
     """Sizes of a chain's steps, in tokens; in characters where the engine gave no tokens."""
-    if not row["step_ends"]:
-        return list(map(len, row["steps"]))
-    return [end - start for start, end in itertools.pairwise([0, *row["step_ends"]])]
+    if not row.step_ends:
+        return list(map(len, row.steps))
+    return [end - start for start, end in itertools.pairwise([0, *row.step_ends])]
 
 
-def siblings_of(rollouts: Sequence[Row], domain: Habits) -> dict[str, Siblings]:
+def siblings_of(rollouts: Sequence[Chain], domain: Habits) -> dict[str, Siblings]:
     """For each of a problem's rollouts with steps, what the others and the chains of other problems say.
 
     `domain` is of all chains of the problem's domain, its own among them.
     """
-    rows = [row for row in rollouts if row["steps"]]
+    rows = [row for row in rollouts if row.steps]
     sizes = [_sizes(row) for row in rows]
     elsewhere = domain.without(sizes)
     return {
-        row["rollout_id"]: Siblings.of(
-            [each["outcome"] for each in rows[:place] + rows[place + 1 :]],
+        row.rollout_id: Siblings.of(
+            [each.outcome for each in rows[:place] + rows[place + 1 :]],
             sizes[:place] + sizes[place + 1 :],
             elsewhere.lengths,
             elsewhere.means,
@@ -161,19 +196,19 @@ class Families:
             files = self._open(shard)
             self._ranges.append(_ranges(files.rollouts.read(["problem_id"], self._roles)["problem_id"]))
             for where in self._ranges[shard]:
-                for row in self._rows(files, where, (*_LIGHT, "policy")):
+                for row in self._rows(_SeenChain, files, where):
                     self.there = True
                     self._see(row)
 
-    def _see(self, row: Row) -> None:
-        count = len(row["steps"])
+    def _see(self, row: _SeenChain) -> None:
+        count = len(row.steps)
         if count:
-            self._habits[row["domain"]].add(_sizes(row))
-        if self._config.takes(row["sample_index"]):
+            self._habits[row.domain].add(_sizes(row))
+        if self._config.takes(row.sample_index):
             self.rollouts += 1
             self.prefixes += max(count - 1, 0)
-            self.policies[row["policy"]] += 1
-            self.without_tokens |= count > 0 and not row["step_ends"]
+            self.policies[row.policy] += 1
+            self.without_tokens |= count > 0 and not row.step_ends
 
     def _open(self, shard: int) -> _ShardFiles:
         place = self._workspace
@@ -182,37 +217,44 @@ class Families:
         # Labels that came with a source; the stage's own are written afresh.
         return _ShardFiles(rollouts, problems, place.shard(STEP_LABELS, shard, MAIN), completions)
 
-    def _rows(self, files: _ShardFiles, where: Any, columns: Sequence[str]) -> list[Row]:
+    def _rows(self, kind: type[C], files: _ShardFiles, where: Any) -> list[C]:
         """Rollouts of this range that may be labelled, by problem and id."""
         given = files.labels.read(["rollout_id"], where & (pc.field("mode") == GIVEN))["rollout_id"].to_pylist()
         problems = files.problems.read(["problem_id"], where)["problem_id"].to_pylist()
         labelled, known = set(given), set(problems) - self._out.keys()
         rows = [
             row
-            for row in files.rollouts.read(columns, where & self._roles).to_pylist()
-            if row["rollout_id"] not in labelled and row["problem_id"] in known
+            for row in files.rollouts.rows(kind, where & self._roles)
+            if row.rollout_id not in labelled and row.problem_id in known
         ]
-        return sorted(rows, key=lambda row: (row["problem_id"], row["rollout_id"]))
+        return sorted(rows, key=lambda row: (row.problem_id, row.rollout_id))
 
-    def of(self, shard: int, drawn: bool = True, whole: bool = False) -> Iterator[Family]:
-        """The families of a shard, by problem id.
+    def _of(self, kind: type[C], shard: int, files: _ShardFiles, where: Any, drawn: bool) -> Iterator[Family[C]]:
+        """The families of a range, by problem id."""
+        store = _store(files.completions, where) if drawn else {}
+        for _, group in itertools.groupby(self._rows(kind, files, where), key=attrgetter("problem_id")):
+            everyone = list(group)
+            chosen = [row for row in everyone if self._config.takes(row.sample_index)]
+            yield Family(shard, chosen, everyone, self._habits[everyone[0].domain], store)
 
-        Without their completions when not `drawn`; `whole` brings the problems' rows, and the rollouts' thoughts and
-        token ids.
+    def of(self, shard: int, drawn: bool = True) -> Iterator[Family[Chain]]:
+        """The families of a shard, by problem id; without their completions when not `drawn`.
+
         Completions that are committed after the first family was read do not show.
         """
         files = self._open(shard)
         for where in self._ranges[shard]:
-            rows = self._rows(files, where, (*_LIGHT, "reasoning", "token_ids") if whole else _LIGHT)
-            store = _store(files.completions, where) if drawn else {}
-            problems = {row["problem_id"]: row for row in files.problems.read(None, where).to_pylist()} if whole else {}
-            for name, group in itertools.groupby(rows, key=lambda row: str(row["problem_id"])):
-                everyone = list(group)
-                chosen = [row for row in everyone if self._config.takes(row["sample_index"])]
-                domain = self._habits[everyone[0]["domain"]]
-                yield Family(shard, chosen, everyone, domain, store, problems.get(name, {}))
+            yield from self._of(Chain, shard, files, where, drawn)
 
-    def all(self, drawn: bool = True) -> Iterator[Family]:
+    def to_complete(self, shard: int, drawn: bool = True) -> Iterator[tuple[ProblemRow, Family[WholeChain]]]:
+        """(problem, family) of a shard as `of` gives them, with all that it takes to ask for completions."""
+        files = self._open(shard)
+        for where in self._ranges[shard]:
+            problems = {row.problem_id: row for row in files.problems.rows(ProblemRow, where)}
+            for family in self._of(WholeChain, shard, files, where, drawn):
+                yield problems[family.everyone[0].problem_id], family
+
+    def all(self, drawn: bool = True) -> Iterator[Family[Chain]]:
         """The families of all shards, in their order."""
         for shard in range(self._workspace.shards):
             yield from self.of(shard, drawn)

@@ -11,34 +11,34 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from curate.engines.base import Request, Sample
 from curate.engines.supervisor import Engines, Supervisor
-from curate.errors import UserError
-from curate.graders import Words
+from curate.errors import RowError, UserError
 from curate.recipe.sections import LabelConfig, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.seeds import seed
 from curate.stages import generation, golds
-from curate.stages.base import Outcome, Unit, resume, run_units
+from curate.stages.base import Outcome, Unit
+from curate.stages.generating import Generation, Pending
 from curate.stages.label import labels, rules
 from curate.stages.label.allocation import Siblings, cost, pull, rate
-from curate.stages.label.families import Families, Family
+from curate.stages.label.families import C, Families, Family, WholeChain
 from curate.stages.label.labels import LabelTally, Ruled
-from curate.stages.label.rules import Rule
+from curate.stages.label.rules import Outcomes, Rule
 from curate.stages.stored_images import StoredImages
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import COMPLETIONS, GIVEN, ROLLOUTS, Row
-from curate.tables.store import Partition, Store
+from curate.tables.rows import CompletionRow, ProblemRow, RejectRow, Row
+from curate.tables.schema import COMPLETIONS, GIVEN, ROLLOUTS
+from curate.tables.store import Store
 from curate.text import prompts, thinking
 
 STAGE = "label"
-REPLACE = "curate label --replace"
 # Role and domain.
 Group = tuple[str, str]
 
@@ -61,20 +61,39 @@ class LabelPlan:
         history = [rules.made(each, siblings) for each in self.entries]
         return rules.made(self.entry, siblings, rules.floor(history)), history
 
-    def ruled(self, family: Family) -> Ruled:
+    def ruled(self, family: Family[C]) -> Ruled:
         """The family under these rules."""
         pooled = any(each["mode"] == "pooled" for each in [self.entry, *self.entries])
         rule, history = self.rules_of(family.siblings if pooled else {})
         return Ruled(family, rule, history, [rule] if self.new else history)
 
-    def owed(self, shard: int, whole: bool = False) -> Iterator[Unit]:
-        """The prefixes of a shard that are owed completions; `whole` brings what it takes to ask for them."""
-        for family in self.families.of(shard, whole=whole):
-            rule = self.ruled(family).rule
-            for row, step in family.prefixes():
-                outcomes = family.drawn(row, step).outcomes
-                if rule.owed(row, step, outcomes):
-                    yield Unit(shard, (family.problem, row, step, list(outcomes), rule))
+    def _open(self, family: Family[C]) -> Iterator[tuple[C, int, Outcomes, Rule]]:
+        """(rollout, step, outcomes so far, rule) of the prefixes that lack completions."""
+        rule = self.ruled(family).rule
+        for row, step in family.prefixes():
+            outcomes = family.drawn(row, step).outcomes
+            if rule.owed(row, step, outcomes):
+                yield row, step, outcomes, rule
+
+    def count(self, shard: int) -> int:
+        """How many prefixes of a shard lack completions."""
+        return sum(1 for family in self.families.of(shard) for _ in self._open(family))
+
+    def units(self, shard: int) -> Iterator[Unit[Prefix]]:
+        """Those prefixes, with what it takes to ask for completions."""
+        for problem, family in self.families.to_complete(shard):
+            for row, step, outcomes, rule in self._open(family):
+                yield Unit(shard, Prefix(problem, row, step, outcomes, rule))
+
+
+class Prefix(NamedTuple):
+    """A rollout up to one of its steps, what was drawn for it, and the rule that says how many more."""
+
+    problem: ProblemRow
+    rollout: WholeChain
+    step: int
+    outcomes: Outcomes
+    rule: Rule
 
 
 def _check_policy(policies: Mapping[str, int], rule: Rule, policy: str) -> None:
@@ -103,7 +122,7 @@ def _factor(config: LabelConfig, families: Families) -> float:
     pulls, costs = array("d"), array("d")
     for family in families.all(drawn=False):
         for row, step in family.prefixes():
-            siblings = family.siblings[row["rollout_id"]]
+            siblings = family.siblings[row.rollout_id]
             pulls.append(pull(siblings, step))
             if config.budget_tokens is not None:
                 costs.append(cost(siblings, step))
@@ -139,63 +158,116 @@ def plan_of(
     return plan
 
 
-def _rows(
-    rollout: Row, step: int, first: int, samples: Sequence[Sample], problem: Row, base: int, policy: str, words: Words
-) -> list[Row]:
-    prefix = "".join(rollout["steps"][: step + 1])
-    parts = [thinking.apart(sample.text) for sample in samples]
-    return [
-        {
-            "rollout_id": rollout["rollout_id"],
-            "problem_id": rollout["problem_id"],
-            "step_index": step,
-            "sample_index": index,
-            "reasoning": thinking.merged(sample.reasoning, part.reasoning),
-            "text": part.text,
-            "token_ids": list(sample.token_ids),
-            **generation.graded(sample, prefix + part.text, problem, words),
-            "finish": sample.finish,
-            "prompt_tokens": sample.prompt_tokens,
-            "tokens": sample.count(),
-            "seed": sample.seed_of(base + index),
-            "policy": policy,
-        }
-        for index, (sample, part) in enumerate(zip(samples, parts, strict=True), start=first)
-    ]
+class PendingCompletions(Pending[Prefix]):
+    """The completions that prefixes lack."""
+
+    def __init__(self, plan: LabelPlan, workspace: Store) -> None:
+        self._plan, self._workspace = plan, workspace
+        self.total = plan.families.prefixes
+        self.open = sum(map(plan.count, range(workspace.shards)))
+        self.inputs = {"rollouts": plan.families.rollouts, "rules": list(plan.entries)}
+
+    def units(self) -> Iterator[Unit[Prefix]]:
+        """A prefix each."""
+        return (unit for shard in range(self._workspace.shards) for unit in self._plan.units(shard))
+
+    def ledger(self, outcome: Outcome[Prefix]) -> Ledger:
+        """Count prefixes."""
+        failed = Counter(error.reason for _, error in outcome.failed)
+        out = self.total - len(outcome.failed)
+        return Ledger("prefixes", taken=self.total, out=out, failed=dict(failed), skipped=self.total - self.open)
+
+    def finish(self, reporter: Reporter) -> None:
+        """Label from what is stored now."""
+        _write_labels(self._plan, self._workspace, reporter)
 
 
-async def _work(
-    unit: Unit, *, engine: Supervisor, policy: RolloutConfig, named: str, images: StoredImages, run_seed: int
-) -> list[Row]:
-    problem, rollout, step, outcomes, rule = unit.payload
-    rows = list[Row]()
-    cut = rollout["step_ends"][step] if rollout["step_ends"] else 0
-    # Sample j draws from base + j, so however completions are shared out over requests, they are the same.
-    base = seed(run_seed, STAGE, rollout["rollout_id"], step, 0)
-    while more := rule.owed(rollout, step, outcomes):
-        first = len(outcomes)
-        request = Request(
-            request_id=f"{rollout['rollout_id']}-{step:02d}-{first:03d}",
-            prompt=prompts.render(policy.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])),
-            images=images.of(problem),
-            prefix_ids=rollout["token_ids"][:cut],
-            prefix_text=thinking.before(rollout["reasoning"]) + "".join(rollout["steps"][: step + 1]),
-            n=more,
-            seed=base + first,
-            # The budget is the whole chain's, so that "right within the budget" is the same event for both.
-            sampling=generation.sampling(policy, max(policy.sampling.max_tokens - cut, 1)),
+class LabelGeneration(Generation[Prefix]):
+    """`curate label`."""
+
+    stage, table, unit = STAGE, COMPLETIONS, "prefixes"
+
+    def __init__(self, config: LabelConfig, policy: RolloutConfig, workspace: Store, run_seed: int) -> None:
+        super().__init__(workspace, policy.engine, config.error_budget, run_seed)
+        self._config, self._policy = config, policy
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the completions beside the rule: the rollouts' own settings."""
+        return generation.settings(self._policy)
+
+    def plan(self, families: Families | None = None) -> LabelPlan:
+        """What is decided before generating."""
+        return plan_of(self._config, self.workspace, self._named, new=True, families=families)
+
+    def pending(self) -> PendingCompletions:
+        """The completions that prefixes lack."""
+        return PendingCompletions(self.plan(), self.workspace)
+
+    @cached_property
+    def _named(self) -> str:
+        return generation.policy_digest(self._policy)
+
+    @cached_property
+    def _images(self) -> StoredImages:
+        return StoredImages(self.workspace)
+
+    async def rows(self, unit: Unit[Prefix], engine: Supervisor) -> list[Row]:
+        """Ask as often as the rule says that more are missing."""
+        problem, rollout, step, outcomes, rule = unit.payload
+        policy, found = self._policy, list[Row]()
+        cut = rollout.step_ends[step] if rollout.step_ends else 0
+        # Sample j draws from base + j, so however completions are shared out over requests, they are the same.
+        base = seed(self.run_seed, STAGE, rollout.rollout_id, step, 0)
+        while more := rule.owed(rollout, step, outcomes):
+            first = len(outcomes)
+            request = Request(
+                request_id=f"{rollout.rollout_id}-{step:02d}-{first:03d}",
+                prompt=prompts.render(policy.prompt, problem.question, problem.choices, len(problem.image_hashes)),
+                images=self._images.of(problem.image_hashes),
+                prefix_ids=rollout.token_ids[:cut],
+                prefix_text=thinking.before(rollout.reasoning) + "".join(rollout.steps[: step + 1]),
+                n=more,
+                seed=base + first,
+                # The budget is the whole chain's, so that "right within the budget" is the same event for both.
+                sampling=generation.sampling(policy, max(policy.sampling.max_tokens - cut, 1)),
+            )
+            samples = await engine.generate(request)
+            # In a thread, for the sake of the other requests: see `rollout`.
+            new = await asyncio.to_thread(self._graded, unit.payload, first, samples, base)
+            found += new
+            outcomes = [*outcomes, *(row.outcome for row in new)]
+        return found
+
+    def _graded(self, prefix: Prefix, first: int, samples: Sequence[Sample], base: int) -> list[CompletionRow]:
+        return [self._row(prefix, index, sample, base) for index, sample in enumerate(samples, start=first)]
+
+    def _row(self, prefix: Prefix, index: int, sample: Sample, base: int) -> CompletionRow:
+        rollout, part = prefix.rollout, thinking.apart(sample.text)
+        whole = "".join(rollout.steps[: prefix.step + 1]) + part.text
+        graded = generation.graded(sample, whole, prefix.problem, self._policy.words)
+        return CompletionRow(
+            rollout_id=rollout.rollout_id,
+            problem_id=rollout.problem_id,
+            step_index=prefix.step,
+            sample_index=index,
+            reasoning=thinking.merged(sample.reasoning, part.reasoning),
+            text=part.text,
+            token_ids=list(sample.token_ids),
+            answer=graded.answer,
+            outcome=graded.outcome,
+            outcome_rule=graded.outcome_rule,
+            gold=graded.gold,
+            finish=sample.finish,
+            prompt_tokens=sample.prompt_tokens,
+            tokens=sample.count(),
+            seed=sample.seed_of(base + index),
+            policy=self._named,
         )
-        samples = await engine.generate(request)
-        # In a thread, for the sake of the other requests: see `rollout`.
-        new = await asyncio.to_thread(_rows, rollout, step, first, samples, problem, base, named, policy.words)
-        rows += new
-        outcomes = outcomes + [row["outcome"] for row in new]
-    return rows
 
-
-def _record(policy: RolloutConfig, run_seed: int) -> dict[str, Any]:
-    """What decides the completions beside the rule."""
-    return generation.settings(policy) | {"seed": run_seed}
+    def reject(self, unit: Unit[Prefix], error: RowError) -> RejectRow:
+        """A prefix each."""
+        problem, rollout, step, *_ = unit.payload
+        return lineage.reject(STAGE, problem, error, f"/{rollout.sample_index}/{step}")
 
 
 def run(
@@ -207,37 +279,8 @@ def run(
     engines: Engines,
     replace: bool = False,
 ) -> Ledger:
-    """Complete what is owed, then label; the ledger counts prefixes. BudgetError when too many fail."""
-    partition = workspace.partition(COMPLETIONS)
-    if replace:
-        partition.clear()
-    record = _record(policy, run_seed)
-    lineage.guard(partition, record, REPLACE)
-    resume(partition)
-    plan = plan_of(config, workspace, generation.policy_digest(policy), new=True)
-    owed = sum(1 for shard in range(workspace.shards) for _ in plan.owed(shard))
-    inputs = {"rollouts": plan.families.rollouts, "rules": list(plan.entries)}
-    outcome, extra = Outcome(), (lineage.read(partition) or {}).get("versions", {})
-    if owed:
-        lineage.write(partition, STAGE, record, inputs)
-        reporter.start(STAGE, owed, "prefixes")
-        units = (unit for shard in range(workspace.shards) for unit in plan.owed(shard, whole=True))
-        work = partial(
-            complete,
-            policy=policy,
-            workspace=workspace,
-            units=units,
-            into=partition,
-            run_seed=run_seed,
-            reporter=reporter,
-        )
-        outcome, extra = engines.run(policy.engine, reporter.note, work)
-        reporter.finish()
-    ledger = _account(workspace, plan.families.prefixes, owed, outcome)
-    lineage.write(partition, STAGE, record, inputs, ledger, extra)
-    _write_labels(plan, workspace, reporter)
-    outcome.check(plan.families.prefixes, config.error_budget, "prefixes")
-    return ledger
+    """Complete what is missing, then label; the ledger counts prefixes. BudgetError when too many fail."""
+    return LabelGeneration(config, policy, workspace, run_seed).run(reporter, engines, replace)
 
 
 def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Store, reporter: Reporter) -> Ledger:
@@ -260,12 +303,12 @@ def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Store, report
 
 
 @dataclass
-class Owed:
-    """What the rollouts that are there have and are owed, by role and domain."""
+class PrefixCounts:
+    """What the rollouts that are there have and lack, by role and domain."""
 
     prefixes: Counter[Group] = field(default_factory=Counter)
     open: Counter[Group] = field(default_factory=Counter)
-    """Prefixes that are owed completions."""
+    """Prefixes that lack completions."""
     asked: Counter[Group] = field(default_factory=Counter)
     """Completions that a run asks for first; all there are going to be, unless the rule goes by what it sees."""
     drawn: Counter[Group] = field(default_factory=Counter)
@@ -279,20 +322,21 @@ class Owed:
     """Whether the rule drew before: sizes of `pooled` stay what they are."""
 
 
-def owed(config: LabelConfig, policy: RolloutConfig, workspace: Store, run_seed: int) -> Owed:
+def pending(config: LabelConfig, policy: RolloutConfig, workspace: Store, run_seed: int) -> PrefixCounts:
     """What a run would ask for; changes nothing, and is empty without rollouts. UserError as `run` would raise.
 
-    What a run that was killed left in its journal counts as owed.
+    What a run that was killed left in its journal counts as missing.
     """
-    lineage.guard(workspace.partition(COMPLETIONS), _record(policy, run_seed), REPLACE)
+    made = LabelGeneration(config, policy, workspace, run_seed)
+    made.guard()
     if not (families := Families(config, workspace)).there:
-        return Owed()
-    plan = plan_of(config, workspace, generation.policy_digest(policy), new=True, families=families)
-    found = Owed(settled=plan.settled)
+        return PrefixCounts()
+    plan = made.plan(families)
+    found = PrefixCounts(settled=plan.settled)
     for family in plan.families.all():
         rule = plan.ruled(family).rule
         for row, step in family.prefixes():
-            group, drawn = (row["role"], row["domain"]), family.drawn(row, step)
+            group, drawn = (row.role, row.domain), family.drawn(row, step)
             missing = rule.owed(row, step, drawn.outcomes)
             found.prefixes[group] += 1
             found.open[group] += missing > 0
@@ -302,37 +346,6 @@ def owed(config: LabelConfig, policy: RolloutConfig, workspace: Store, run_seed:
             found.tokens[group] += sum(each or 0 for each in drawn.tokens)
             found.counted[group] += len(drawn.tokens) - drawn.tokens.count(None)
     return found
-
-
-async def complete(
-    engine: Supervisor,
-    *,
-    policy: RolloutConfig,
-    workspace: Store,
-    units: Iterable[Unit],
-    into: Partition,
-    run_seed: int,
-    reporter: Reporter,
-) -> tuple[Outcome, dict[str, str]]:
-    """Draw the completions of these units into a partition; also the versions of the engine that drew them."""
-    named, images = generation.policy_digest(policy), StoredImages(workspace)
-    work = partial(_work, engine=engine, policy=policy, named=named, images=images, run_seed=run_seed)
-    outcome = await run_units(into, units, work, policy.engine.in_flight, reporter)
-    return outcome, engine.versions()
-
-
-def _account(workspace: Store, prefixes: int, owed: int, outcome: Outcome) -> Ledger:
-    failed: Counter[str] = Counter()
-    rows = []
-    for unit, error in outcome.failed:
-        problem, rollout, step, *_ = unit.payload
-        failed[error.reason] += 1
-        rows.append(lineage.reject(STAGE, problem, error, f"/{rollout['sample_index']}/{step}"))
-    lineage.write_rejects(workspace, STAGE, rows)
-    out = prefixes - len(outcome.failed)
-    ledger = Ledger("prefixes", taken=prefixes, out=out, failed=dict(failed), skipped=prefixes - owed)
-    ledger.check(STAGE)
-    return ledger
 
 
 def _write_labels(plan: LabelPlan, workspace: Store, reporter: Reporter) -> Ledger:

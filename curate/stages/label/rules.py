@@ -15,9 +15,22 @@ from curate.stages import monte_carlo
 from curate.stages.label import allocation
 from curate.stages.label.allocation import Siblings
 from curate.stages.monte_carlo import StepLabel
-from curate.tables.schema import Row
 
 Outcomes = Sequence[bool | None]
+
+
+class Completed(Protocol):
+    """What a rule knows of a rollout."""
+
+    @property
+    def rollout_id(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def outcome(self) -> bool | None:
+        """Whether it is right; null where undecided."""
+        ...
 
 
 class Rule(Protocol):
@@ -31,15 +44,20 @@ class Rule(Protocol):
         """The most that it draws for a step (`Legacy` counts the rollout itself)."""
         ...
 
-    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """How many more to draw next; 0 when the step is done."""
         ...
 
-    def certain(self, rollout: Row, step: int) -> int:
+    def certain(self, rollout: Completed, step: int) -> int:
         """How many are drawn whatever they say."""
         ...
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
+    @property
+    def everywhere(self) -> int:
+        """How many are drawn whatever they say, and whatever the rollout and the step."""
+        ...
+
+    def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Labels of all steps but the last."""
         ...
 
@@ -55,15 +73,20 @@ class Exact:
     most: int
     pools = False
 
-    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """What is missing."""
         return max(self.most - len(outcomes), 0)
 
-    def certain(self, rollout: Row, step: int) -> int:
+    def certain(self, rollout: Completed, step: int) -> int:
+        """All."""
+        return self.everywhere
+
+    @property
+    def everywhere(self) -> int:
         """All."""
         return self.most
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
+    def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined where completions are missing."""
         return [
             monte_carlo.exact(*monte_carlo.count(each)) if len(each) >= self.most else monte_carlo.UNDEFINED
@@ -82,15 +105,20 @@ class Hard:
     most: int
     pools = False
 
-    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """One, one, two, four, eight, ..."""
         return monte_carlo.hard_owed(outcomes, self.most)
 
-    def certain(self, rollout: Row, step: int) -> int:
+    def certain(self, rollout: Completed, step: int) -> int:
+        """The first."""
+        return self.everywhere
+
+    @property
+    def everywhere(self) -> int:
         """The first."""
         return 1
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
+    def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined while it is not decided."""
         return [monte_carlo.hard(each, self.most) for each in outcomes]
 
@@ -106,17 +134,22 @@ class Legacy:
     most: int
     pools = True
 
-    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """Until four agree, or `most`."""
-        return monte_carlo.legacy_owed(outcomes, rollout["outcome"], self.most)
+        return monte_carlo.legacy_owed(outcomes, rollout.outcome, self.most)
 
-    def certain(self, rollout: Row, step: int) -> int:
+    def certain(self, rollout: Completed, step: int) -> int:
+        """Three beside the rollout."""
+        return self.everywhere
+
+    @property
+    def everywhere(self) -> int:
         """Three beside the rollout."""
         return min(monte_carlo.LEGACY_LEAST, self.most) - 1
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
+    def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined before the rule stops."""
-        return [monte_carlo.legacy(each, rollout["outcome"], self.most) for each in outcomes]
+        return [monte_carlo.legacy(each, rollout.outcome, self.most) for each in outcomes]
 
     def used(self, outcomes: Outcomes) -> Outcomes:
         """All up to `most` - 1."""
@@ -136,28 +169,33 @@ class PooledRule:
     floor: int = 0
     pools = True
 
-    def owed(self, rollout: Row, step: int, outcomes: Outcomes) -> int:
+    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """What is missing of the step's size."""
         return max(self.certain(rollout, step) - len(outcomes), 0)
 
-    def certain(self, rollout: Row, step: int) -> int:
+    def certain(self, rollout: Completed, step: int) -> int:
         """The step's size: known at the prefix."""
         expected = self.factor * allocation.pull(self._siblings(rollout), step)
-        return allocation.size(expected, self.most, rollout["rollout_id"], step)
+        return allocation.size(expected, self.most, rollout.rollout_id, step)
 
-    def labels(self, rollout: Row, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
+    @property
+    def everywhere(self) -> int:
+        """None: sizes go by the chain."""
+        return 0
+
+    def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """With the weights of the problem's nominal chain."""
         siblings = self._siblings(rollout)
         taus = [allocation.tau(siblings, step, self.factor, self.most, self.floor) for step in range(len(outcomes))]
         counts = [monte_carlo.count(each) for each in outcomes]
-        return monte_carlo.pooled(counts, rollout["outcome"], taus, siblings.spread)
+        return monte_carlo.pooled(counts, rollout.outcome, taus, siblings.spread)
 
     def used(self, outcomes: Outcomes) -> Outcomes:
         """All."""
         return outcomes
 
-    def _siblings(self, rollout: Row) -> Siblings:
-        return self.siblings.get(rollout["rollout_id"], Siblings())
+    def _siblings(self, rollout: Completed) -> Siblings:
+        return self.siblings.get(rollout.rollout_id, Siblings())
 
 
 def made(entry: Mapping[str, Any], siblings: Mapping[str, Siblings], floor: int = 0) -> Rule:
@@ -170,11 +208,10 @@ def made(entry: Mapping[str, Any], siblings: Mapping[str, Siblings], floor: int 
 
 def floor(history: Sequence[Rule]) -> int:
     """How many completions every step has for certain, whatever its place in the chain."""
-    everywhere = [rule for rule in history if not isinstance(rule, PooledRule)]
-    return max((rule.certain({}, 0) for rule in everywhere), default=0)
+    return max((rule.everywhere for rule in history), default=0)
 
 
-def usable(rollout: Row, step: int, outcomes: Outcomes, rule: Rule, history: Sequence[Rule]) -> Outcomes:
+def usable(rollout: Completed, step: int, outcomes: Outcomes, rule: Rule, history: Sequence[Rule]) -> Outcomes:
     """What `rule` may use of all outcomes there are, when the rules of `history` drew them.
 
     A rule that stops by what it sees (`Hard`, `Legacy`) replays itself on them all, in order. The others take as many

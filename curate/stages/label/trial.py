@@ -10,11 +10,20 @@ from functools import partial
 from curate.engines.supervisor import Engines
 from curate.recipe.sections import LabelConfig, RolloutConfig
 from curate.runtime.reporter import Reporter
-from curate.stages import generation
 from curate.stages.base import Unit
-from curate.stages.label.label import STAGE, complete, plan_of
+from curate.stages.label.label import STAGE, LabelGeneration, Prefix
+from curate.tables.rows import columns_of
 from curate.tables.schema import COMPLETIONS
 from curate.tables.store import Store
+
+
+@columns_of(COMPLETIONS)
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What a completion took."""
+
+    rollout_id: str
+    tokens: int | None
 
 
 @dataclass
@@ -44,35 +53,31 @@ def complete_some(
     rollouts, so it says nothing about these: the default mean takes its place.
     """
     found, staged, problems = LabelTrial(), workspace.staging(COMPLETIONS), Counter[str]()
-    plan = plan_of(
-        config.model_copy(update={"budget_tokens": None}), workspace, generation.policy_digest(policy), new=True
-    )
-    units = []
+    made = LabelGeneration(config.model_copy(update={"budget_tokens": None}), policy, workspace, run_seed)
+    plan = made.plan()
+    units = list[Unit[Prefix]]()
     for shard in range(workspace.shards):
-        for family in plan.families.of(shard, drawn=False, whole=True):
-            domain = family.everyone[0]["domain"]
-            problems[domain] += 1
-            if problems[domain] > count:
+        for problem, family in plan.families.to_complete(shard, drawn=False):
+            problems[problem.domain] += 1
+            if problems[problem.domain] > count:
                 continue
             rule = plan.ruled(family).rule
             for row, step in family.prefixes():
                 if row is family.rollouts[0]:
-                    found.prefixes[domain] += 1
+                    found.prefixes[problem.domain] += 1
                     if rule.owed(row, step, ()):
-                        units.append(Unit(shard, (family.problem, row, step, [], rule)))
+                        units.append(Unit(shard, Prefix(problem, row, step, (), rule)))
     staged.clear()
-    work = partial(
-        complete, policy=policy, workspace=workspace, units=units, into=staged, run_seed=run_seed, reporter=reporter
-    )
+    draw = partial(made.draw, units=units, into=staged, reporter=reporter)
     reporter.start(STAGE, len(units), "prefixes")
     begin = time.perf_counter()
-    engines.run(policy.engine, reporter.note, work)
+    engines.run(policy.engine, reporter.note, draw)
     found.seconds = time.perf_counter() - begin
     reporter.finish()
-    domains = {unit.payload[1]["rollout_id"]: unit.payload[1]["domain"] for unit in units}
-    for row in staged.read(["rollout_id", "tokens"]).to_pylist():
-        found.completions[domains[row["rollout_id"]]] += 1
-        found.tokens[domains[row["rollout_id"]]] += row["tokens"] or 0
-        found.counted[domains[row["rollout_id"]]] += row["tokens"] is not None
+    domains = {unit.payload.rollout.rollout_id: unit.payload.problem.domain for unit in units}
+    for drawn in staged.rows(_Drawn):
+        found.completions[domains[drawn.rollout_id]] += 1
+        found.tokens[domains[drawn.rollout_id]] += drawn.tokens or 0
+        found.counted[domains[drawn.rollout_id]] += drawn.tokens is not None
     staged.clear()
     return found

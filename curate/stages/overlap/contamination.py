@@ -12,7 +12,7 @@ from curate.stages.overlap.drops import drop, write
 from curate.stages.overlap.images import Gallery, Key
 from curate.stages.overlap.problems import Asked, Problem
 from curate.tables.lineage import Ledger
-from curate.tables.schema import Row
+from curate.tables.rows import DropRow
 from curate.tables.store import Store
 
 
@@ -68,7 +68,7 @@ class _Clean:
             return True
         return self._config.other_images and len(texts.normal(problem.question)) >= self._config.min_characters
 
-    def image(self, problem: Problem) -> Row | None:
+    def image(self, problem: Problem) -> DropRow | None:
         """The row of a problem that shows one of the clean sets' images."""
         for key in problem.image_hashes:
             near = [(key, 0)] if key in self._shown else sorted(self._near.get(key, ()), key=lambda each: each[1])
@@ -80,7 +80,7 @@ class _Clean:
                 return drop(problem, named, "decontaminate", "image-overlap", bits, alike)
         return None
 
-    def text(self, problem: Problem) -> Row | None:
+    def text(self, problem: Problem) -> DropRow | None:
         """The row of a problem whose text the clean sets have."""
         if not self._telling(problem):
             return None

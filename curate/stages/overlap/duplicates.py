@@ -13,7 +13,7 @@ from curate.stages.overlap.drops import drop, write
 from curate.stages.overlap.images import Gallery, Key
 from curate.stages.overlap.problems import Problem
 from curate.tables.lineage import Ledger
-from curate.tables.schema import Row
+from curate.tables.rows import DropRow
 from curate.tables.store import Store
 
 # A problem is held against so many of those that ask the same and stay, the latest ones: films of thousands of frames
@@ -100,9 +100,9 @@ class _Dropping:
         self._gallery, self._config = gallery, config
         # Of many copies each is compared with a few; they are linked all the same.
         self._leaders = _leaders(gallery.near(images))
-        self._dropped: dict[str, Row] = {}
+        self._dropped: dict[str, DropRow] = {}
 
-    def all(self, alike: _Alike) -> dict[str, Row]:
+    def all(self, alike: _Alike) -> dict[str, DropRow]:
         """Problem id -> the row of `drops`, of those that do not stay."""
         for group in self._by_images(alike.equal):
             self._equal(group)

@@ -12,19 +12,16 @@ from curate.graders.base import folded
 from curate.stages.golds import right_of
 from curate.stages.overlap import texts
 from curate.stages.overlap.rows import stream
+from curate.tables.rows import column_names, columns_of, rows_of
 from curate.tables.schema import PROBLEMS
 from curate.tables.store import Store
-
-_COLUMNS = [
-    "problem_id", "domain", "role", "question", "choices", "answer", "accepted", "answer_type", "tolerance",
-    "image_hashes",
-]  # fmt: skip
 
 _AT_ONCE = 1000
 # A question in its normal form, and the texts of its choices.
 Asked = tuple[str, tuple[str, ...]]
 
 
+@columns_of(PROBLEMS)
 @dataclass(frozen=True)
 class Problem:
     """A row of `problems`; `answer` and `answer_type` are null where its source has no gold answer."""
@@ -63,7 +60,7 @@ class Problem:
     @cached_property
     def right(self) -> str | None:
         """The right answer in a form to compare, see `golds.right_of`."""
-        return right_of({"answer": self.answer, "choices": self.choices})
+        return right_of(self)
 
     def agrees(self, other: Problem) -> bool | None:
         """Whether the gold answers of two problems that ask the same are the same.
@@ -86,10 +83,10 @@ class Problem:
 def read(workspace: Store) -> list[Problem]:
     """All problems, by domain and identity; UserError when there is none."""
     found = [
-        Problem(**row)
+        problem
         for path in workspace.files(PROBLEMS)
-        for batch in stream(path, _COLUMNS, _AT_ONCE)
-        for row in batch.to_pylist()
+        for batch in stream(path, column_names(Problem), _AT_ONCE)
+        for problem in rows_of(Problem, batch)
     ]
     if not found:
         raise UserError("The workspace has no problems; run `curate ingest` first.")
