@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,16 @@ _MOMENTS = ("average", "m", "s")
 # Of the largest entry of a gradient in float64.
 _ROUNDING = 1e-10
 _PARAMETERS = FEATURES * HIDDEN + HIDDEN + HIDDEN + 1
+
+
+class RolloutAccount(NamedTuple):
+    """A rollout's weight (null: not known), how often its dot was read, mean and standard deviation of these."""
+
+    rollout_id: str
+    weight: float | None
+    reads: int
+    dot: float | None
+    dot_deviation: float | None
 
 
 class RolloutWeights(ABC):
@@ -100,21 +110,19 @@ class RolloutWeights(ABC):
             means[domain] = mean if mean == mean else 1.0
         return means
 
-    def account(self) -> list[dict[str, Any]]:
-        """One record a rollout: name, weight (null: not known), reads, mean and standard deviation of its dots."""
+    def account(self) -> list[RolloutAccount]:
+        """One record a rollout."""
         reads, total, squares = (self.state[name] for name in ("reads", "dots", "squares"))
         mean = total / reads
         spread = ((squares - reads * mean.square()).clamp(min=0) / (reads - 1)).sqrt()
-        columns = {
-            "rollout_id": self.names,
-            "weight": [weight if weight == weight else None for weight in self.all_weights().tolist()],
-            "reads": [int(count) for count in reads.tolist()],
-            "dot": [value if value == value else None for value in mean.tolist()],
-            "dot_deviation": [
-                v if n > 1 else None for v, n in zip(spread.tolist(), reads.tolist(), strict=True)
-            ],
-        }  # fmt: skip
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        columns = (
+            self.names,
+            [weight if weight == weight else None for weight in self.all_weights().tolist()],
+            [int(count) for count in reads.tolist()],
+            [value if value == value else None for value in mean.tolist()],
+            [v if n > 1 else None for v, n in zip(spread.tolist(), reads.tolist(), strict=True)],
+        )
+        return [RolloutAccount(*row) for row in zip(*columns, strict=True)]
 
 
 class RolloutTable(RolloutWeights):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from curate.tables.schema import Row
+from curate.tables.rows import ValidationRow
 from prm.bilevel.exact import KeptGradients, step_direction, through_clip
 from prm.bilevel.hypergradient import (
     DirectionTurn,
@@ -143,7 +143,7 @@ class Bilevel:
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
         # What `prm.training.validation` found so far.
-        self.validations: list[Row] = []
+        self.validations: list[ValidationRow] = []
 
     def weights(self) -> dict[str, float]:
         """Domain weights now: learned, given, or 1; means of learned weights of rollouts."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curate.errors import RowError, UserError, did_you_mean
 from curate.seeds import digest
 from curate.tables import lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.tables.store import Store, among
 from prm.config import LEARNED
 
 
+@columns_of(EXAMPLES)
 @dataclass(frozen=True)
 class Example:
     """One labelled rollout. `values` and `weights` have one entry a step; a value is null where undefined, a weight 0
@@ -27,25 +28,28 @@ class Example:
     role: str
     sample_index: int
     question: str
-    choices: tuple[str, ...]
-    image_hashes: tuple[str, ...]
-    steps: tuple[str, ...]
-    values: tuple[float | None, ...]
-    weights: tuple[float, ...]
+    choices: Sequence[str]
+    image_hashes: Sequence[str]
+    steps: Sequence[str]
+    values: Sequence[float | None]
+    weights: Sequence[float]
     outcome: bool | None
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class ProblemOrigin:
+    """Where a problem came from."""
+
+    problem_id: str
+    source: str
+    source_row: str
+    domain: str
 
 
 def read_examples(workspace: Store, roles: Sequence[str]) -> list[Example]:
     """Examples of these roles, sorted by rollout."""
-    columns = list(Example.__dataclass_fields__)
-    table = workspace.read(EXAMPLES, columns, where=among("role", roles))
-    rows: list[dict[str, Any]] = table.to_pylist()
-    examples = [Example(**{key: _frozen(value) for key, value in row.items()}) for row in rows]
-    return sorted(examples, key=lambda example: example.rollout_id)
+    return sorted(workspace.rows(Example, among("role", roles)), key=lambda example: example.rollout_id)
 
 
 def read_images(workspace: Store, examples: Iterable[Example]) -> dict[str, bytes]:
@@ -58,8 +62,7 @@ def read_images(workspace: Store, examples: Iterable[Example]) -> dict[str, byte
 def write_rejects(workspace: Store, stage: str, partition: str, left: Sequence[tuple[Example, RowError]]) -> None:
     """Examples that a stage could not use, with their reasons, into the `rejects` table."""
     where = among("problem_id", sorted({example.problem_id for example, _ in left}))
-    columns = ["problem_id", "source", "source_row", "domain"]
-    problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS, columns, where).to_pylist()} if left else {}
+    problems = {row.problem_id: row for row in workspace.rows(ProblemOrigin, where)} if left else {}
     rows = [
         lineage.reject(stage, problems[example.problem_id], error, f"/{example.sample_index}{_harvested(example)}")
         for example, error in left

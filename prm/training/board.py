@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import UserError
-from curate.tables.schema import Row
+from curate.tables.rows import UpdateRow
 from curate.tables.store import Store
 
 # Of what a progress line may show, what is drawn.
 _INFO = ("lr", "clipped", "skipped", "train_loss", "meta_loss")
-_PER_DOMAIN = ("weight", "dot", "train_loss")
 
 
 def folder(workspace: Store, run: str) -> Path:
@@ -39,12 +38,12 @@ class Board:
         # A run that starts over has a point at step 0, too.
         self._writer = writer_class()(str(place), purge_step=done + 1 if done else 0)
 
-    def write(self, step: int, rows: Sequence[Row], info: Mapping[str, float]) -> None:
+    def write(self, step: int, rows: Sequence[UpdateRow], info: Mapping[str, float]) -> None:
         """Points of a step: `rows` of the table `updates` (may be none), and what a progress line may show."""
         for row in rows:
-            for name in _PER_DOMAIN:
-                if row[name] is not None:
-                    self._writer.add_scalar(f"{name}/{row['domain']}", row[name], step)
+            for name, value in (("weight", row.weight), ("dot", row.dot), ("train_loss", row.train_loss)):
+                if value is not None:
+                    self._writer.add_scalar(f"{name}/{row.domain}", value, step)
         for name in _INFO:
             if name in info:
                 self._writer.add_scalar(name, info[name], step)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import UPDATES, VALIDATIONS, Row
+from curate.tables.rows import UpdateRow, ValidationRow
+from curate.tables.schema import UPDATES, VALIDATIONS
 from curate.tables.store import Store
 from prm.bilevel.loop import Bilevel
 from prm.config import METRICS, TrainConfig
@@ -25,13 +27,13 @@ from prm.training.board import Board
 from prm.training.validation import Validation
 
 
-def best(history: Sequence[Row]) -> int | None:
+def best(history: Sequence[ValidationRow]) -> int | None:
     """Place of the evaluation with the best value, the first of equal ones; None when none has a value."""
-    places = [place for place, row in enumerate(history) if row["value"] is not None]
-    return max(places, key=lambda place: METRICS[history[place]["metric"]] * history[place]["value"], default=None)
+    found = {place: METRICS[row.metric] * row.value for place, row in enumerate(history) if row.value is not None}
+    return max(found, key=lambda place: found[place], default=None)
 
 
-def stalled(history: Sequence[Row]) -> int:
+def stalled(history: Sequence[ValidationRow]) -> int:
     """How many evaluations there were since the best one."""
     place = best(history)
     return len(history) - (0 if place is None else place + 1)
@@ -69,7 +71,7 @@ class Callbacks:
         )
         self.board: Board | None = None
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, rows: Sequence[UpdateRow]) -> None:
         """The state is as it goes on from; `rows` are the update records so far."""
         if self.config.tensorboard and self.state.process_group.leads:
             self.board = Board(board.folder(self.workspace, self.run), self.state.done)
@@ -89,7 +91,7 @@ class Callbacks:
         """Whether the run is at its end."""
         return self.state.done >= self.config.steps or self.ended_early
 
-    def step(self, rows: Sequence[Row], info: Mapping[str, float]) -> dict[str, float]:
+    def step(self, rows: Sequence[UpdateRow], info: Mapping[str, float]) -> dict[str, float]:
         """After a step with these update records: evaluate where that is due; returns `info` with what came of it."""
         shown = dict(info)
         if self.board is not None:
@@ -106,8 +108,9 @@ class Callbacks:
     def _evaluate(self) -> dict[str, float]:
         assert self.validation is not None  # noqa: S101
         metric, value, step = self.validation.config.metric, self.validation.value(), self.state.done
-        about = {"run": self.run, "null_control": self.null_control, "step": step, "metric": metric}
-        self.state.validations.append(about | {"value": value, "rows": len(self.rows)})
+        # Which one is kept is known at the end of the run.
+        row = ValidationRow(self.run, self.null_control, step, metric, value, len(self.rows), kept=False)
+        self.state.validations.append(row)
         if self.board is not None and value is not None:
             self.board.validation(metric, value, step)
         improved = stalled(self.state.validations) == 0
@@ -124,7 +127,7 @@ class Callbacks:
     def _file(self, step: int) -> Path:
         return self.place / f"best-{step}.safetensors"
 
-    def _kept(self) -> Row | None:
+    def _kept(self) -> ValidationRow | None:
         """The evaluation of the state that is saved at the end: the last one where none has a value."""
         history = self.state.validations
         place = best(history) if self._keeps_best else None
@@ -140,7 +143,7 @@ class Callbacks:
 
     def tidy(self, all_but: int | None = None) -> None:
         """Delete the files of best parameters, but that of one evaluation."""
-        kept = None if all_but is None else self._file(self.state.validations[all_but]["step"])
+        kept = None if all_but is None else self._file(self.state.validations[all_but].step)
         if self.state.process_group.leads:
             # Also what a kill left half written.
             for path in self.place.glob("best-*"):
@@ -152,9 +155,9 @@ class Callbacks:
         if self.board is not None:
             self.board.close()
         kept = self._kept()
-        if kept is not None and kept["step"] != self.state.done:
+        if kept is not None and kept.step != self.state.done:
             with self.state.process_group.gate():
-                checkpoint.load_parameters(self._file(kept["step"]), self.state, self.names)
+                checkpoint.load_parameters(self._file(kept.step), self.state, self.names)
 
     def write(self, settings: Mapping[str, Any]) -> None:
         """Write the run's evaluations in place of what is there, with their lineage."""
@@ -162,7 +165,7 @@ class Callbacks:
         partition.clear()
         if kept is None:
             return
-        rows = [row | {"kept": row is kept and not self.null_control} for row in self.state.validations]
+        rows = [replace(row, kept=row is kept and not self.null_control) for row in self.state.validations]
         partition.commit_all(rows)
         lineage.write(partition, "train", settings, {}, Ledger("evaluations", taken=len(rows), out=len(rows)))
 
@@ -171,15 +174,15 @@ class Callbacks:
         kept, ended = self._kept(), {"ended_early": str(self.state.done)} if self.ended_early else {}
         if kept is None or self.null_control:
             return ended
-        return {"kept_step": str(kept["step"]), "validation": f"{kept['metric']} {kept['value']!r}"} | ended
+        return {"kept_step": str(kept.step), "validation": f"{kept.metric} {kept.value!r}"} | ended
 
     def notes(self) -> list[str]:
         """What became of the run, for people."""
         kept = self._kept()
         if kept is None or self.null_control:
             return []
-        value = "no number" if kept["value"] is None else f"{kept['value']:.4g}"
-        text = f"{self.run}: the PRM of step {kept['step']:,} is kept, {kept['metric']} {value}"
+        value = "no number" if kept.value is None else f"{kept.value:.4g}"
+        text = f"{self.run}: the PRM of step {kept.step:,} is kept, {kept.metric} {value}"
         if self.ended_early:
             text += f"; ended at step {self.state.done:,} of {self.config.steps:,}, as it became no better"
         return [text + "."]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.errors import UserError
-from curate.tables.schema import Row
+from curate.tables.rows import Row, UpdateRow, ValidationRow, column_names
 from prm.bilevel.loop import Bilevel, DomainTally
 from prm.distributed.process_group import local
 from prm.model import digests
@@ -29,7 +29,38 @@ from prm.model import digests
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], stamp: str) -> None:
+@dataclass(frozen=True)
+class CheckpointHeader:
+    """What a checkpoint holds besides its tensors; `stamp` says what run it is of, `steps` are AdamW's by parameter."""
+
+    stamp: str
+    done: int
+    skipped: int
+    clipped: int
+    updates: int
+    meta_gradients: int
+    tally: DomainTally
+    steps: Mapping[str, float]
+    rows: Sequence[UpdateRow]
+    validations: Sequence[ValidationRow]
+
+    def plain(self) -> dict[str, Any]:
+        """The header in plain values, for JSON."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        rows = {"rows": _plain(self.rows), "validations": _plain(self.validations)}
+        return found | {"tally": asdict(self.tally)} | rows
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> CheckpointHeader:
+        """Read it back; TypeError or KeyError where it is of another version of this program."""
+        rows = [UpdateRow(**row) for row in plain["rows"]]
+        # Which one is kept is known at the end of the run.
+        validations = [ValidationRow(**row | {"kept": False}) for row in plain.get("validations", [])]
+        made = {"tally": DomainTally(**plain["tally"]), "rows": rows, "validations": validations}
+        return cls(**{**plain, **made})
+
+
+def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[UpdateRow], stamp: str) -> None:
     """Write the state of a run between two steps. `names` are the parameters'; `stamp` says what run this is.
 
     All processes of a group take part; the one that leads writes.
@@ -49,21 +80,26 @@ def save(path: Path, state: Bilevel, names: Sequence[str], rows: Sequence[Row], 
         tensors |= {f"meta.{name}": full(average, parameter).contiguous() for name, average, parameter in averages}
     if state.turn.last is not None and not state.sharded:
         tensors["direction"] = state.turn.last
-    header = {
-        "stamp": stamp,
-        "done": state.done,
-        "skipped": state.skipped,
-        "clipped": state.clipped,
-        "updates": state.upper.updates,
-        "meta_gradients": state.meta_average.count,
-        "tally": asdict(state.whole_tally()),
-        "steps": steps,
-        "rows": list(rows),
-        "validations": state.validations,
-    }
+    header = CheckpointHeader(
+        stamp=stamp,
+        done=state.done,
+        skipped=state.skipped,
+        clipped=state.clipped,
+        updates=state.upper.updates,
+        meta_gradients=state.meta_average.count,
+        tally=state.whole_tally(),
+        steps=steps,
+        rows=rows,
+        validations=state.validations,
+    )
     with state.process_group.gate():
         if state.process_group.leads:
-            _write(path, tensors, json.dumps(header))
+            _write(path, tensors, json.dumps(header.plain()))
+
+
+def _plain(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows in plain values, for JSON."""
+    return [{name: getattr(row, name) for name in column_names(type(row))} for row in rows]
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
@@ -79,7 +115,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
         raise UserError(f"The checkpoint {path} cannot be written ({error}); free some space and run again.") from None
 
 
-def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[Row] | None:
+def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[UpdateRow] | None:
     """Put a saved state into a new run; returns the update records so far.
 
     None, with nothing changed, when there is no checkpoint or it belongs to another run.
@@ -87,16 +123,22 @@ def load(path: Path, state: Bilevel, names: Sequence[str], stamp: str) -> list[R
     if not path.exists():
         return None
     try:
-        header, tensors = _read(path)
+        found, tensors = _read(path)
     except ValueError:
         raise UserError(
             f"The checkpoint {path} is damaged; delete it, and this run starts from its beginning."
         ) from None
-    if header["stamp"] != stamp:
+    if found.get("stamp") != stamp:
         return None
+    try:
+        header = CheckpointHeader.of(found)
+    except (TypeError, KeyError):
+        raise UserError(
+            f"The checkpoint {path} is of another version of this program; delete it, and this run starts from its "
+            "beginning."
+        ) from None
     _restore(state, names, tensors, header)
-    rows: list[Row] = header["rows"]
-    return rows
+    return list(header.rows)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -114,16 +156,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor], header: CheckpointHeader) -> None:
     part = state.process_group.part
     _put_parameters(state, names, tensors)
     for name, parameter in zip(names, state.parameters, strict=True):
-        if name in header["steps"]:
+        if name in header.steps:
             moments = {moment: part(tensors[f"{moment}.{name}"], parameter) for moment in _MOMENTS}
             # The fused optimiser wants its counter beside the parameter.
-            step = torch.tensor(header["steps"][name], device=parameter.device if state.fused else "cpu")
+            step = torch.tensor(header.steps[name], device=parameter.device if state.fused else "cpu")
             state.optimiser.state[parameter] = {"step": step, **moments}
-    state.meta_average.count = header["meta_gradients"]
+    state.meta_average.count = header.meta_gradients
     if state.meta_average.count:
         state.meta_average.sums = [
             local(part(tensors[f"meta.{name}"], parameter))
@@ -133,11 +175,11 @@ def _restore(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]
         state.turn.last = tensors["direction"].to(state.parameters[0].device)
     # Copies are aligned as fresh tensors are; matrix products may differ in their last bit where that differs.
     state.upper.state = {name: tensors[f"upper.{name}"].clone() for name in state.upper.state}
-    state.upper.updates = header["updates"]
+    state.upper.updates = header.updates
     # It is of all processes, so one goes on with it.
-    state.tally = DomainTally(**header["tally"]) if state.process_group.leads else DomainTally()
-    state.done, state.skipped, state.clipped = header["done"], header["skipped"], header["clipped"]
-    state.validations = header.get("validations", [])
+    state.tally = header.tally if state.process_group.leads else DomainTally()
+    state.done, state.skipped, state.clipped = header.done, header.skipped, header.clipped
+    state.validations = list(header.validations)
 
 
 def _put_parameters(state: Bilevel, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:

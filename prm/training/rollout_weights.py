@@ -7,6 +7,7 @@ from typing import Any
 
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
+from curate.tables.rows import RolloutWeightRow
 from curate.tables.schema import ROLLOUT_WEIGHTS
 from curate.tables.store import Store
 from prm.bilevel.instances import RolloutWeights
@@ -28,9 +29,20 @@ def write(
         return
     records = []
     for record in weights.account():
-        example = rows[record["rollout_id"]].example
-        about = {"run": run, "null_control": null_control, "problem_id": example.problem_id, "domain": example.domain}
-        records.append(about | record)
+        example = rows[record.rollout_id].example
+        records.append(
+            RolloutWeightRow(
+                run=run,
+                null_control=null_control,
+                rollout_id=record.rollout_id,
+                problem_id=example.problem_id,
+                domain=example.domain,
+                weight=record.weight,
+                reads=record.reads,
+                dot=record.dot,
+                dot_deviation=record.dot_deviation,
+            )
+        )
     partition.commit_all(records)
     ledger = Ledger("rollouts", taken=len(records), out=len(records))
     lineage.write(partition, "train", settings, {"examples": len(records)}, ledger)

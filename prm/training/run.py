@@ -12,7 +12,8 @@ from curate.models.location import fingerprint as model_fingerprint
 from curate.seeds import digest
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import UPDATES, Row
+from curate.tables.rows import UpdateRow
+from curate.tables.schema import UPDATES
 from curate.tables.store import Partition, Store
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.objective import PrmObjective
@@ -164,7 +165,7 @@ def _drive(
     on_step: OnStep,
     stop: TrainingStop,
     along: callbacks.Callbacks,
-) -> list[Row]:
+) -> list[UpdateRow]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
     who = (plan.name, plan.seed, plan.null_control)
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]

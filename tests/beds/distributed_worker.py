@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from curate.errors import UserError
-from prm.bilevel.loop import Bilevel
+from curate.tables.rows import UpdateRow
+from prm.bilevel.loop import Bilevel, Update
 from prm.config import TrainConfig, UpperConfig
 from prm.data.batches import Stream
 from prm.data.meta import Singles
@@ -21,6 +22,7 @@ from prm.distributed import launch
 from prm.distributed.process_group import ProcessGroup
 from prm.distributed.torch_group import joined
 from prm.training import checkpoint
+from prm.training.records import update_rows
 
 DOMAINS = ("a", "b", "c")
 # Three rows a domain and five meta rows do not go into two.
@@ -87,9 +89,27 @@ def build(config: TrainConfig, process_group: ProcessGroup) -> tuple[Toy, Bileve
     return toy, Bilevel(config, toy, parameters, train, Singles(toy.groups["meta"], META_ROWS, 0), process_group)
 
 
-def advance(run: Bilevel, steps: int) -> list[dict]:
-    found = [update for _ in range(steps) if (update := run.step()) is not None]
-    return [vars(update) | {"tally": vars(update.tally)} for update in found]
+def advance(run: Bilevel, steps: int) -> list[Update]:
+    return [update for _ in range(steps) if (update := run.step()) is not None]
+
+
+def plain(updates: list[Update]) -> list[dict]:
+    return [vars(update) | {"tally": vars(update.tally)} for update in updates]
+
+
+def whole_updates(rows: list[UpdateRow]) -> list[dict]:
+    """Updates by their rows, as `plain` has them."""
+    found: dict[int, dict] = {}
+    for row in rows:
+        one = {"number": row.update, "step": row.step, "meta_loss": row.meta_loss}
+        empty = {"weights": {}, "raw": {}, "dots": {}, "tally": {"rows": {}, "losses": {}}}
+        one = found.setdefault(row.update, one | empty)
+        for name, value in (("weights", row.weight), ("raw", row.raw), ("dots", row.dot)):
+            one[name][row.domain] = value
+        if row.rows:
+            one["tally"]["rows"][row.domain] = row.rows
+            one["tally"]["losses"][row.domain] = row.train_loss * row.rows
+    return list(found.values())
 
 
 def names(run: Bilevel) -> list[str]:
@@ -103,7 +123,7 @@ def whole(run: Bilevel) -> list[torch.Tensor]:
 def outcome(config: TrainConfig, process_group: ProcessGroup) -> dict:
     """A run from its beginning to its end."""
     _, run = build(config, process_group)
-    updates = advance(run, config.steps)
+    updates = plain(advance(run, config.steps))
     run.agree()
     return {"updates": updates, "clipped": run.clipped, "skipped": run.skipped, "parameters": whole(run)}
 
@@ -112,14 +132,15 @@ def resumed(config: TrainConfig, process_group: ProcessGroup, path: Path) -> dic
     """The second half of a run, from a checkpoint."""
     _, run = build(config, process_group)
     early = checkpoint.load(path, run, names(run), "stamp")
-    updates = advance(run, config.steps - run.done)
-    return {"updates": [*early, *updates], "parameters": whole(run)}
+    updates = plain(advance(run, config.steps - run.done))
+    return {"updates": [*whole_updates(early), *updates], "parameters": whole(run)}
 
 
 def saved(config: TrainConfig, process_group: ProcessGroup, path: Path, steps: int) -> None:
     """The first half of a run, into a checkpoint."""
     _, run = build(config, process_group)
-    checkpoint.save(path, run, names(run), advance(run, steps), "stamp")
+    rows = [row for update in advance(run, steps) for row in update_rows("seed-0", 0, False, update)]
+    checkpoint.save(path, run, names(run), rows, "stamp")
 
 
 def equal_runs(process_group: ProcessGroup, folder: Path) -> None:

@@ -8,6 +8,7 @@ import random
 from curate.seeds import content_hash
 from curate.sources.synthetic import chain as chains
 from curate.sources.synthetic.tasks import TASKS
+from curate.tables.rows import ExampleRow, ImageRow, ProblemRow
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.tables.store import Store
 from prm.data.examples import Example
@@ -66,27 +67,27 @@ def fill(workspace: Store, role: str, examples: list[dict], images: list[dict]) 
     """Commit rows of one role, with the problems that they belong to."""
     problems = {row["problem_id"]: row for row in examples}
     workspace.partition(PROBLEMS, role).commit_all(
-        {
-            "problem_id": key,
-            "domain": row["domain"],
-            "role": row["role"],
-            "source": role,
-            "source_row": key,
-            "revision": None,
-            "licence": None,
-            "question": row["question"],
-            "choices": row["choices"],
-            "answer": row["answer"],
-            "accepted": [],
-            "answer_type": "number",
-            "tolerance": None,
-            "image_hashes": row["image_hashes"],
-            "truth": None,
-        }
+        ProblemRow(
+            problem_id=key,
+            domain=row["domain"],
+            role=row["role"],
+            source=role,
+            source_row=key,
+            revision=None,
+            licence=None,
+            question=row["question"],
+            choices=row["choices"],
+            answer=row["answer"],
+            accepted=[],
+            answer_type="number",
+            tolerance=None,
+            image_hashes=row["image_hashes"],
+            truth=None,
+        )
         for key, row in problems.items()
     )
-    workspace.partition(EXAMPLES, role).commit_all(examples)
-    workspace.partition(IMAGES, role).commit_all(images)
+    workspace.partition(EXAMPLES, role).commit_all(ExampleRow(**row) for row in examples)
+    workspace.partition(IMAGES, role).commit_all(ImageRow(**row) for row in images)
 
 
 def to_examples(rows: list[dict]) -> list[Example]:

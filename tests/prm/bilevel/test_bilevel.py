@@ -1,17 +1,20 @@
 """The loop itself, on a small network with known good and bad domains: order, controls, parity, resume."""
 
 import copy
+import json
 
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
+from curate.errors import UserError
 from prm.bilevel.loop import Bilevel, learning_rate
 from prm.config import LEARNED, TrainConfig, UpperConfig
 from prm.data.batches import Stream
 from prm.data.meta import Pairs, Singles, shuffled_outcomes
 from prm.losses import pair_loss
 from prm.training import checkpoint
+from prm.training.records import update_rows
 
 CLEAN = ("clean-1", "clean-2", "clean-3")
 DOMAINS = (*CLEAN, "flipped", "random")
@@ -190,15 +193,27 @@ def test_a_resumed_run_is_bit_equal(tmp_path, at):
     _, stopped = build(settings)
     early = [update for _ in range(at) if (update := stopped.step()) is not None]
     path = tmp_path / "checkpoint.safetensors"
-    checkpoint.save(path, stopped, names, [{"update": u.number} for u in early], "stamp")
+    rows = [row for update in early for row in update_rows("seed-0", 0, False, update)]
+    checkpoint.save(path, stopped, names, rows, "stamp")
     again, resumed = build(settings)
     assert checkpoint.load(path, resumed, names, "another") is None
     assert resumed.done == 0
-    assert checkpoint.load(path, resumed, names, "stamp") == [{"update": u.number} for u in early]
+    assert checkpoint.load(path, resumed, names, "stamp") == rows
     late = finish(resumed)
     assert [vars(u) for u in early + late] == [vars(u) for u in expected]
     for ours, theirs in zip(again.net.parameters(), toy.net.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("change", [{"rows": [{"run": "seed-0", "update": 1}]}, {"steps": None, "more": 1}])
+def test_a_checkpoint_of_another_version_is_a_sentence(tmp_path, change):
+    path, (_, run) = tmp_path / "checkpoint.safetensors", build(config())
+    names = [str(i) for i in range(4)]
+    checkpoint.save(path, run, names, update_rows("seed-0", 0, False, run.first()), "stamp")
+    found, tensors = checkpoint._read(path)
+    checkpoint._write(path, tensors, json.dumps(found | change))
+    with pytest.raises(UserError, match="is of another version of this program; delete it"):
+        checkpoint.load(path, run, names, "stamp")
 
 
 def test_frozen_weights_are_scaled_to_mean_one_and_kept():

@@ -121,12 +121,11 @@ def test_the_account_of_dots(mode):
         weights.factors(["a1", "b1"], features)
         weights.settle()
         weights.update(["a1", "b1"], dots)
-    rows = {row["rollout_id"]: row for row in weights.account()}
-    assert rows["a1"] == {**rows["a1"], "reads": 2, "dot": 2.0, "dot_deviation": pytest.approx(math.sqrt(2))}
-    assert (rows["b1"]["dot"], rows["b1"]["dot_deviation"]) == (5.0, 0.0)
-    unread = {"rollout_id": "a2", "reads": 0, "dot": None, "dot_deviation": None}
-    assert {**rows["a2"], **unread} == rows["a2"]
-    assert (rows["a2"]["weight"] is None) == (mode == "instance-net")
+    rows = {row.rollout_id: row for row in weights.account()}
+    assert rows["a1"] == rows["a1"]._replace(reads=2, dot=2.0, dot_deviation=pytest.approx(math.sqrt(2)))
+    assert (rows["b1"].dot, rows["b1"].dot_deviation) == (5.0, 0.0)
+    assert rows["a2"]._replace(rollout_id="a2", reads=0, dot=None, dot_deviation=None) == rows["a2"]
+    assert (rows["a2"].weight is None) == (mode == "instance-net")
 
 
 SIZE = 60
@@ -194,7 +193,7 @@ def gap(run: Bilevel) -> float:
     """Mean weight of clean rollouts less that of flipped ones."""
     sides = {True: [], False: []}
     for row in run.rollouts.account():
-        sides[Toy.flipped(row["rollout_id"])].append(row["weight"])
+        sides[Toy.flipped(row.rollout_id)].append(row.weight)
     return sum(sides[False]) / len(sides[False]) - sum(sides[True]) / len(sides[True])
 
 
@@ -250,7 +249,7 @@ def test_updates_tell_what_they_saw(mode):
     assert updates[0].cosine is None
     assert all(-1 <= u.cosine <= 1 for u in updates[1:])
     assert sum(updates[-1].weights.values()) == pytest.approx(2)
-    read = sum(row["reads"] for row in run.rollouts.account())
+    read = sum(row.reads for row in run.rollouts.account())
     assert read == 5 * 16
 
 

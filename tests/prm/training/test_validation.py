@@ -15,6 +15,7 @@ from train_testbed import evaluations, settings, updates
 
 from curate.errors import Interrupted, UserError
 from curate.tables import lineage
+from curate.tables.rows import ExampleRow, ValidationRow
 from curate.tables.schema import EXAMPLES, STEP_SCORES, UPDATES
 from prm.config import TrainConfig
 from prm.data.holdout import held_out
@@ -166,10 +167,10 @@ def test_neither_held_out_labels_nor_the_test_set_touch_the_training(tiny_model,
     plain, flipped = make_workspace("plain", train=24), make_workspace("flipped", train=24, test=0)
     held = train.prepare(config, plain)[0].held.names
     assert len(held) == 9
-    rows = flipped.partition(EXAMPLES, "train").read().to_pylist()
+    rows = list(flipped.partition(EXAMPLES, "train").rows(ExampleRow))
     flipped.partition(EXAMPLES, "train").clear()
     flipped.partition(EXAMPLES, "train").commit_all(
-        row | {"values": [1 - value for value in row["values"]]} if row["rollout_id"] in held else row for row in rows
+        replace(row, values=[1 - value for value in row.values]) if row.rollout_id in held else row for row in rows
     )
     # Whoever encodes one of these counts a reject.
     odd, _ = example_rows(4, "test", ("a",), seed=8)
@@ -252,7 +253,9 @@ def test_scores_that_are_no_numbers_have_no_value_and_leave_the_last_state(tiny_
     ],
 )
 def test_the_best_is_the_first_of_equal_values_and_no_value_is_never(metric, found, place, since):
-    history = [{"metric": metric, "value": value} for value in found]
+    history = [
+        ValidationRow("seed-0", False, step, metric, value, rows=9, kept=False) for step, value in enumerate(found)
+    ]
     assert (callbacks.best(history), callbacks.stalled(history)) == (place, since)
 
 
