@@ -21,7 +21,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from curate.graders import NO_ANSWER, assess, infer_type
 from curate.graders.base import folded
@@ -40,7 +39,7 @@ class Response:
     file: str
     name: str
     text: str
-    problem: dict[str, Any]
+    problem: Problem
     right: bool
     extraction: str | None = None
 
@@ -58,13 +57,24 @@ class Count:
     no_answer: int = 0
 
 
+@dataclass(frozen=True)
+class Problem:
+    """The part of a row of `problems` that grading goes by."""
+
+    answer: str
+    choices: list[str]
+    answer_type: str
+    tolerance: float | None
+    accepted: tuple[str, ...] = ()
+
+
 def problem(
     answer: str, choices: list[str] | None = None, kind: str | None = None, tolerance: float | None = None
-) -> dict[str, Any]:
+) -> Problem:
     """The part of a row of `problems` that grading goes by."""
     options = list(choices or [])
     kind = "choice" if options else kind or infer_type(answer, options)
-    return {"answer": answer, "choices": options, "answer_type": kind, "accepted": [], "tolerance": tolerance}
+    return Problem(answer, options, kind, tolerance)
 
 
 class Repository:
@@ -167,7 +177,7 @@ READERS: dict[str, Callable[[Repository], Iterator[Response]]] = {
 def kind_of(response: Response, outcome: bool | None, answer: str | None) -> str:
     """What a disagreement is about, where that can be told without reading the text; else "ours"."""
     said = response.extraction
-    choices, gold = response.problem["choices"], response.problem["answer"]
+    choices, gold = response.problem.choices, response.problem.answer
     if response.right and said is not None and choices:
         letters = read_choice(said, choices)[0]
         if not letters or letters != read_choice(gold, choices)[0]:
@@ -229,7 +239,7 @@ def kind_of_right(response: Response, answer: str | None) -> str:
     Either what the publishers extracted has the gold value, or names the gold choice, and was compared as a text, or
     what they extracted is another choice than the one that the text states.
     """
-    said, gold, choices = response.extraction, response.problem["answer"], response.problem["choices"]
+    said, gold, choices = response.extraction, response.problem.answer, response.problem.choices
     if said is None or answer is None:
         return "ours right"
     if choices:
@@ -275,7 +285,7 @@ def main() -> None:
                 count.lenient[kind] += 1
             count.ours[found.rule] += 1
             shown[name, response.file].append(
-                f"  {response.name} [{kind}] gold {response.problem['answer']!r} {response.problem['choices'] or ''}: "
+                f"  {response.name} [{kind}] gold {response.problem.answer!r} {response.problem.choices or ''}: "
                 f"read {found.answer!r} ({found.rule}), ours {found.outcome}, published {response.right} "
                 f"({response.extraction!r}); said {response.text[-220:]!r}"
             )

@@ -24,7 +24,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from curate.seeds import content_hash, digest
-from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES, Row
+from curate.tables.rows import UpdateRow, whole
+from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES
 from curate.tables.store import Store
 from prm.render import browse, write
 from prm.reporting import build
@@ -61,7 +62,7 @@ def words(rng: random.Random, characters: int) -> str:
     return text[:characters]
 
 
-def image_row(rng: random.Random, problem_id: str) -> Row:
+def image_row(rng: random.Random, problem_id: str) -> dict:
     image = Image.new("RGB", (224, 224), "white")
     draw = ImageDraw.Draw(image)
     for bar in range(8):
@@ -76,7 +77,7 @@ def image_row(rng: random.Random, problem_id: str) -> Row:
     return {"image_hash": content_hash(data), "problem_id": problem_id, "bytes": data} | facts | more
 
 
-def chain(rng: random.Random, problem: Row, sample: int) -> Row:
+def chain(rng: random.Random, problem: dict, sample: int) -> dict:
     steps = [f"Step {step + 1}: {words(rng, 150)}\n" for step in range(STEPS)]
     return {
         **{key: problem[key] for key in ("problem_id", "domain", "role")},
@@ -99,7 +100,7 @@ def chain(rng: random.Random, problem: Row, sample: int) -> Row:
     }
 
 
-def rows_of(rng: random.Random, rollout: Row) -> tuple[list[Row], list[Row], list[Row]]:
+def rows_of(rng: random.Random, rollout: dict) -> tuple[list[dict], list[dict], list[dict]]:
     """Labels, completions, scores."""
     name = {key: rollout[key] for key in ("rollout_id", "problem_id")}
     labels, completions, scores = [], [], []
@@ -130,7 +131,7 @@ def rows_of(rng: random.Random, rollout: Row) -> tuple[list[Row], list[Row], lis
 
 def fill(workspace: Store, count: int) -> None:
     rng, problems, images, rollouts = random.Random(1), [], {}, []
-    tables: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    tables: tuple[list[dict], list[dict], list[dict]] = ([], [], [])
     for number in range(-(-count // SAMPLES)):
         identity = digest("page", number)
         image = image_row(rng, identity)
@@ -160,11 +161,11 @@ def fill(workspace: Store, count: int) -> None:
     every = zip((PROBLEMS, IMAGES, ROLLOUTS, STEP_LABELS, COMPLETIONS, STEP_SCORES),
                 (problems, images.values(), rollouts, *tables), strict=True)  # fmt: skip
     for table, rows in every:
-        workspace.partition(table).commit_all(rows)
-    workspace.partition(UPDATES).commit_all(weights(rng))
+        workspace.partition(table).commit_all(whole(table)(**row) for row in rows)
+    workspace.partition(UPDATES).commit_all(UpdateRow(**row) for row in weights(rng))
 
 
-def weights(rng: random.Random) -> list[Row]:
+def weights(rng: random.Random) -> list[dict]:
     """Five runs and five null runs of 100 updates, so that the charts have what they have in earnest."""
     return [
         {

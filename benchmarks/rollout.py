@@ -91,6 +91,7 @@ def bare(folder: Path, problems: int) -> None:
     from curate.stages import generation
     from curate.stages.rollout import STAGE, RolloutWork
     from curate.stages.stored_images import StoredImages
+    from curate.tables.rows import ProblemRow
     from curate.text import prompts
 
     def requests(problems: int) -> list:
@@ -99,15 +100,15 @@ def bare(folder: Path, problems: int) -> None:
         images = StoredImages(workspace)
         return [
             Request(
-                row["problem_id"],
-                prompts.render(config.prompt, row["question"], row["choices"], len(row["image_hashes"])),
-                images.of(row),
+                row.problem_id,
+                prompts.render(config.prompt, row.question, row.choices, len(row.image_hashes)),
+                images.of(row.image_hashes),
                 (),
                 SAMPLES,
-                seed(1, STAGE, row["problem_id"], 0),
+                seed(1, STAGE, row.problem_id, 0),
                 generation.sampling(config, config.sampling.max_tokens),
             )
-            for row in RolloutWork(config, workspace).rows()
+            for row in RolloutWork(config, workspace).rows(ProblemRow)
         ]
 
     loaded, workspace = ingested(folder, 12)

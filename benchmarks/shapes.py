@@ -16,6 +16,7 @@ from PIL import Image
 from curate.seeds import content_hash
 from curate.sources.synthetic import chain
 from curate.sources.synthetic.tasks import TASKS
+from curate.tables.rows import whole
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.tables.store import Store
 
@@ -118,4 +119,4 @@ def fill(workspace: Store, domains: int, rows: int, meta: int, side: int | None)
     """
     problems, images, examples = zip(*_examples(domains, rows, meta, side), strict=True)
     for table, found in ((PROBLEMS, problems), (IMAGES, images), (EXAMPLES, examples)):
-        workspace.partition(table).commit_all(found)
+        workspace.partition(table).commit_all(whole(table)(**row) for row in found)

@@ -69,8 +69,8 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
                 found.examples.setdefault(error.reason, f"row {row.source_row}: {error.detail}")
                 continue
             steps = list(row.chain.steps) if row.chain is not None else None
-            found.problems.add(digest(problem["question"], problem["choices"], problem["image_hashes"], steps))
-            found.types[problem["answer_type"] or "no gold answer"] += 1
+            found.problems.add(digest(problem.question, problem.choices, problem.image_hashes, steps))
+            found.types[problem.answer_type or "no gold answer"] += 1
             found.images += bool(images)
             found.chains += row.chain is not None
     except UserError as error:

@@ -26,6 +26,7 @@ from curate.stages.active import dropped
 from curate.stages.label import label as labelling
 from curate.stages.label import trial
 from curate.stages.label.label import Group
+from curate.tables.rows import ProblemRow
 from curate.tables.schema import COMPLETIONS, GIVEN, JUDGEMENTS, ROLLOUTS, STEP_LABELS, Row, Table
 from curate.tables.store import MAIN, CommittedFiles, Store, among
 
@@ -182,7 +183,7 @@ def make(
 ) -> CostPlan:
     """The plan from what is in the workspace and what a pilot measured."""
     tried = tried or Pilot()
-    rollout.owed(config, workspace, run_seed)  # refuses what a run would refuse
+    rollout.pending(config, workspace, run_seed)  # refuses what a run would refuse
     fresh, out = _fresh(rollout.RolloutWork(config, workspace), label), dropped(workspace)
     rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
     known: dict[Group, list[Row]] = defaultdict(list)
@@ -197,8 +198,8 @@ def make(
     votes: dict[Group, int] = {}
     if label is not None:
         labelled = {group: chains[group] for group in groups if group[0] in label.roles}
-        owed = labelling.owed(label, config, workspace, run_seed)
-        labels = _labels(label, owed, labelled, {group: fresh[group].labelled for group in labelled}, tried.label)
+        pending = labelling.pending(label, config, workspace, run_seed)
+        labels = _labels(label, pending, labelled, {group: fresh[group].labelled for group in labelled}, tried.label)
         if judge is not None:
             votes = _votes(judge, label, workspace, known, fresh)
     nothing = Labels(0, 0, 0)
@@ -250,12 +251,13 @@ class Fresh:
 
 def _fresh(wanted: rollout.RolloutWork, label: LabelConfig | None) -> dict[Group, Fresh]:
     """Rollouts that are missing, for every domain that is wanted, also where none is."""
-    found = {(row["role"], row["domain"]): Fresh() for row in wanted.rows()}
-    for _, row, missing in wanted.owed():
-        one = found[row["role"], row["domain"]]
+    found = {(row.role, row.domain): Fresh() for row in wanted.rows(ProblemRow)}
+    for unit in wanted.pending():
+        row, missing = unit.payload
+        one = found[row.role, row.domain]
         one.requests += 1
         one.samples += len(missing)
-        if label is not None and row["role"] in label.roles:
+        if label is not None and row.role in label.roles:
             one.labelled += sum(map(label.takes, missing))
     return found
 
@@ -290,7 +292,7 @@ class Labels:
 
 def _labels(
     label: LabelConfig,
-    owed: labelling.Owed,
+    pending: labelling.PrefixCounts,
     chains: Mapping[Group, Chains | None],
     fresh: Mapping[Group, int],
     tried: trial.LabelTrial | None,
@@ -301,58 +303,62 @@ def _labels(
     for group, like in chains.items():
         if like is not None or not fresh[group]:
             prefixes[group] = 0.0 if like is None else fresh[group] * like.prefixes / like.count
-            tokens[group] = _tokens(group, like, owed, tried)
+            tokens[group] = _tokens(group, like, pending, tried)
     shared = None
-    if label.budget_tokens is not None and not owed.settled and any(fresh.values()):
+    if label.budget_tokens is not None and not pending.settled and any(fresh.values()):
         # Sizes are chosen when all rollouts are there.
-        spent = sum((owed.prefixes[group] + prefixes[group]) * (tokens[group] or 0.0) for group in prefixes)
+        spent = sum((pending.prefixes[group] + prefixes[group]) * (tokens[group] or 0.0) for group in prefixes)
         shared = min(label.most, label.budget_tokens / spent) if spent else 0.0
     found = dict.fromkeys(chains, Labels(None, None, None))
     for group, new in prefixes.items():
         if shared is not None:
-            completions = max((owed.prefixes[group] + new) * shared - owed.drawn[group], 0.0)
+            completions = max((pending.prefixes[group] + new) * shared - pending.drawn[group], 0.0)
         else:
-            there, each = float(owed.asked[group]), _looks(group, label, owed, tried)
+            there, each = float(pending.asked[group]), _looks(group, label, pending, tried)
             if each is not None:
-                there = max(there, owed.open[group] * each - owed.begun[group])
-            completions = there + new * (_size(group, label, owed) if each is None else each)
+                there = max(there, pending.open[group] * each - pending.begun[group])
+            completions = there + new * (_size(group, label, pending) if each is None else each)
         each, count = tokens[group], round(completions)
         of_all = 0 if not count else None if each is None else round(count * each)
-        found[group] = Labels(round(owed.open[group] + new), count, of_all)
+        found[group] = Labels(round(pending.open[group] + new), count, of_all)
     return found
 
 
-def _tokens(group: Group, like: Chains | None, owed: labelling.Owed, tried: trial.LabelTrial | None) -> float | None:
+def _tokens(
+    group: Group, like: Chains | None, pending: labelling.PrefixCounts, tried: trial.LabelTrial | None
+) -> float | None:
     """Mean tokens of a completion: those of a pilot, or those that are there; null where nothing was measured."""
     if tried is not None and tried.counted[group[1]]:
         return tried.tokens[group[1]] / tried.counted[group[1]]
-    if owed.counted[group]:
-        return owed.tokens[group] / owed.counted[group]
+    if pending.counted[group]:
+        return pending.tokens[group] / pending.counted[group]
     if like is None:
         return None
     # What is left of a chain behind a prefix is as long as a completion of it, in the mean.
     return like.left / like.prefixes if like.left else None if like.prefixes else 0.0
 
 
-def _looks(group: Group, label: LabelConfig, owed: labelling.Owed, tried: trial.LabelTrial | None) -> float | None:
+def _looks(
+    group: Group, label: LabelConfig, pending: labelling.PrefixCounts, tried: trial.LabelTrial | None
+) -> float | None:
     """Completions a prefix, in the mean, by a rule that may stop before it has all; None for the others."""
     if label.mode not in ("hard", "legacy"):
         return None
     if tried is not None and tried.completions[group[1]]:
         return tried.completions[group[1]] / tried.prefixes[group[1]]
-    if owed.settled and (done := owed.prefixes[group] - owed.open[group]):
-        return (owed.drawn[group] - owed.begun[group]) / done
+    if pending.settled and (done := pending.prefixes[group] - pending.open[group]):
+        return (pending.drawn[group] - pending.begun[group]) / done
     # At most: where another rule drew, those that are left may be the ones that need most.
     return label.most - (label.mode == "legacy")  # which counts the rollout itself
 
 
-def _size(group: Group, label: LabelConfig, owed: labelling.Owed) -> float:
+def _size(group: Group, label: LabelConfig, pending: labelling.PrefixCounts) -> float:
     """Completions a prefix, in the mean, by a rule that does not look at them."""
     if label.mode == "exact":
         return label.most
-    if label.budget_tokens is None or not owed.prefixes[group]:
+    if label.budget_tokens is None or not pending.prefixes[group]:
         return label.mean
-    return (owed.drawn[group] + owed.asked[group]) / owed.prefixes[group]
+    return (pending.drawn[group] + pending.asked[group]) / pending.prefixes[group]
 
 
 def _disk(plan: CostPlan, workspace: Store) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from curate.engines import build
 from curate.errors import RowError
@@ -11,7 +12,7 @@ from curate.sources import open_source
 from curate.sources.base import BadRow, GivenChain
 from curate.stages import rollout
 from curate.stages.ingest import rows
-from curate.tables.schema import Row
+from curate.tables.rows import ProblemRow
 from curate.tables.store import Store
 from curate.text import prompts
 
@@ -38,9 +39,7 @@ def texts(recipe: Recipe) -> Iterator[str]:
             yield _fields(problem, sizes)
             if row.chain is not None:
                 yield _chain(row.chain)
-            yield "prompt:\n" + prompts.render(
-                prompt, problem["question"], problem["choices"], len(problem["image_hashes"])
-            )
+            yield "prompt:\n" + prompts.render(prompt, problem.question, problem.choices, len(problem.image_hashes))
             break
         else:
             yield f"No usable row among the first {_TRIES}."
@@ -54,8 +53,8 @@ def _chain(chain: GivenChain) -> str:
     return "\n".join([f"chain of {chain.policy or 'an unnamed model'}, a step a line behind its label:", *lines])
 
 
-def _fields(problem: Row, sizes: str) -> str:
-    shown = {**problem, "images": sizes or None, "truth": None}
+def _fields(problem: ProblemRow, sizes: str) -> str:
+    shown = {**asdict(problem), "images": sizes or None, "truth": None}
     return "\n".join(f"{name}: {value}" for name, value in shown.items() if value not in (None, [], ""))
 
 
@@ -63,14 +62,14 @@ def rollouts(recipe: Recipe, workspace: Store) -> Iterator[str]:
     """The first prompt of each domain as the policy would get it, and what a run would ask for."""
     config = located(recipe, workspace)
     build(config.engine)  # refuses what a run would refuse, and starts nothing
-    owed = rollout.owed(config, workspace, recipe.seed)
-    first: dict[str, Row] = {}
-    for problem in rollout.RolloutWork(config, workspace).rows():
-        if problem["problem_id"] < first.setdefault(problem["domain"], problem)["problem_id"]:
-            first[problem["domain"]] = problem
+    counts = rollout.pending(config, workspace, recipe.seed)
+    first: dict[str, ProblemRow] = {}
+    for problem in rollout.RolloutWork(config, workspace).rows(ProblemRow):
+        if problem.problem_id < first.setdefault(problem.domain, problem).problem_id:
+            first[problem.domain] = problem
     for domain, problem in sorted(first.items()):
-        yield f"# {domain} ({problem['role']}), problem {problem['problem_id']}"
-        yield f"images: {len(problem['image_hashes'])}, then:\n" + prompts.render(
-            config.prompt, problem["question"], problem["choices"], len(problem["image_hashes"])
+        yield f"# {domain} ({problem.role}), problem {problem.problem_id}"
+        yield f"images: {len(problem.image_hashes)}, then:\n" + prompts.render(
+            config.prompt, problem.question, problem.choices, len(problem.image_hashes)
         )
-    yield f"{owed.owed:,} requests and {owed.samples - owed.there:,} samples are owed."
+    yield f"{counts.pending:,} requests and {counts.samples - counts.there:,} samples are owed."

@@ -12,6 +12,7 @@ from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import DROPS, IMAGES, PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store
+from tests.beds.rows import commit
 
 NASTY = 'ما هي؟ \u202eabc 日本 😀 é\u0301 | `x` <script>alert(1)</script> {{ 7 }} "q"\n---\n\x07\\n'
 LONG = "sehr langer Text 😀 " * 20_000
@@ -125,28 +126,32 @@ def fill(root: Path) -> Store:
     for source, licence in LICENCES.items():
         rows = [problem_row(name) for name, row in PROBLEMS_OF.items() if row[0] == source]
         partition = workspace.partition(PROBLEMS, source)
-        partition.commit_all(rows)
+        commit(partition, rows)
         config = {"name": source, "kind": "files", "path": "/home/somebody/secret/rows.jsonl", "licence": licence}
         lineage.write(partition, "ingest", config, {}, Ledger("rows", taken=len(rows), out=len(rows)))
     names = [(each, name) for name, row in PROBLEMS_OF.items() for each in row[2]]
-    workspace.partition(IMAGES, "free").commit_all(
+    commit(
+        workspace.partition(IMAGES, "free"),
+        (
         {
             "image_hash": content_hash(IMAGE_FILES[each]), "problem_id": problem_id(name), "bytes": IMAGE_FILES[each],
             "format": "PNG", "width": 12, "height": 9, "perceptual_hash": "0", "orientation": None,
             "has_alpha": False, "note": None,
         }
         for each, name in names
+        ),
     )  # fmt: skip
     rollouts = workspace.partition(ROLLOUTS)
-    rollouts.commit_all(rollout_row(number) for number in range(len(CHAINS)))
+    commit(rollouts, map(rollout_row, range(len(CHAINS))))
     policy = {"model": "some/model", "prompt": "free/1", "sampling": {"temperature": 1.0}, "seed": 1}
     lineage.write(
         rollouts, "rollout", policy, {}, Ledger("rollouts", taken=len(CHAINS), out=len(CHAINS)), {"vllm": "0.32.0"}
     )
     labels = workspace.partition(STEP_LABELS)
-    labels.commit_all(row for number in range(len(CHAINS)) for row in label_rows(number))
+    commit(labels, (row for number in range(len(CHAINS)) for row in label_rows(number)))
     lineage.write(labels, "label", {"mode": "exact", "most": 4}, {}, Ledger("rollouts", taken=8, out=8))
-    workspace.partition(DROPS, "dedup").commit_all(
+    commit(
+        workspace.partition(DROPS, "dedup"),
         [{"problem_id": problem_id("dropped"), "domain": "free/train", "role": "train", "by": "dedup",
           "reason": "near-duplicate", "against": "x", "against_domain": "y", "against_role": "train",
           "image_distance": 0, "text_similarity": 1.0}]

@@ -14,6 +14,7 @@ from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, STEP_SCORES, UPDATES
 from curate.tables.store import Store
+from tests.beds.rows import commit
 
 NASTY = '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 1"> & | ` {{ 7 * 7 }}'
 RIGHT_TO_LEFT = "ما هي قيمة العمود الأحمر؟ \u202eabc"
@@ -125,14 +126,14 @@ def add_source(
                 labels += label_rows(made, rng)
                 completions += completion_rows(made, texts)
     partition = workspace.partition(PROBLEMS, source)
-    partition.commit_all(problems)
-    workspace.partition(IMAGES, source).commit_all(images.values())
+    commit(partition, problems)
+    commit(workspace.partition(IMAGES, source), images.values())
     rejects = [reject_row(source, None if texts else domain)]
-    workspace.partition(REJECTS, source).commit_all(rejects)
+    commit(workspace.partition(REJECTS, source), rejects)
     main, targets = workspace.partition(ROLLOUTS), workspace.partition(STEP_LABELS)
-    main.commit_all(rollouts)
-    targets.commit_all(labels)
-    workspace.partition(COMPLETIONS).commit_all(completions)
+    commit(main, rollouts)
+    commit(targets, labels)
+    commit(workspace.partition(COMPLETIONS), completions)
     config = {"name": source, "role": role, "domain": None, "defect": defect}
     ledger = Ledger("rows", taken=count + 1, out=count, rejected={"no-answer": 1})
     lineage.write(partition, "ingest", config, {}, ledger)
@@ -281,7 +282,7 @@ def add_run(
                 }
             )
     partition = workspace.partition(UPDATES, run)
-    partition.commit_all(rows)
+    commit(partition, rows)
     lineage.write(partition, "train", {"mode": "domain"}, {}, Ledger("examples", taken=10, out=10))
 
 
@@ -293,7 +294,7 @@ def add_scores(workspace: Store, run: str) -> None:
             for step in range(len(rollout["steps"])):
                 logit = rng.gauss(0.9 if rollout["outcome"] else -0.5, 1.0)
                 rows.append(score_row(run, rollout, step, 1 / (1 + math.exp(-logit))))
-    workspace.partition(STEP_SCORES, run).commit_all(rows)
+    commit(workspace.partition(STEP_SCORES, run), rows)
 
 
 def score_row(run: str, rollout: dict, step: int, score: float | None) -> dict:

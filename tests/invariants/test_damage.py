@@ -19,11 +19,14 @@ from curate.runtime.durable import sealed, unsealed
 from curate.stages.base import Outcome, Unit, settle
 from curate.tables import catalog, lineage, manifests
 from curate.tables.row_check import check
+from curate.tables.rows import RolloutRow
 from curate.tables.schema import COMPLETIONS, JUDGEMENTS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
 from curate.tables.store import VERSION, Store, Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "campaign"))
 from cures import follow
+
+from tests.beds.rows import commit
 
 SHARDS = 2
 RECIPE = {
@@ -216,7 +219,7 @@ def test_a_file_of_another_workspace_is_refused(live, tmp_path):
     other = Store.open(tmp_path / "other")
     theirs = other.partition(REJECTS, "judge")
     row = {"stage": "s", "source": "judge", "source_row": "1", "problem_id": None, "domain": None, "reason": "r"}
-    theirs.commit_all([row | {"detail": "d"}])
+    commit(theirs, [row | {"detail": "d"}])
     ours = Store.open(live / "w", create=False).partition(REJECTS, "judge").folder
     shutil.copytree(theirs.folder, ours)
     said = refused(["sql", "SELECT * FROM rejects", "-w", "w"])
@@ -229,7 +232,7 @@ def test_a_foreign_journal_is_refused_and_a_doubled_line_heals(whole, live):
     place = Store.open(live / "w", create=False)
     partition = place.partition(ROLLOUTS)
     shard = int(partition.files()[0].name[5:10])
-    kept = partition.read(shard=shard).to_pylist()
+    kept = list(partition.rows(RolloutRow, shard))
     partition.files(shard)[0].with_suffix(".done").unlink()
     journal = partition.journal(shard)
     for row in [*kept, kept[0]]:

@@ -15,9 +15,11 @@ from curate.errors import UserError
 from curate.recipe.sections import EngineConfig
 from curate.runtime.reporter import Silent
 from curate.tables.lineage import read
+from curate.tables.rows import RolloutRow
 from curate.tables.schema import COMPLETIONS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store
 from curate.text import prompts, steps
+from tests.beds.rows import made
 
 ROWS = 8
 
@@ -166,7 +168,7 @@ def test_a_workspace_that_is_none_or_empty_or_the_same_is_a_user_error(tmp_path,
     [(["ab", "c", "def"], [2, 3, 6], 6), (["ab", "c", "def"], [1, 1, 4], 4), (["ab"], [3], 3), (["a", "b"], [2, 5], 9)],
 )
 def test_stored_cuts_come_back(texts, cuts, count):
-    ends = _token_ends({"steps": texts, "step_ends": cuts, "token_ids": [0] * count})
+    ends = _token_ends(made(RolloutRow, steps=texts, step_ends=cuts, token_ids=[0] * count))
     assert len(ends) == count and ends == sorted(ends)
     assert steps.token_cuts(texts, ends) == cuts
 

@@ -3,18 +3,21 @@
 import pytest
 
 from curate.graders import AnswerWanted, assess, extract, grade, runs_on, words
+from curate.tables.rows import ProblemRow
+from tests.beds.rows import made
 
 COLOURS = ("amber", "violet", "teal", "grey")
 
 
 def problem(gold, kind, choices=(), accepted=(), tolerance=None):
-    return {
-        "answer": gold,
-        "answer_type": kind,
-        "choices": list(choices),
-        "accepted": list(accepted),
-        "tolerance": tolerance,
-    }
+    return made(
+        ProblemRow,
+        answer=gold,
+        answer_type=kind,
+        choices=list(choices),
+        accepted=list(accepted),
+        tolerance=tolerance,
+    )
 
 
 @pytest.mark.parametrize(

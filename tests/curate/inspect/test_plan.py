@@ -10,6 +10,7 @@ from curate.cli.app import app
 from curate.runtime.reporter import Silent
 from curate.tables.schema import COMPLETIONS, DROPS, JUDGEMENTS, PROBLEMS, ROLLOUTS
 from curate.tables.store import Store
+from tests.beds.rows import commit
 
 ROWS, META = 30, 10
 
@@ -184,9 +185,7 @@ def test_a_problem_that_is_dropped_costs_nothing(recipe):
     gone = [row for row in workspace.read(PROBLEMS).to_pylist() if row["role"] == "train"][:20]
     fields = {"by": "dedup", "reason": "duplicate", "against": "x", "against_domain": "x", "against_role": "train"}
     drops = [{name: row[name] for name in ("problem_id", "domain", "role")} | fields for row in gone]
-    workspace.partition(DROPS, "dedup").commit_all(
-        [{"image_distance": None, "text_similarity": 1.0} | r for r in drops]
-    )
+    commit(workspace.partition(DROPS, "dedup"), [{"image_distance": None, "text_similarity": 1.0} | r for r in drops])
     lines = json.loads(plan(recipe, "--json"))["lines"]
     assert sum(line["votes"] for line in lines) == (2 * ROWS - 20) * 4 * pipeline.load(recipe).section("judge").samples
     pipeline.run(pipeline.load(recipe), workspace, Silent(), ["label", "judge"])

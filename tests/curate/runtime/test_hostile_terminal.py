@@ -25,6 +25,7 @@ from curate.errors import UserError, guarded, printable
 from curate.runtime import progress
 from curate.tables.schema import PROBLEMS, ROLLOUTS
 from curate.tables.store import Store
+from tests.beds.rows import commit
 
 EVIL = "\x1b[31mred\x1b]0;title\x07 [red]mark[/] [/closing] \x9b2J \u202eback \r:smile: \ud800"
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -85,9 +86,9 @@ def test_show_shows_a_hostile_problem(tmp_path):
     evil = EVIL.replace("\ud800", "")
     place = Store.open(tmp_path / "w")
     given = {"problem_id": "a" * 32, "domain": evil, "question": evil, "choices": [evil, "b"], "role": "train"}
-    place.partition(PROBLEMS, "s").commit_all([row(PROBLEMS, answer=evil, answer_type="text", source="s", **given)])
+    commit(place.partition(PROBLEMS, "s"), [row(PROBLEMS, answer=evil, answer_type="text", source="s", **given)])
     chain = {"rollout_id": "b" * 32, "steps": [evil, "two"], "answer": evil, "outcome": False, "outcome_rule": "x"}
-    place.partition(ROLLOUTS, "main").commit_all([row(ROLLOUTS, **given, **chain)])
+    commit(place.partition(ROLLOUTS, "main"), [row(ROLLOUTS, **given, **chain)])
     for words in (["show", "aaaa"], ["sql", 'SELECT question, domain AS "[/x]" FROM problems'], ["status"]):
         found = CliRunner().invoke(app, [*words, "-w", str(place.root)])
         assert found.exit_code == 0 and not STEERS.search(found.stdout)

@@ -88,7 +88,7 @@ def test_images_come_right_in_any_order_and_from_little_memory(tmp_path):
     stored = {row["image_hash"]: row["bytes"] for row in workspace.read(IMAGES).to_pylist()}
     images = StoredImages(workspace, held=1)
     for problem in [*problems, *reversed(problems)]:
-        assert [(each.image_hash, each.data) for each in images.of(problem)] == [
+        assert [(each.image_hash, each.data) for each in images.of(problem["image_hashes"])] == [
             (key, stored[key]) for key in problem["image_hashes"]
         ]
         assert len(images._open) <= 1
@@ -98,13 +98,17 @@ def test_images_come_right_in_any_order_and_from_little_memory(tmp_path):
 
 def test_a_limit_takes_the_same_problems_again_and_more_of_them(tmp_path):
     from curate.stages.rollout import RolloutWork
+    from curate.tables.rows import ProblemRow
 
     loaded, workspace = recipe(tmp_path), Store.open(tmp_path / "w")
     pipeline.run(loaded, workspace, Silent(), ["ingest"])
     config = loaded.section("rollout")
 
     def chosen(limit):
-        return {row["problem_id"] for row in RolloutWork(config.model_copy(update={"limit": limit}), workspace).rows()}
+        return {
+            row.problem_id
+            for row in RolloutWork(config.model_copy(update={"limit": limit}), workspace).rows(ProblemRow)
+        }
 
     assert chosen(5) < chosen(9) < chosen(None)
     assert [len(chosen(limit)) for limit in (5, 9, 100, None)] == [5, 9, 20, 20]

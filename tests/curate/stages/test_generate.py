@@ -17,7 +17,8 @@ from curate.recipe.sections import RolloutConfig
 from curate.runtime.reporter import Silent
 from curate.stages import rollout, shard
 from curate.stages.base import Unit
-from curate.tables.schema import COMPLETIONS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
+from curate.tables.rows import ProblemRow
+from curate.tables.schema import COMPLETIONS, EXAMPLES, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store
 
 ROWS = 12
@@ -175,26 +176,23 @@ def test_completions_of_another_policy_are_refused(run):
 def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
     """A hard expression takes seconds to judge; the loop that serves the engine must go on meanwhile."""
     workspace, _ = run(recipe(), ["ingest"])
-    problem = workspace.read(PROBLEMS).to_pylist()[0]
+    problem = next(workspace.rows(ProblemRow))
 
     def slow(response, gold):
         time.sleep(0.3)
         return Grade(True, "slow")
 
-    monkeypatch.setitem(graders.GRADERS.own, problem["answer_type"], graders.Grader(slow))
+    monkeypatch.setitem(graders.GRADERS.own, problem.answer_type, graders.Grader(slow))
 
     class Engine:
         async def generate(self, request):
             return [Sample("Final answer: 1", (), (), "stop", None, 1)]
 
-    class Images:
-        def of(self, problem):
-            return []
-
     async def work():
         config = validate(RolloutConfig, recipe()["rollout"], "rollout")
-        given = {"engine": Engine(), "config": config, "images": Images(), "run_seed": 1, "policy": "p"}
-        task = asyncio.ensure_future(rollout._work(Unit(0, (problem, [0])), **given))
+        made = rollout.RolloutGeneration(config, workspace, 1)
+        unit = Unit(0, rollout.ProblemSamples(problem, [0]))
+        task = asyncio.ensure_future(made.rows(unit, Engine()))
         turns = 0
         while not task.done():
             await asyncio.sleep(0.01)
@@ -202,7 +200,7 @@ def test_slow_grading_does_not_hold_up_other_requests(run, monkeypatch):
         return turns, task.result()
 
     turns, rows = asyncio.run(work())
-    assert rows[0]["outcome_rule"] == "announced/slow"
+    assert rows[0].outcome_rule == "announced/slow"
     assert turns >= 5
 
 

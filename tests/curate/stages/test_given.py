@@ -20,6 +20,7 @@ from curate.recipe.source_sections import ChainMap
 from curate.runtime.reporter import Silent
 from curate.sources.fields.rollouts import chains
 from curate.stages.rollout import RolloutWork
+from curate.tables.rows import ProblemRow
 from curate.tables.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store
 
@@ -435,7 +436,7 @@ def test_a_chain_of_a_problem_that_is_there_joins_it(tmp_path):
     assert len(problems) == len({row["problem_id"] for row in problems}) == 1 + 5 + 4
     # Its source is the ordinary one, so it is rolled out, too.
     config = RolloutConfig(engine=EngineConfig(kind="simulated", model="world"))
-    to_roll_out = {row["question"] for row in RolloutWork(config, workspace).rows() if row["domain"] == "sums"}
+    to_roll_out = {row.question for row in RolloutWork(config, workspace).rows(ProblemRow) if row.domain == "sums"}
     assert to_roll_out == {"How much is 0 + 1?"}
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -15,7 +16,8 @@ from curate.runtime.reporter import Silent
 from curate.stages import generation
 from curate.stages.ingest import imports
 from curate.stages.ingest.imports import ImportConfig
-from curate.tables.schema import EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS
+from curate.tables.rows import ProblemRow
+from curate.tables.schema import EXAMPLES, REJECTS, ROLLOUTS
 from curate.tables.store import Store
 
 PROBLEM_ROWS = [
@@ -163,13 +165,13 @@ def test_grades_and_steps_are_those_of_our_own_rollouts(tmp_path, workspace):
     ]
     file = lines(tmp_path / "all.jsonl", *({"q": row["n"], "t": texts} for row in PROBLEM_ROWS))
     imports.run(ImportConfig(file=file, id="q", response="t", max_steps=2), workspace)
-    problems = {row["problem_id"]: row for row in workspace.read(PROBLEMS).to_pylist()}
+    problems = {row.problem_id: row for row in workspace.rows(ProblemRow)}
     rows = workspace.read(ROLLOUTS).to_pylist()
     assert len(rows) == len(texts) * len(problems)
     for row in rows:
         sample = Sample(row["text"], (), (), "stop", None, 0)
         ours = generation.graded(sample, sample.text, problems[row["problem_id"]])
-        assert {key: row[key] for key in ours} == ours
+        assert {key: row[key] for key in asdict(ours)} == asdict(ours)
         assert "".join(row["steps"]) == row["text"]
 
 

@@ -25,6 +25,7 @@ from curate.tables.schema import COMPLETIONS, EXAMPLES, JUDGEMENTS, REJECTS, ROL
 from curate.tables.store import Partition, Store
 from prm.scoring import select
 from prm.sections import SelectConfig
+from tests.beds.rows import commit
 
 TEXTS = [
     "I add them.\n\nThe answer is 9.",
@@ -55,7 +56,7 @@ def test_two_imports_of_a_problem_go_through_shard_and_select_with_their_own_out
         for row in found.values()
         for step in range(len(row["steps"]))
     ]
-    workspace.partition(STEP_SCORES, "r").commit_all(scores)
+    commit(workspace.partition(STEP_SCORES, "r"), scores)
     selection = select.run(workspace, SelectConfig(sizes=(2,)))
     by_id = {row["rollout_id"]: row for row in found.values()}
     assert len(selection.picks) == 3
@@ -231,7 +232,7 @@ def made_whole(tmp_path_factory, bank):
         {"run": "r", "rollout_id": row["rollout_id"], "problem_id": row["problem_id"], "step_index": 0, "score": 0.5}
         for row in workspace.read(ROLLOUTS).to_pylist()
     ]
-    workspace.partition(STEP_SCORES, "r").commit_all(scores)
+    commit(workspace.partition(STEP_SCORES, "r"), scores)
     rejected = [row for row in workspace.read(ROLLOUTS).to_pylist() if row["steps"]]
     problem = {row["problem_id"]: row for row in workspace.read(TABLES["problems"]).to_pylist()}
     left = [
@@ -239,7 +240,7 @@ def made_whole(tmp_path_factory, bank):
          "source_row": f"{problem[row['problem_id']]['source_row']}/{row['sample_index']}", "detail": row["policy"]}
         for row in rejected
     ]  # fmt: skip
-    workspace.partition(REJECTS, "score-r").commit_all(left)
+    commit(workspace.partition(REJECTS, "score-r"), left)
     return workspace
 
 

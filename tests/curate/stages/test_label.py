@@ -222,7 +222,9 @@ def test_rollouts_of_another_token_budget_are_noticed(tmp_path, workspace):
     run(path, workspace)
     families = list(Families(pipeline.load(path).section("label"), workspace).all())
     cut = [
-        replace(family, rollouts=[row | {"outcome": False} if n % 2 else row for n, row in enumerate(family.rollouts)])
+        replace(
+            family, rollouts=[replace(row, outcome=False) if n % 2 else row for n, row in enumerate(family.rollouts)]
+        )
         for family in families
     ]
     assert abs(disagreement(families)) < labels.SUSPICIOUS

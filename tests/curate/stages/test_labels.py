@@ -8,6 +8,8 @@ import pytest
 from curate.engines import worlds
 from curate.stages.label import allocation, rules
 from curate.stages.label.allocation import Siblings
+from curate.stages.label.families import Chain
+from tests.beds.rows import made
 
 PROBLEMS, ROLLOUTS, BANK = 900, 6, 8
 MEAN = 2.0
@@ -31,7 +33,7 @@ def chains(name, problems=PROBLEMS):
         counts = [text.count("Step ") for text in texts]
         others = [right(text, world) for text in texts[1:]], [list(map(len, split(text))) for text in texts[1:]]
         steps = split(texts[0])
-        rollout = {"rollout_id": str(number), "steps": steps, "step_ends": [], "outcome": right(texts[0], world)}
+        rollout = made(Chain, rollout_id=str(number), steps=steps, outcome=right(texts[0], world))
         prefixes = ["".join(steps[: place + 1]) for place in range(len(steps) - 1)]
         bank = [[right(world.continue_(prefix, rng)[0], world) for _ in range(BANK)] for prefix in prefixes]
         found.append((number, rollout, others, counts, [world.value_of(prefix) for prefix in prefixes], bank))
@@ -46,17 +48,17 @@ def world(request):
 def rule_of(found, own_length=False):
     domain = Counter(count for *_, counts, _, _ in found for count in counts)
     siblings = {
-        rollout["rollout_id"]: Siblings.of(
+        rollout.rollout_id: Siblings.of(
             others[0],
-            [list(map(len, rollout["steps"]))] * (ROLLOUTS - 1) if own_length else others[1],
+            [list(map(len, rollout.steps))] * (ROLLOUTS - 1) if own_length else others[1],
             {} if own_length else domain - Counter(counts),
         )
         for _, rollout, others, counts, _, _ in found
     }
     pulls = [
-        allocation.pull(siblings[rollout["rollout_id"]], step)
+        allocation.pull(siblings[rollout.rollout_id], step)
         for _, rollout, *_ in found
-        for step in range(len(rollout["steps"]) - 1)
+        for step in range(len(rollout.steps) - 1)
     ]
     factor = allocation.rate(pulls, None, MEAN * len(pulls), BANK)
     return rules.PooledRule(factor, BANK, siblings)
@@ -70,7 +72,7 @@ def errors(found, rule):
         labels = rule.labels(rollout, used)
         for step, (label, value) in enumerate(zip(labels, values, strict=True)):
             before = values[step - 1] if step else value
-            rows.append((number, label.value - value, value, before, step, len(rollout["steps"])))
+            rows.append((number, label.value - value, value, before, step, len(rollout.steps)))
     return rows
 
 
@@ -140,7 +142,7 @@ def test_weights_that_know_the_chains_own_length_are_caught():
 
 
 def test_a_rule_uses_only_what_was_drawn_whatever_it_said():
-    rollout = {"rollout_id": "a", "steps": ["x", "y"], "step_ends": [], "outcome": True}
+    rollout = made(Chain, rollout_id="a", steps=["x", "y"], outcome=True)
     outcomes = [False, False, False, True]
     exact, hard, legacy = rules.Exact(4), rules.Hard(16), rules.Legacy(11)
     assert rules.usable(rollout, 0, outcomes, exact, [exact]) == outcomes

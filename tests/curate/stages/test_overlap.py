@@ -13,13 +13,14 @@ from curate.recipe.sections import DedupConfig, EngineConfig, RolloutConfig
 from curate.runtime.reporter import Silent
 from curate.stages import overlap
 from curate.stages.rollout import RolloutWork
+from curate.tables.rows import ProblemRow
 from curate.tables.schema import DROPS, PROBLEMS
 from curate.tables.store import Store
 
 
 def to_roll_out(workspace, roles):
     config = RolloutConfig(engine=EngineConfig(kind="simulated", model="world"), roles=tuple(roles))
-    return list(RolloutWork(config, workspace).rows())
+    return list(RolloutWork(config, workspace).rows(ProblemRow))
 
 
 def drawing(seed: int) -> Image.Image:
@@ -197,7 +198,7 @@ def test_training_problems_that_the_clean_sets_show_are_dropped(place):
     }
     assert ledgers["decontaminate"].taken == 4
     assert {row["against_role"] for row in workspace.read(DROPS).to_pylist()} == {"meta"}
-    assert {p["question"] for p in to_roll_out(workspace, ["train"])} >= {"Fine?", "Short?"}
+    assert {p.question for p in to_roll_out(workspace, ["train"])} >= {"Fine?", "Short?"}
     assert len(to_roll_out(workspace, ["meta", "test"])) == 4
 
 

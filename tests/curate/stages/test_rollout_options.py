@@ -12,6 +12,7 @@ from curate.recipe.sections import EngineConfig, RolloutConfig
 from curate.seeds import shard_of
 from curate.stages import generation
 from curate.tables.lineage import read
+from curate.tables.rows import RolloutRow
 from curate.tables.schema import PROBLEMS, ROLLOUTS
 from curate.tables.store import Store
 
@@ -156,7 +157,7 @@ def test_a_dry_run_counts_what_a_killed_run_left_in_its_journal(rollout, workspa
     partition.folder.mkdir(parents=True, exist_ok=True)
     (partition.folder / "lineage.json").write_bytes(record)
     journal = partition.journal(shard)
-    journal.append(rows)
+    journal.append([RolloutRow(**row) for row in rows])
     journal.close()
     owed = 3 * ROWS * 2 - 2
     assert f"and {owed} samples" in rollout("--dry-run")

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from curate.cli.app import app
 from curate.errors import UserError
 from curate.tables import catalog
+from curate.tables.rows import StepScoreRow
 from curate.tables.schema import STEP_SCORES
 from curate.tables.store import Store, Writer
 
@@ -33,7 +34,7 @@ def workspace(tmp_path_factory):
     for field in STEP_SCORES.schema:
         row[field.name] = next((v for kind, v in kinds.items() if str(field.type).startswith(kind)), None)
     writer = Writer(place.partition(STEP_SCORES, "run"))
-    writer.commit(0, writer.new(0, [row]))
+    writer.commit(0, writer.new(0, [StepScoreRow(**row)]))
     assert catalog.query(place, "SELECT count(*) AS n FROM step_scores").item() == 1
     return place
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from curate.tables import rows
@@ -60,8 +59,7 @@ class ScoreOnly:
 def test_a_class_reads_its_own_columns_alone(tmp_path: Path):
     store = Store.open(tmp_path / "w")
     whole = rows.StepScoreRow("run", "r-0", "p", 0, None), rows.StepScoreRow("run", "r-0", "p", 1, 0.25)
-    data = pa.Table.from_pylist([{name: getattr(row, name) for name in rows.column_names(type(row))} for row in whole])
-    store.partition(STEP_SCORES).commit_all(data.to_pylist())
+    store.partition(STEP_SCORES).commit_all(whole)
     assert list(store.rows(ScoreOnly)) == [ScoreOnly(None, "r-0"), ScoreOnly(0.25, "r-0")]
     assert list(store.rows(rows.StepScoreRow)) == list(whole)
     assert list(store.partition(STEP_SCORES).rows(ScoreOnly, 0)) + [

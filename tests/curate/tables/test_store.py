@@ -2,8 +2,10 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -13,12 +15,32 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from curate.seeds import shard_of
 from curate.tables.journal import Journal
-from curate.tables.schema import REJECTS, STEP_SCORES, TABLES
+from curate.tables.rows import Row, StepScoreRow, UpdateRow, columns_of
+from curate.tables.schema import REJECTS, STEP_SCORES, TABLES, Table
 from curate.tables.store import VERSION, CommittedFiles, Store, Writer
+from tests.beds.rows import made
 
 
-def score(rollout: str, step: int, value: float | None = 0.5) -> dict:
-    return {"run": "r", "rollout_id": rollout, "problem_id": rollout, "step_index": step, "score": value}
+def score(rollout: str, step: int, value: float | None = 0.5) -> StepScoreRow:
+    return StepScoreRow(run="r", rollout_id=rollout, problem_id=rollout, step_index=step, score=value)
+
+
+def read(workspace: Store) -> list[StepScoreRow]:
+    return list(workspace.rows(StepScoreRow))
+
+
+LINES = Table(
+    "lines", 1, pa.schema([pa.field("text", pa.string(), False), pa.field("n", pa.int64(), False)]), ("n",), "n"
+)
+
+
+@columns_of(LINES)
+@dataclass(frozen=True, slots=True)
+class Line(Row):
+    """A row of a table of the tests."""
+
+    text: str
+    n: int
 
 
 @pytest.fixture
@@ -30,8 +52,7 @@ def test_rows_come_back_as_written_with_nulls(workspace):
     partition = workspace.partition(STEP_SCORES)
     rows = [score("a", 0), score("a", 1, None), score("b", 0, 0.25)]
     assert partition.commit_all(rows) == 3
-    got = sorted(workspace.read(STEP_SCORES).to_pylist(), key=lambda r: (r["rollout_id"], r["step_index"]))
-    assert got == rows
+    assert sorted(read(workspace), key=lambda row: (row.rollout_id, row.step_index)) == rows
 
 
 def test_a_file_without_its_marker_is_not_there(workspace):
@@ -59,7 +80,7 @@ def test_what_is_there_already_is_told_from_what_is_new(workspace):
     partition = workspace.partition(STEP_SCORES)
     partition.commit(0, [score("a", 0), score("b", 0)])
     writer = Writer(partition)
-    assert [row["rollout_id"] for row in writer.new(0, [score("a", 0), score("c", 0), score("b", 0)])] == ["c"]
+    assert [row.rollout_id for row in writer.new(0, [score("a", 0), score("c", 0), score("b", 0)])] == ["c"]
     writer.commit(0, [score("c", 0)])
     assert writer.new(0, [score("c", 0)]) == []
     # Another shard is another place.
@@ -87,7 +108,7 @@ def test_files_stay_what_they_were_when_they_were_opened(workspace):
     opened = workspace.shard(STEP_SCORES, 0)
     partition.commit(0, [score("c", 2)])
     assert opened.read(["step_index"])["step_index"].to_pylist() == [0, 1]
-    assert opened.read(None, pc.field("rollout_id") > "a").to_pylist() == [score("b", 1)]
+    assert list(opened.rows(StepScoreRow, pc.field("rollout_id") > "a")) == [score("b", 1)]
 
 
 def test_schema_version_stands_in_the_file_and_unknown_columns_are_a_bug(workspace):
@@ -96,8 +117,8 @@ def test_schema_version_stands_in_the_file_and_unknown_columns_are_a_bug(workspa
     metadata = pq.read_schema(partition.files()[0]).metadata
     assert metadata[b"curate.table"] == b"step_scores"
     assert metadata[b"curate.version"] == b"1"
-    with pytest.raises(KeyError):
-        partition.commit(0, [score("a", 1) | {"colour": "red"}])
+    with pytest.raises(AttributeError):
+        partition.commit(0, [made(UpdateRow, run="r")])
 
 
 def test_keys_and_shard_columns_exist_in_every_table():
@@ -115,9 +136,9 @@ def test_keys_and_shard_columns_exist_in_every_table():
 )
 def test_a_torn_journal_loses_only_its_tail(tmp_path_factory, units, cut):
     path = tmp_path_factory.mktemp("journal") / "j"
-    journal, ends = Journal(path, {}), [0]
+    journal, ends = Journal(path, {}, Line), [0]
     for unit in units:
-        journal.append([{"text": text, "n": n} for text, n in unit])
+        journal.append([Line(text, n) for text, n in unit])
         journal.sync()
         ends.append(path.stat().st_size)
     journal.close()
@@ -125,22 +146,22 @@ def test_a_torn_journal_loses_only_its_tail(tmp_path_factory, units, cut):
     if path.exists():
         os.truncate(path, keep)
     whole = sum(end <= keep for end in ends[1:])
-    expected = [{"text": text, "n": n} for unit in units[:whole] for text, n in unit]
-    assert Journal(path, {}).rows() == expected
-    again = Journal(path, {})
-    again.append([{"text": "after", "n": 0}])
+    expected = [Line(text, n) for unit in units[:whole] for text, n in unit]
+    assert Journal(path, {}, Line).rows() == expected
+    again = Journal(path, {}, Line)
+    again.append([Line("after", 0)])
     again.close()
-    assert Journal(path, {}).rows() == [*expected, {"text": "after", "n": 0}]
+    assert Journal(path, {}, Line).rows() == [*expected, Line("after", 0)]
 
 
 def test_a_damaged_line_is_not_read_as_data(tmp_path):
-    journal = Journal(tmp_path / "j", {})
-    journal.append([{"n": 1}])
+    journal = Journal(tmp_path / "j", {}, Line)
+    journal.append([Line("", 1)])
     journal.close()
     data = bytearray((tmp_path / "j").read_bytes())
     data[-4] ^= 1
     (tmp_path / "j").write_bytes(data)
-    assert Journal(tmp_path / "j", {}).rows() == []
+    assert Journal(tmp_path / "j", {}, Line).rows() == []
 
 
 @given(st.text(), st.integers(1, 64))
@@ -172,10 +193,10 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_a_full_disk_is_one_sentence():
     # /dev/full is the kernel's own full disk: every write to it fails with ENOSPC.
-    journal = Journal(Path("/dev/full"), {})
+    journal = Journal(Path("/dev/full"), {}, Line)
     with pytest.raises(UserError, match="free some space"):
         for _ in range(2):
-            journal.append([{"n": 1}])
+            journal.append([Line("", 1)])
             journal.sync()
 
 

@@ -21,6 +21,7 @@ from prm.bench.calibration import ScoredStep
 from prm.bench.resample import Figure
 from prm.bench.targets import Aim, aims
 from prm.data.examples import read_examples
+from tests.beds.rows import commit
 
 steps_of = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 4), st.sampled_from([4, 1, None])).map(
@@ -150,7 +151,7 @@ def test_targets_are_counts_outcomes_or_exact_truth(make_workspace):
     rows = [label(examples[0], 0, "exact", 3, 4, 0.75), label(examples[0], 1, "hard", 1, 1, 1.0)]
     rows += [label(examples[0], 4, "exact", 0, 0, 1.0), label(examples[1], 0, "pooled", 0, 2, 0.1)]
     rows += [label(examples[1], 1, "pooled", 0, 0, 0.4), label(examples[1], 2, "given", None, None, 1.0)]
-    workspace.partition(STEP_LABELS).commit_all(rows)
+    commit(workspace.partition(STEP_LABELS), rows)
     counts = aims(workspace, read, None)
     assert counts.target == "counts"
     # Labels that stop early, or that say only a pooled value, are no counts; the last step's is known.
@@ -170,7 +171,7 @@ def test_exact_truth_is_of_the_whole_prefix(make_workspace):
     problem = workspace.read(PROBLEMS).to_pylist()[0]
     workspace.partition(PROBLEMS, "test").clear()
     truth = json.dumps({"task": "bars_read", "facts": facts})
-    workspace.partition(PROBLEMS, "test").commit_all([problem | {"truth": truth}])
+    commit(workspace.partition(PROBLEMS, "test"), [problem | {"truth": truth}])
     read = read_examples(workspace, ("test",))
     verdicts = chains.judge(task, facts, steps)
     assert verdicts[:2] == [True, False]

@@ -36,6 +36,7 @@ from prm.render import browse, page, write
 from prm.reporting import build
 from prm.sections import ReportConfig
 from prm.serving import page_server
+from tests.beds.rows import commit
 
 EVIL = "a</script><script>window.pwned = 1</script>\x00\u2028\u202e=cmd|\"'`${window.pwned = 1}`"
 
@@ -48,15 +49,15 @@ def workspace(tmp_path_factory):
     train = [row for row in workspace.read(ROLLOUTS).to_pylist() if row["role"] == "train"]
     rng = random.Random(1)
     scores = [score_row("seed-0", row, step, rng.random()) for row in train for step in range(4)]
-    workspace.partition(STEP_SCORES, "train").commit_all(scores)
+    commit(workspace.partition(STEP_SCORES, "train"), scores)
     problem = train[0]["problem_id"]
     odd = [rollout_row(problem, "bars_read", "train", number, "3", None, rng) for number in (70, 71)]
-    workspace.partition(ROLLOUTS, "odd").commit_all(odd)
+    commit(workspace.partition(ROLLOUTS, "odd"), odd)
     undefined = [
         row | {"value": None, "k": 0, "m": 0, "standard_error": None}
         for row in label_rows(odd[0] | {"outcome": False}, rng)
     ]
-    workspace.partition(STEP_LABELS, "odd").commit_all(undefined)
+    commit(workspace.partition(STEP_LABELS, "odd"), undefined)
     return workspace
 
 
@@ -372,7 +373,7 @@ def test_a_chain_that_went_away_since_leaves_its_place_empty(tmp_path):
     workspace = Store.open(tmp_path / "w")
     add_source(workspace, "a", "a", "train", 3, 0.5, None)
     kept = rollout_row("p", "a", "train", 0, "3", True, random.Random(0))
-    workspace.partition(ROLLOUTS, "kept").commit_all([kept])
+    commit(workspace.partition(ROLLOUTS, "kept"), [kept])
     chains = browse.served(workspace, ReportConfig())
     assert chains.setup()["count"] == 7
     workspace.partition(ROLLOUTS).clear()

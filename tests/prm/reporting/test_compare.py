@@ -32,6 +32,7 @@ from curate.tables.store import Store
 from prm.cli.app import app
 from prm.render import difference, table, write
 from prm.reporting import build, compare, token_usage
+from tests.beds.rows import commit
 
 
 def two(folder, seeds=3):
@@ -241,13 +242,14 @@ def test_what_was_left_out_is_counted_by_its_kind(tmp_path):
     add_source(workspace, "test", "one", "test", 6, 0.5, None)
     reasons = ["duplicate", "duplicate", "overlaps-meta", "overlaps-test", "image-truncated"]
     rows = [reject_row("one", None) | {"source_row": str(n), "reason": reason} for n, reason in enumerate(reasons)]
-    workspace.partition(REJECTS, "more").commit_all(rows)
+    commit(workspace.partition(REJECTS, "more"), rows)
     problems = workspace.read(PROBLEMS).to_pylist()
     train = [row for row in problems if row["role"] == "train"]
-    workspace.partition(DROPS, "dedup").commit_all(
-        [drop_row(row, "dedup", "near-duplicate") for row in problems if row["role"] == "test" or row in train[:3]]
+    commit(
+        workspace.partition(DROPS, "dedup"),
+        [drop_row(row, "dedup", "near-duplicate") for row in problems if row["role"] == "test" or row in train[:3]],
     )
-    workspace.partition(DROPS, "decontaminate").commit_all([drop_row(train[0], "decontaminate", "image-overlap")])
+    commit(workspace.partition(DROPS, "decontaminate"), [drop_row(train[0], "decontaminate", "image-overlap")])
     facts = build.build(workspace).domains[0].facts
     # Ingest's own reject of the source is there, too; the test set's rows are not the training domain's.
     assert (facts.rejects, facts.duplicates, facts.contaminated) == (2, 2 + 3, 2 + 1)
@@ -274,9 +276,9 @@ def test_tokens_are_those_of_the_tables(tmp_path):
         "seed": 1,
         "policy": "j",
     }
-    workspace.partition(JUDGEMENTS).commit_all([vote])
+    commit(workspace.partition(JUDGEMENTS), [vote])
     given = rollout_row("p", "given", "train", 0, "3", True, random.Random(0)) | {"tokens": None, "prompt_tokens": None}
-    workspace.partition(ROLLOUTS, "given").commit_all([given])
+    commit(workspace.partition(ROLLOUTS, "given"), [given])
     completions = workspace.read(COMPLETIONS).to_pylist()
     found = {(one.domain, one.role): one for one in token_usage.spent(workspace)}
     train = found["a", "train"]
@@ -365,7 +367,7 @@ def test_undefined_labels_and_a_mode_without_verdicts_leave_cells_empty(tmp_path
     labels = [
         row | {"k": 0, "m": 0, "value": None, "standard_error": None} for row in label_rows(chain, random.Random(0))
     ]
-    workspace.partition(STEP_LABELS).commit_all(labels)
+    commit(workspace.partition(STEP_LABELS), labels)
     add_run(workspace, "seed-0", 0, False, {"a": 1.0, "b": 1.0}, 1)
     lineage.write(workspace.partition(UPDATES, "seed-0"), "train", {"mode": "uniform"}, {}, Ledger("examples"))
     row = next(row for row in read(table.render(build.build(workspace))) if row["domain"] == "a")

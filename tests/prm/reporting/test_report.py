@@ -36,6 +36,7 @@ from prm.render import figures, markdown, terminal, write
 from prm.reporting import build, model, showcase, verdict
 from prm.reporting.null_band import Band
 from prm.sections import ReportConfig, SelectConfig
+from tests.beds.rows import commit
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +121,11 @@ def test_facts_by_hand(tmp_path):
         row["finish"] = finish
     before = workspace.read(ROLLOUTS).to_pylist()
     assert [row["outcome"] for row in before] == [True, True]
-    workspace.partition(ROLLOUTS).commit_all(extra)
+    commit(workspace.partition(ROLLOUTS), extra)
     undefined = label_rows(extra[0], rng)
     for row in undefined:
         row |= {"k": 0, "m": 0, "value": None, "standard_error": None}
-    workspace.partition(STEP_LABELS).commit_all(undefined)
+    commit(workspace.partition(STEP_LABELS), undefined)
     facts = build.build(workspace).domains[0].facts
     labels = [row for row in workspace.read(STEP_LABELS).to_pylist() if row["value"] is not None]
     assert (facts.problems, facts.rollouts, facts.rejects, facts.licences) == (2, 5, 1, ("Apache-2.0",))
@@ -150,7 +151,7 @@ def test_rollouts_that_were_given_are_called_so(tmp_path):
         | {"finish": None, "tokens": None, "policy": f"given:file:{model}"}
         for sample, outcome, model in ((8, False, "m"), (9, None, "n"))
     ]
-    workspace.partition(ROLLOUTS, "file").commit_all(given)
+    commit(workspace.partition(ROLLOUTS, "file"), given)
     built = build.build(workspace, ReportConfig(chains=0))
     facts = {row.domain: row.facts for row in built.domains}
     assert [(facts[name].given, facts[name].rollouts) for name in ("mixed", "own")] == [(2, 4), (0, 1)]
@@ -320,7 +321,7 @@ def test_large_images_are_reduced_and_the_budget_holds(tmp_path):
     buffer = io.BytesIO()
     noise.save(buffer, "PNG")
     large = image_row(buffer.getvalue(), "x", size=noise.size)
-    workspace.partition(IMAGES, "large").commit_all([large])
+    commit(workspace.partition(IMAGES, "large"), [large])
     small = workspace.partition(IMAGES, "a").read().to_pylist()[0]
     chain = showcase.chains(workspace, 1)[0]
     pair = type(chain)(**(vars(chain) | {"image_hashes": (small["image_hash"], large["image_hash"])}))
@@ -398,7 +399,7 @@ def test_a_source_without_lineage_or_of_another_kind_has_no_defect(tmp_path):
 
 def test_a_reject_of_no_domain_is_counted_apart(tmp_path):
     workspace = pair(tmp_path)
-    workspace.partition(REJECTS, "gone").commit_all([reject_row("gone", None)])
+    commit(workspace.partition(REJECTS, "gone"), [reject_row("gone", None)])
     built = build.build(workspace)
     assert built.unattributed_rejects == 1
     assert {row.facts.rejects for row in built.domains} == {1}

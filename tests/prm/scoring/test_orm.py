@@ -22,6 +22,7 @@ from prm.serving.rows import ServedRollout
 from prm.serving.scorer import Scorer
 from prm.training import train
 from prm.training.inputs import prepare, targeted
+from tests.beds.rows import commit
 
 
 def orm(folder: str, **changes):
@@ -95,7 +96,7 @@ def test_an_orm_from_elsewhere_stands_beside_the_prm(tiny_model, make_workspace)
     for example in tests:
         made = rollout_row(example.problem_id, example.domain, "test", example.sample_index, "7", example.outcome, rng)
         rollouts.append(made | {"rollout_id": example.rollout_id, "steps": list(example.steps)})
-    here.partition(ROLLOUTS).commit_all(rollouts)
+    commit(here.partition(ROLLOUTS), rollouts)
     found = select.run(here, SelectConfig(sizes=(1,)))
     assert (found.runs, found.orms, found.missing) == (("seed-0",), ("outcomes",), {"outcomes": 0, "seed-0": 0})
     assert {"prm", "weighted", "orm"} <= set(found.methods)

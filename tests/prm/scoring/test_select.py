@@ -21,6 +21,7 @@ from prm.render import terminal
 from prm.scoring import select
 from prm.scoring.best_of_n import Candidate, Votes, best, expected, first, majority, weighted
 from prm.sections import SelectConfig
+from tests.beds.rows import commit
 
 
 def candidate(index, answer="1", outcome=True, logit=None):
@@ -166,8 +167,8 @@ def workspace(tmp_path):
             for run, sign in (("seed-0", 1), ("seed-1", -1)):
                 score = 0.5 + sign * (LOGITS[problem][sample] - 0.5) * 0.9
                 scores += [score_row(run, row, step, score) for step in range(4)]
-    made.partition(ROLLOUTS).commit_all(rollouts)
-    made.partition(STEP_SCORES).commit_all(scores)
+    commit(made.partition(ROLLOUTS), rollouts)
+    commit(made.partition(STEP_SCORES), scores)
     return made
 
 
@@ -202,7 +203,7 @@ def test_a_step_without_score_makes_a_rollout_rank_last(workspace):
     for one in rows:
         if one["rollout_id"] == winner and one["step_index"] == 2:
             one["score"] = None
-    partition.commit_all(rows)
+    commit(partition, rows)
     found = select.run(workspace, SelectConfig())
     assert found.missing == {"seed-0": 1, "seed-1": 1}
     pick = next(one for one in found.picks if one.rollout_id == winner and one.run == "seed-0")
@@ -234,7 +235,7 @@ def test_one_candidate_leaves_nothing_to_gain(workspace):
 
 def test_problems_with_fewer_candidates_count_only_in_sizes_they_have(workspace):
     partition, extra = workspace.partition(ROLLOUTS), digest("p3")
-    partition.commit_all([rollout_row(extra, "b", "test", place, "7", True, random.Random(2)) for place in (0, 1)])
+    commit(partition, [rollout_row(extra, "b", "test", place, "7", True, random.Random(2)) for place in (0, 1)])
     found = select.run(workspace, SelectConfig(sizes=(2, 4)))
     assert [found.find("random", size).problems for size in (2, 4)] == [4, 3]
     assert found.find("random", 2, "b").accuracy == pytest.approx(1 / 2)
