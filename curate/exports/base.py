@@ -9,8 +9,11 @@ from typing import Any, Protocol
 
 from curate.errors import RowError
 from curate.images import kind_of
-from curate.tables.schema import Row
+from curate.tables.rows import ProblemRow, columns_of
+from curate.tables.schema import ROLLOUTS, STEP_LABELS
 
+# A record as another tool's format has it.
+ExportRecord = Mapping[str, Any]
 # Usual endings of what Pillow calls a format; of the others the format's own name.
 _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}
 
@@ -34,27 +37,59 @@ class ExportImage:
         return f"{self.image_hash}.{self.ending}"
 
 
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class ExportedRollout:
+    """A rollout, as far as a format has a place for it."""
+
+    rollout_id: str
+    problem_id: str
+    domain: str
+    role: str
+    sample_index: int
+    steps: Sequence[str]
+    answer: str | None
+    outcome: bool | None
+    outcome_rule: str
+    finish: str | None
+    policy: str
+
+
+@columns_of(STEP_LABELS)
+@dataclass(frozen=True, slots=True)
+class ExportedLabel:
+    """A step's label, as far as a format has a place for it."""
+
+    rollout_id: str
+    step_index: int
+    mode: str
+    k: int | None
+    m: int | None
+    value: float | None
+    standard_error: float | None
+    weight: float
+
+
 @dataclass(frozen=True)
 class Item:
     """A rollout with its problem, its step labels in the order of its steps (null where a step has no row), and its
     problem's images.
     """
 
-    rollout: Row
-    problem: Row
-    labels: Sequence[Row | None]
+    rollout: ExportedRollout
+    problem: ProblemRow
+    labels: Sequence[ExportedLabel | None]
     images: Sequence[ExportImage] = ()
 
     @property
     def steps(self) -> Sequence[str]:
         """Texts of the steps; joined they are the whole chain."""
-        found: Sequence[str] = self.rollout["steps"]
-        return found
+        return self.rollout.steps
 
     @property
     def values(self) -> list[float | None]:
         """Labels of the steps in [0, 1]; null where a step has none, or one that is undefined."""
-        return [None if label is None else label["value"] for label in self.labels]
+        return [None if label is None else label.value for label in self.labels]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from curate.exports import licences
 from curate.exports.base import CardLayout
-from curate.exports.facts import Provenance
+from curate.exports.facts import LedgerLine, Provenance, StageRecord
 from curate.exports.report import ExportReport
 from curate.runtime import plain_yaml
 from curate.tables.schema import GIVEN
@@ -103,17 +103,17 @@ def _models(report: ExportReport, facts: Provenance) -> str:
     """Who wrote the chains, and the completions that the labels are made of."""
     rows = [_writer("chains", one.partition, one.rows, one.model, facts.rollouts.get(one.partition))
             for one in report.chains]  # fmt: skip
-    rows += [_writer("completions", each["partition"], None, each["config"].get("model"), each)
+    rows += [_writer("completions", each.partition, None, each.config.get("model"), each)
              for each in facts.completions]  # fmt: skip
     names = ("wrote", "part", "rows", "model", "revision", "engine", "prompt", "sampling", "seed")
     return "## Models\n\n" + table(names, rows)
 
 
 def _writer(
-    what: str, part: str, count: int | None, model: str | None, record: Mapping[str, Any] | None
+    what: str, part: str, count: int | None, model: str | None, record: StageRecord | None
 ) -> tuple[object, ...]:
     """A line of the table of models; how a given chain was sampled is not known here."""
-    config, versions = (record["config"], record["versions"]) if record and part == MAIN else ({}, {})
+    config, versions = (record.config, record.versions) if record and part == MAIN else ({}, {})
     how = ", ".join(f"{name} {versions[name]}" for name in ("vllm", "server", "transformers") if name in versions)
     if part != MAIN:
         # Chains that a source brings have no record of their own beside the source's.
@@ -131,7 +131,7 @@ def _flat(tree: Any) -> str | None:
 def _labels(report: ExportReport, facts: Provenance) -> str:
     if not report.labels:
         return "## Labels\n\nThere are no step labels.\n"
-    settings = {record["config"].get("mode"): _flat(record["config"]) for record in facts.labels}
+    settings = {record.config.get("mode"): _flat(record.config) for record in facts.labels}
     settings[GIVEN] = "came with the chains"
     rows = ((mode, f"{steps:,}", settings.get(mode)) for mode, steps in report.labels.items())
     return "## Labels\n\n" + table(("mode", "steps", "settings"), rows)
@@ -139,7 +139,7 @@ def _labels(report: ExportReport, facts: Provenance) -> str:
 
 def _clean(facts: Provenance) -> str:
     """Near duplicates, and training problems that the meta or test set shows."""
-    done = {record["stage"]: record for record in facts.drops}
+    done = {record.stage: record for record in facts.drops}
     lines = []
     for stage, what in (("dedup", "near duplicates"), ("decontaminate", "training problems shown by meta or test set")):
         record = done.get(stage)
@@ -147,7 +147,7 @@ def _clean(facts: Provenance) -> str:
             lines.append(f"- {stage}, for {what}: not run.")
             continue
         lines.append(f"- {stage}, for {what}: {facts.dropped.get(stage, 0):,} problems of these domains and roles were "
-                     f"dropped ({cell(_flat(record['config']))}).")  # fmt: skip
+                     f"dropped ({cell(_flat(record.config))}).")  # fmt: skip
     return (
         "## Decontamination\n\nTrain, meta and test set share no problem and no image, byte for byte.\n\n"
         + "\n".join(lines)
@@ -156,13 +156,11 @@ def _clean(facts: Provenance) -> str:
 
 
 def _accounts(report: ExportReport, facts: Provenance) -> str:
-    names = ("stage", "table_name", "partition", "taken", "out", "duplicate", "rejected", "failed", "reasons")
-    rows = [[entry[name] for name in names] for entry in facts.ledger]
     shares = ", ".join(f"{count:,} {role}" for role, count in report.splits.items())
     return (
         f"## Accounts\n\nThis export: {cell(report.rollouts.line())}; {cell(report.steps.line())}. Rows: {shares}.\n\n"
         "The sources and stages that it was made from, of which it may be a part (in = out + duplicate + rejected + "
-        "failed):\n\n" + table(("stage", "table", "partition", "in", *names[4:]), rows)
+        "failed):\n\n" + table(("stage", "table", "partition", "in", *LedgerLine._fields[4:]), facts.ledger)
     )
 
 

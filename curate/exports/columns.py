@@ -7,13 +7,12 @@ JSON into a schema's metadata, the card's `dataset_info` has them as YAML); test
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from curate.exports.base import Item
-from curate.tables.schema import Row
+from curate.exports.base import ExportedLabel, ExportRecord, Item
 
 _text, _count, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 # The struct that `datasets` takes for an image.
@@ -22,55 +21,89 @@ LABEL = pa.struct(
     [("value", _real), ("k", _count), ("m", _count), ("standard_error", _real), ("weight", _real), ("mode", _text)]
 )
 
-# Column -> (type, meaning), images apart.
-COLUMNS: dict[str, tuple[pa.DataType, str]] = {
-    "rollout_id": (_text, "Identity of the row."),
-    "problem_id": (_text, "Identity of the problem; rows of one problem share it."),
-    "domain": (_text, "The group of problems that a weight is learned for."),
-    "role": (_text, "`train`, `meta` or `test`; the sets share no problem and no image."),
-    "source": (_text, "Where the problem came from, see the table of sources."),
-    "source_row": (_text, "Name of the problem's row in its source."),
-    "revision": (_text, "Revision of the source, from the hub the commit that was read; null where it has none."),
-    "licence": (_text, "Licence of the source's data; null where none was stated."),
-    "question": (_text, "The question, as its source has it."),
-    "choices": (pa.list_(_text), "Answers to choose from; empty for free-form questions."),
-    "answer": (_text, "The gold answer; null where the source has none."),
-    "accepted": (pa.list_(_text), "Further right answers."),
-    "answer_type": (_text, "How answers are graded."),
-    "policy": (
+
+class ExportColumn(NamedTuple):
+    """A column of an export: its type, what it means, and what it holds of a rollout."""
+
+    kind: pa.DataType
+    meaning: str
+    of: Callable[[Item], Any]
+
+
+def _labels(item: Item) -> list[dict[str, Any]] | None:
+    return [_label(label) for label in item.labels] if any(item.labels) else None
+
+
+def _label(label: ExportedLabel | None) -> dict[str, Any]:
+    return {name: None if label is None else getattr(label, name) for name in LABEL.names}
+
+
+# Images apart.
+COLUMNS: dict[str, ExportColumn] = {
+    "rollout_id": ExportColumn(_text, "Identity of the row.", lambda item: item.rollout.rollout_id),
+    "problem_id": ExportColumn(
+        _text, "Identity of the problem; rows of one problem share it.", lambda item: item.rollout.problem_id
+    ),
+    "domain": ExportColumn(
+        _text, "The group of problems that a weight is learned for.", lambda item: item.rollout.domain
+    ),
+    "role": ExportColumn(
+        _text, "`train`, `meta` or `test`; the sets share no problem and no image.", lambda item: item.rollout.role
+    ),
+    "source": ExportColumn(
+        _text, "Where the problem came from, see the table of sources.", lambda item: item.problem.source
+    ),
+    "source_row": ExportColumn(_text, "Name of the problem's row in its source.", lambda item: item.problem.source_row),
+    "revision": ExportColumn(
+        _text,
+        "Revision of the source, from the hub the commit that was read; null where it has none.",
+        lambda item: item.problem.revision,
+    ),
+    "licence": ExportColumn(
+        _text, "Licence of the source's data; null where none was stated.", lambda item: item.problem.licence
+    ),
+    "question": ExportColumn(_text, "The question, as its source has it.", lambda item: item.problem.question),
+    "choices": ExportColumn(
+        pa.list_(_text), "Answers to choose from; empty for free-form questions.", lambda item: item.problem.choices
+    ),
+    "answer": ExportColumn(_text, "The gold answer; null where the source has none.", lambda item: item.problem.answer),
+    "accepted": ExportColumn(pa.list_(_text), "Further right answers.", lambda item: item.problem.accepted),
+    "answer_type": ExportColumn(_text, "How answers are graded.", lambda item: item.problem.answer_type),
+    "policy": ExportColumn(
         _text,
         "What the chain was sampled from: a digest of model, prompt and sampling, or `given:` and a name.",
+        lambda item: item.rollout.policy,
     ),
-    "sample_index": (_count, "Which sample of the problem it is, from 0."),
-    "steps": (
+    "sample_index": ExportColumn(
+        _count, "Which sample of the problem it is, from 0.", lambda item: item.rollout.sample_index
+    ),
+    "steps": ExportColumn(
         pa.list_(_text),
         "The chain of thought in steps; joined without anything between them they are the whole.",
+        lambda item: item.rollout.steps,
     ),
-    "labels": (
+    "labels": ExportColumn(
         pa.list_(LABEL),
         "One a step: `value`, the label in [0, 1], null where it is undefined; `k` of `m` graded completions that were "
         "right; `standard_error` of the value; `weight` in training; `mode`, the rule. Null where the chain has none.",
+        _labels,
     ),
-    "final_answer": (_text, "The answer that the chain comes to; null where none was found."),
-    "outcome": (_flag, "Whether that answer is right; null where it is undecided."),
-    "outcome_rule": (_text, "The rule that decided."),
-    "finish": (_text, "How the sample ended, `stop` or `length`; null where it is not known."),
+    "final_answer": ExportColumn(
+        _text, "The answer that the chain comes to; null where none was found.", lambda item: item.rollout.answer
+    ),
+    "outcome": ExportColumn(
+        _flag, "Whether that answer is right; null where it is undecided.", lambda item: item.rollout.outcome
+    ),
+    "outcome_rule": ExportColumn(_text, "The rule that decided.", lambda item: item.rollout.outcome_rule),
+    "finish": ExportColumn(
+        _text, "How the sample ended, `stop` or `length`; null where it is not known.", lambda item: item.rollout.finish
+    ),
 }
 
 
-def row_of(item: Item) -> Row:
+def row_of(item: Item) -> dict[str, Any]:
     """The columns of a rollout, without its images."""
-    rollout, problem = item.rollout, item.problem
-    own = {
-        "labels": [_label(label) for label in item.labels] if any(item.labels) else None,
-        "final_answer": rollout["answer"],
-        "answer": problem["answer"],
-    }
-    return {name: own[name] if name in own else rollout.get(name, problem.get(name)) for name in COLUMNS}
-
-
-def _label(label: Row | None) -> Row:
-    return {name: None if label is None else label[name] for name in LABEL.names}
+    return {name: column.of(item) for name, column in COLUMNS.items()}
 
 
 def schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -109,6 +142,6 @@ def _yaml(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": _name(kind)}
 
 
-def image_cells(item: Item) -> Sequence[Row]:
+def image_cells(item: Item) -> Sequence[ExportRecord]:
     """The images as `datasets` has them."""
     return [{"bytes": each.data, "path": each.name} for each in item.images]

@@ -8,15 +8,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from curate.exports.used import Used
 from curate.runtime import plain_yaml
 from curate.tables import catalog, lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import COMPLETIONS, DROPS, PROBLEMS, ROLLOUTS, STEP_LABELS, Table
 from curate.tables.store import Store
 
@@ -32,20 +33,61 @@ _NOT_EXPORTED = ("judge", "shard", "train", "score", "select", "eval", "report")
 _COMMANDS = ("run", "ingest", "dedup", "decontaminate", "rollout", "label", "relabel")
 
 
+@columns_of(DROPS)
+@dataclass(frozen=True, slots=True)
+class DroppedPlace:
+    """Where a dropped problem was, and which stage dropped it."""
+
+    domain: str
+    role: str
+    by: str
+
+
+class LedgerLine(NamedTuple):
+    """The accounts of a partition, see `curate.tables.catalog.ledger`."""
+
+    stage: str
+    table_name: str
+    partition: str
+    taken: int | None
+    out: int | None
+    duplicate: int | None
+    rejected: int | None
+    failed: int | None
+    reasons: str | None
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """The lineage record of a partition, as far as a card has a place for it, fit to be shown to anybody."""
+
+    stage: str
+    partition: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    versions: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> StageRecord:
+        """What may be shown of a record."""
+        shown = public(record)
+        return cls(**{each.name: shown[each.name] for each in fields(cls)})
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Lineage records and accounts of what is in an export, the recipe that it came from, and the commands."""
 
     sources: Mapping[str, Mapping[str, Any]]
     """Source -> its section of the recipe."""
-    rollouts: Mapping[str, Mapping[str, Any]]
+    rollouts: Mapping[str, StageRecord]
     """Partition -> its record."""
-    completions: Sequence[Mapping[str, Any]]
-    labels: Sequence[Mapping[str, Any]]
-    drops: Sequence[Mapping[str, Any]]
+    completions: Sequence[StageRecord]
+    labels: Sequence[StageRecord]
+    drops: Sequence[StageRecord]
     dropped: Mapping[str, int]
     """Stage -> how many problems of the export's domains and roles it dropped."""
-    ledger: Sequence[Mapping[str, Any]]
+    ledger: Sequence[LedgerLine]
     versions: Mapping[str, Sequence[str]]
     """Package -> the versions that made any of it."""
     recipe: str | None
@@ -55,29 +97,30 @@ class Provenance:
 def gather(workspace: Store, used: Used) -> Provenance:
     """What there is of `used` in a workspace as it is."""
 
-    def records(table: Table) -> list[dict[str, Any]]:
-        found = [lineage.read(partition) for partition in workspace.partitions(table)]
-        return [public(each) for each in found if each and (table is DROPS or used.has(table.name, each["partition"]))]
+    def records(table: Table) -> list[StageRecord]:
+        read = (lineage.read(partition) for partition in workspace.partitions(table))
+        found = [StageRecord.of(each) for each in read if each]
+        return [each for each in found if table is DROPS or used.has(table.name, each.partition)]
 
     tables = {table.name: records(table) for table in (PROBLEMS, ROLLOUTS, COMPLETIONS, STEP_LABELS, DROPS)}
     made: dict[str, set[str]] = {}
     for record in (record for group in tables.values() for record in group):
-        for package, version in record["versions"].items():
+        for package, version in record.versions.items():
             made.setdefault(package, set()).add(str(version))
-    rows = workspace.read(DROPS, ["domain", "role", "by"]).to_pylist()
+    lines = [LedgerLine(*line) for line in catalog.ledger(workspace).select(LedgerLine._fields).iter_rows()]
     recipe, commands = _runs(workspace, used)
     return Provenance(
         sources={
             # Of several ids the one that was read.
-            record["partition"]: record["config"] | {k: v for k, v in record["inputs"].items() if k == "dataset"}
+            record.partition: {**record.config, **{k: v for k, v in record.inputs.items() if k == "dataset"}}
             for record in tables[PROBLEMS.name]
         },
-        rollouts={record["partition"]: record for record in tables[ROLLOUTS.name]},
+        rollouts={record.partition: record for record in tables[ROLLOUTS.name]},
         completions=tables[COMPLETIONS.name],
         labels=tables[STEP_LABELS.name],
         drops=tables[DROPS.name],
-        dropped=Counter(row["by"] for row in rows if (row["domain"], row["role"]) in used.places),
-        ledger=[row for row in catalog.ledger(workspace).to_dicts() if used.has(row["table_name"], row["partition"])],
+        dropped=Counter(row.by for row in workspace.rows(DroppedPlace) if (row.domain, row.role) in used.places),
+        ledger=[line for line in lines if used.has(line.table_name, line.partition)],
         versions={package: sorted(versions) for package, versions in sorted(made.items())},
         recipe=recipe,
         commands=commands,

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 
 from curate.errors import RowError, UserError, did_you_mean
-from curate.exports.base import ExportImage, Item
+from curate.exports.base import ExportedLabel, ExportedRollout, ExportImage, Item
 from curate.stages.active import dropped
 from curate.stages.stored_images import StoredImages
-from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_LABELS, Row, Table
+from curate.tables.rows import ProblemRow
+from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import CommittedFiles, Store, among
 
 # Rollouts that are read together, unless a single problem has more.
 GROUP = 500
-_ROLLOUT = [name for name in ROLLOUTS.schema.names if name not in ("token_ids", "step_ends")]
+
+
+class _ShardFiles(NamedTuple):
+    """The files of one shard."""
+
+    rollouts: CommittedFiles
+    problems: CommittedFiles
+    labels: CommittedFiles
 
 
 class Records:
@@ -53,11 +61,11 @@ class Records:
                 where = each if where is None else where & each
         return where
 
-    def all(self) -> Iterator[tuple[Row, Item | RowError]]:
+    def all(self) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
         """Each rollout, and its item or why it has none."""
         for shard in range(self._workspace.shards):
-            files = {table.name: self._workspace.shard(table, shard) for table in (ROLLOUTS, PROBLEMS, STEP_LABELS)}
-            for first, last in self._ranges(files[ROLLOUTS.name]):
+            files = _ShardFiles(*(self._workspace.shard(table, shard) for table in (ROLLOUTS, PROBLEMS, STEP_LABELS)))
+            for first, last in self._ranges(files.rollouts):
                 yield from self._read(files, first, last)
 
     def _ranges(self, rollouts: CommittedFiles) -> Iterator[tuple[str, str]]:
@@ -73,29 +81,24 @@ class Records:
         if group:
             yield group[0], group[-1]
 
-    def _read(self, files: dict[str, CommittedFiles], first: str, last: str) -> Iterator[tuple[Row, Item | RowError]]:
+    def _read(self, files: _ShardFiles, first: str, last: str) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
         within = (pc.field("problem_id") >= first) & (pc.field("problem_id") <= last)
         wanted = self._where()
-
-        def rows(table: Table, columns: list[str] | None = None, where: Any = within) -> list[Row]:
-            found: list[Row] = files[table.name].read(columns, where).to_pylist()
-            return found
-
-        problems = {row["problem_id"]: row for row in rows(PROBLEMS)}
-        labels: dict[str, dict[int, Row]] = defaultdict(dict)
-        for label in rows(STEP_LABELS):
-            labels[label["rollout_id"]][label["step_index"]] = label
-        rollouts = rows(ROLLOUTS, _ROLLOUT, within if wanted is None else within & wanted)
-        for rollout in sorted(rollouts, key=lambda row: (row["problem_id"], row["rollout_id"])):
-            problem, steps = problems.get(rollout["problem_id"]), range(len(rollout["steps"]))
+        problems = {row.problem_id: row for row in files.problems.rows(ProblemRow, within)}
+        labels: dict[str, dict[int, ExportedLabel]] = defaultdict(dict)
+        for label in files.labels.rows(ExportedLabel, within):
+            labels[label.rollout_id][label.step_index] = label
+        rollouts = files.rollouts.rows(ExportedRollout, within if wanted is None else within & wanted)
+        for rollout in sorted(rollouts, key=lambda row: (row.problem_id, row.rollout_id)):
+            problem, steps = problems.get(rollout.problem_id), range(len(rollout.steps))
             if problem is None:
                 yield rollout, RowError("no-problem", "its problem was deleted when its source was ingested again")
-            elif problem["problem_id"] in self._out:
+            elif problem.problem_id in self._out:
                 yield (
                     rollout,
-                    RowError(self._out[problem["problem_id"]], "its problem was dropped, see the table drops"),
+                    RowError(self._out[problem.problem_id], "its problem was dropped, see the table drops"),
                 )
             else:
-                images = [ExportImage(each.image_hash, each.data) for each in self._images.of(problem)]
-                found = labels[rollout["rollout_id"]]
+                images = [ExportImage(each.image_hash, each.data) for each in self._images.of(problem.image_hashes)]
+                found = labels[rollout.rollout_id]
                 yield rollout, Item(rollout, problem, [found.get(step) for step in steps], images)

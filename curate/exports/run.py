@@ -93,7 +93,7 @@ def run(
 def _write(made: Format, records: Records, reporter: Reporter) -> tuple[_ExportCounts, CardLayout]:
     tally = _ExportCounts()
     for rollout, item in records.all():
-        steps = len(rollout["steps"])
+        steps = len(rollout.steps)
         tally.rollouts.taken += 1
         tally.steps.taken += steps
         try:
@@ -107,7 +107,7 @@ def _write(made: Format, records: Records, reporter: Reporter) -> tuple[_ExportC
             tally.rollouts.out += 1
             tally.steps.out += written
             _count(tally.steps, "undefined", steps - written)
-            tally.splits[rollout["role"]] += 1
+            tally.splits[rollout.role] += 1
             tally.used.add(item, written)
         reporter.advance()
     return tally, made.close()
@@ -129,6 +129,6 @@ def _uses(used: Used, known: facts.Provenance) -> list[Use]:
 def _chains(used: Used, known: facts.Provenance) -> list[Wrote]:
     found = []
     for (part, model), rows in sorted(used.chains.items(), key=str):
-        config = known.rollouts.get(part, {}).get("config", {})
+        config = known.rollouts[part].config if part in known.rollouts else {}
         found.append(Wrote(part, model or config.get("model") or config.get("policy"), rows))
     return found

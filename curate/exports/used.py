@@ -26,12 +26,12 @@ class Used:
     def add(self, item: Item, steps: int) -> None:
         """Count a rollout of which so many steps were written."""
         problem, rollout = item.problem, item.rollout
-        self.sources[problem["source"], problem["licence"], problem["revision"]] += 1
-        head, _, rest = rollout["policy"].partition(":")
+        self.sources[problem.source, problem.licence, problem.revision] += 1
+        head, _, rest = rollout.policy.partition(":")
         part, _, model = rest.partition(":") if head == GIVEN else (MAIN, "", "")
         self.chains[part, model or None] += 1
-        self.labels.update(label["mode"] for label in item.labels[:steps] if label is not None)
-        self.places[rollout["domain"], rollout["role"]] += 1
+        self.labels.update(label.mode for label in item.labels[:steps] if label is not None)
+        self.places[rollout.domain, rollout.role] += 1
 
     @property
     def parts(self) -> set[str]:

@@ -15,12 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from curate.errors import RowError
-from curate.exports.base import CardLayout, Item, Options, check_labelled
+from curate.exports.base import CardLayout, ExportRecord, Item, Options, check_labelled
 from curate.exports.formats.texts import Array, ImageFolder
-from curate.tables.schema import Row
+from curate.tables.rows import ProblemRow
 from curate.text import prompts
 
 _NUMBER = re.compile(r"Step[\s:]*(\d+)", re.IGNORECASE)
@@ -82,9 +81,9 @@ def response_of(head: str, item: Item) -> str:
         return "".join(item.steps)
     texts = [f"Step {place}: {step.strip()}\n\n" for place, step in enumerate(item.steps, start=1)]
     if not any(_FINAL in text for text in texts):
-        if item.rollout["answer"] is None:
+        if item.rollout.answer is None:
             raise RowError("no-final-answer", "the chain comes to no answer, and DreamPRM's loader looks for one")
-        texts[-1] += f"{_FINAL}: {item.rollout['answer']}"
+        texts[-1] += f"{_FINAL}: {item.rollout.answer}"
     if not is_read(head, texts):
         raise RowError("unreadable-steps", "DreamPRM's loader would find other steps in the text than it has")
     return "".join(texts).rstrip()
@@ -104,51 +103,51 @@ class DreamPrmFormat:
 
     def add(self, item: Item) -> int:
         """A labelled training rollout, or a meta rollout with an outcome; of a problem with one image."""
-        role, count = item.rollout["role"], len(item.images)
+        role, count = item.rollout.role, len(item.images)
         if role not in self._files:
             raise RowError("no-such-set", f"DreamPRM has train and meta rows, this one is of the {role} set")
         rows = self._train(item) if role == "train" else [self._meta(item)]
         if count != 1:
             raise RowError("several-images" if count else "no-image", f"DreamPRM shows one image a row, not {count}")
-        if item.problem["problem_id"] != self._problem:
-            self._problem, self._number = item.problem["problem_id"], self._number + 1
+        if item.problem.problem_id != self._problem:
+            self._problem, self._number = item.problem.problem_id, self._number + 1
         path = f"images/{self._images.name(item.images[0])}"
         for row in rows:
             self._files[role].add({"id": self._number, **row, "image_path": path, "curate": _besides(item)})
         return len(rows) if role == "train" else len(item.steps)
 
-    def _train(self, item: Item) -> list[Row]:
+    def _train(self, item: Item) -> list[ExportRecord]:
         check_labelled(item)
-        rows = []
+        rows = list[ExportRecord]()
         for place, label in enumerate(item.labels, start=1):
-            if label is None or label["value"] is None:
+            if label is None or label.value is None:
                 continue
-            tried = bool(label["m"])
+            tried = bool(label.m)
             rows.append(
                 {
                     "sid": place,
-                    "input": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.images)),
+                    "input": prompts.problem_text(item.problem.question, item.problem.choices, len(item.images)),
                     "add": "".join(item.steps[:place]),
-                    "ground_truth": item.problem["answer"],
-                    "dataset": item.rollout["domain"],
-                    "score": label["k"] if tried else None,
-                    "times": label["m"] if tried else None,
-                    "accuracy": label["value"],
+                    "ground_truth": item.problem.answer,
+                    "dataset": item.rollout.domain,
+                    "score": label.k if tried else None,
+                    "times": label.m if tried else None,
+                    "accuracy": label.value,
                 }
             )
         if not rows:
             raise RowError("undefined", "no step has enough graded completions for a label")
         return rows
 
-    def _meta(self, item: Item) -> Row:
+    def _meta(self, item: Item) -> ExportRecord:
         if not item.steps:
             raise RowError("no-steps", "the rollout has no text")
-        if item.rollout["outcome"] is None:
+        if item.rollout.outcome is None:
             raise RowError("undecided", "a meta row needs an outcome")
         head, plain = _head(item.problem), "".join(item.steps)
         response = response_of(head, item)
         self._renumbered += response != plain
-        return {"true_false": item.rollout["outcome"], "input": head + response}
+        return {"true_false": item.rollout.outcome, "input": head + response}
 
     def close(self) -> CardLayout:
         """Finish the files."""
@@ -161,16 +160,19 @@ class DreamPrmFormat:
         return CardLayout(_FIELDS, _LOADING, notes)
 
 
-def _head(problem: Row) -> str:
+def _head(problem: ProblemRow) -> str:
     """What stands before a meta row's response."""
-    options, images = [" ".join(choice.split()) for choice in problem["choices"]], len(problem["image_hashes"])
+    options, images = [" ".join(choice.split()) for choice in problem.choices], len(problem.image_hashes)
     listed = prompts.problem_text("", options, images).lstrip("\n").replace("\n", " ")
-    question = prompts.problem_text(problem["question"], (), images)
+    question = prompts.problem_text(problem.question, (), images)
     return f"Question: {question}\n" + (f"Options: {listed}\n" if listed else "") + "\n"
 
 
-def _besides(item: Item) -> dict[str, Any]:
+def _besides(item: Item) -> ExportRecord:
     problem, rollout = item.problem, item.rollout
-    kept = {name: problem[name] for name in ("question", "choices", "answer", "accepted", "answer_type", "tolerance")}
-    kept |= {"domain": rollout["domain"], "rollout_id": rollout["rollout_id"], "outcome": rollout["outcome"]}
-    return kept | ({"steps": list(item.steps)} if rollout["role"] == "meta" else {})
+    kept = {
+        name: getattr(problem, name)
+        for name in ("question", "choices", "answer", "accepted", "answer_type", "tolerance")
+    }
+    kept |= {"domain": rollout.domain, "rollout_id": rollout.rollout_id, "outcome": rollout.outcome}
+    return kept | ({"steps": list(item.steps)} if rollout.role == "meta" else {})

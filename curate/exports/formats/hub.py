@@ -19,17 +19,17 @@ class Datasets:
     takes = frozenset[str]()
 
     def __init__(self, folder: Path, options: Options) -> None:
-        types = {name: kind for name, (kind, _) in columns.COLUMNS.items()}
+        types = {name: column.kind for name, column in columns.COLUMNS.items()}
         self._shards = ParquetShards(folder, columns.schema({**types, "images": pa.list_(columns.IMAGE)}))
 
     def add(self, item: Item) -> int:
         """Every rollout, with or without labels."""
-        self._shards.add(item.rollout["role"], {**columns.row_of(item), "images": columns.image_cells(item)})
+        self._shards.add(item.rollout.role, {**columns.row_of(item), "images": columns.image_cells(item)})
         return len(item.steps)
 
     def close(self) -> CardLayout:
         """Finish the files."""
-        meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
+        meanings = {name: column.meaning for name, column in columns.COLUMNS.items()}
         return CardLayout(
             fields={**meanings, "images": "The images, as original bytes, in order."},
             loading=LOADING,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.tables.schema import Row
+from curate.exports.base import ExportRecord
 
 # A file is closed when it holds so many bytes of images and texts: below the hub's advice of about half a gigabyte.
 SHARD_BYTES = 384 * 2**20
@@ -33,10 +33,10 @@ class Split:
         self.name, self._folder, self._schema, self._shard_bytes = name, folder, schema, shard_bytes
         self._paths: list[Path] = []
         self._writer: pq.ParquetWriter | None = None
-        self._rows: list[Row] = []
+        self._rows: list[ExportRecord] = []
         self._held = self._size = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ExportRecord) -> None:
         """Write a row; its group is written when it is full."""
         size = size_of(row)
         self._rows.append(row)
@@ -75,7 +75,7 @@ class ParquetShards:
         self._folder, self._schema, self._shard_bytes = folder / "data", schema, shard_bytes
         self._splits: dict[str, Split] = {}
 
-    def add(self, split: str, row: Row) -> None:
+    def add(self, split: str, row: ExportRecord) -> None:
         """Write a row of a split."""
         if split not in self._splits:
             self._folder.mkdir(exist_ok=True)

@@ -43,15 +43,15 @@ class Trl:
         """A labelled rollout."""
         found = judged(item, self._threshold)
         row = {
-            "prompt": prompts.problem_text(item.problem["question"], item.problem["choices"], len(item.images)),
+            "prompt": prompts.problem_text(item.problem.question, item.problem.choices, len(item.images)),
             "completions": [step for step, _ in found],
             "labels": [right for _, right in found],
-            "rollout_id": item.rollout["rollout_id"],
-            "domain": item.rollout["domain"],
+            "rollout_id": item.rollout.rollout_id,
+            "domain": item.rollout.domain,
             "images": columns.image_cells(item),
         }
         self._imaged += bool(item.images)
-        self._shards.add(item.rollout["role"], row)
+        self._shards.add(item.rollout.role, row)
         return len(found)
 
     def close(self) -> CardLayout:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.errors import RowError
-from curate.exports.base import CardLayout, Item, Options, judged
+from curate.exports.base import CardLayout, ExportRecord, Item, Options, judged
 from curate.exports.formats.texts import ImageFolder, JsonLines, encoded
 from curate.seeds import digest
 from curate.text import prompts
@@ -45,6 +45,29 @@ def file_name(domain: str) -> str:
     return plain if plain == domain else f"{plain or 'domain'}-{digest(domain, length=8)}"
 
 
+class Annotations(JsonLines):
+    """The rows of one role and domain, and what `meta.json` says of them."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name, self.place, self.length = name, f"annotations/{name}_prm.jsonl", 0
+        super().__init__(folder / self.place)
+
+    def add(self, record: ExportRecord) -> None:
+        """Another row."""
+        super().add(record)
+        self.length += 1
+
+    def about(self) -> ExportRecord:
+        """The entry of `meta.json`."""
+        return {
+            "root": "images",
+            "annotation": self.place,
+            "data_augment": False,
+            "repeat_time": 1,
+            "length": self.length,
+        }
+
+
 class VisualPrm:
     """JSON Lines by role and domain, a `meta.json` that names them, and a folder of images."""
 
@@ -54,8 +77,7 @@ class VisualPrm:
         self._folder = folder
         self._threshold = THRESHOLD if options.threshold is None else options.threshold
         self._system, self._own = options.system or SYSTEM, options.system is None
-        self._files: dict[tuple[str, str], JsonLines] = {}
-        self._meta: dict[str, dict[str, Any]] = {}
+        self._files: dict[tuple[str, str], Annotations] = {}
         self._images = ImageFolder(folder / "images")
 
     def add(self, item: Item) -> int:
@@ -63,21 +85,13 @@ class VisualPrm:
         found = judged(item, self._threshold)
         if any(MARK in step for step, _ in found):
             raise RowError("image-mark", f"a step spells {MARK}, which stands for an image here")
-        key = (item.rollout["role"], item.rollout["domain"])
-        name = f"{key[0]}-{file_name(key[1])}"
+        key = (item.rollout.role, item.rollout.domain)
         if key not in self._files:
-            path = f"annotations/{name}_prm.jsonl"
-            self._files[key] = JsonLines(self._folder / path)
-            self._meta[name] = {
-                "root": "images",
-                "annotation": path,
-                "data_augment": False,
-                "repeat_time": 1,
-                "length": 0,
-            }
+            self._files[key] = Annotations(self._folder, f"{key[0]}-{file_name(key[1])}")
+        file = self._files[key]
         images = [self._images.name(image) for image in item.images]
         marks = f"{MARK}\n" * len(images)
-        asked = prompts.problem_text(item.problem["question"], item.problem["choices"], len(images))
+        asked = prompts.problem_text(item.problem.question, item.problem.choices, len(images))
         if MARK in asked:
             raise RowError("image-mark", f"the question spells {MARK}, which stands for an image here")
         question = marks + asked
@@ -85,18 +99,18 @@ class VisualPrm:
         for place, (step, right) in enumerate(found):
             asked = step if place else f"### Question:\n{question}\n\n### Solution Process:\n{step}"
             turns += [{"from": "human", "value": asked}, {"from": "gpt", "value": "+" if right else "-"}]
-        record: dict[str, Any] = {"id": self._meta[name]["length"]}
+        record: dict[str, Any] = {"id": file.length}
         if images:
             record["image"] = images[0] if len(images) == 1 else images
-        self._files[key].add(record | {"conversations": turns, "rollout_id": item.rollout["rollout_id"]})
-        self._meta[name]["length"] += 1
+        file.add(record | {"conversations": turns, "rollout_id": item.rollout.rollout_id})
         return len(found)
 
     def close(self) -> CardLayout:
         """Finish the files and name them in `meta.json`."""
         for file in self._files.values():
             file.close()
-        (self._folder / "meta.json").write_bytes(encoded(self._meta) + b"\n")
+        meta = {file.name: file.about() for file in self._files.values()}
+        (self._folder / "meta.json").write_bytes(encoded(meta) + b"\n")
         notes = [f"A step is answered by + where its label is above {self._threshold:g}."]
         if self._own:
             notes.append(

@@ -69,7 +69,7 @@ class WebDataset:
 
     def add(self, item: Item) -> int:
         """Every rollout, with or without labels."""
-        split, key = item.rollout["role"], key_of(item.rollout["rollout_id"])
+        split, key = item.rollout.role, key_of(item.rollout.rollout_id)
         if split not in self._splits:
             self._folder.mkdir(exist_ok=True)
             self._splits[split] = _TarShards(self._folder, split, self._shard_bytes)
@@ -85,9 +85,9 @@ class WebDataset:
         """Finish the files."""
         for split in self._splits.values():
             split.close()
-        types = {name: kind for name, (kind, _) in columns.COLUMNS.items()} | {"images": pa.list_(pa.string())}
+        types = {name: column.kind for name, column in columns.COLUMNS.items()} | {"images": pa.list_(pa.string())}
         members = {"json": pa.struct(types.items()), **dict.fromkeys(sorted(self._endings), columns.IMAGE)}
-        meanings = {name: meaning for name, (_, meaning) in columns.COLUMNS.items()}
+        meanings = {name: column.meaning for name, column in columns.COLUMNS.items()}
         return CardLayout(
             fields={**meanings, "images": "Content hashes of the images, in the order of their members."},
             loading=LOADING,

@@ -116,7 +116,7 @@ def by_role(numbers):
 
 
 def test_types_are_written_down_as_the_library_does():
-    types = {name: kind for name, (kind, _) in columns.COLUMNS.items()} | {"images": pa.list_(columns.IMAGE)}
+    types = {name: column.kind for name, column in columns.COLUMNS.items()} | {"images": pa.list_(columns.IMAGE)}
     ours = columns.schema(
         types | {"one": columns.IMAGE, "s": pa.struct([("a", pa.int64()), ("b", pa.list_(pa.bool_()))])}
     )
