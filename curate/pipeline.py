@@ -277,7 +277,6 @@ def run(
     reporter: Reporter,
     only: Sequence[str] = (),
     replace: frozenset[str] = frozenset(),
-    on_done: Callable[[str, Ledger], None] = lambda name, ledger: None,
 ) -> dict[str, Ledger]:
     """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name.
 
@@ -291,7 +290,7 @@ def run(
         recipe.section(missing[0])
     chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
     with workspace.writing():
-        ledgers = _run_each(chosen, recipe, workspace, reporter, replace, on_done)
+        ledgers = _run_each(chosen, recipe, workspace, reporter, replace)
         catalog.write(workspace)
     return ledgers
 
@@ -302,7 +301,6 @@ def _run_each(
     workspace: Store,
     reporter: Reporter,
     replace: frozenset[str],
-    on_done: Callable[[str, Ledger], None],
 ) -> dict[str, Ledger]:
     folder = save_run(recipe, workspace)
     ledgers: dict[str, Ledger] = {}
@@ -314,5 +312,5 @@ def _run_each(
             ledgers[stage.name] = ledger
             counts = {name: vars(book) for name, book in ledgers.items()}
             write_atomic(folder / "counts.json", json.dumps(counts, indent=1).encode())
-            on_done(stage.name, ledger)
+            reporter.done(stage.name, ledger.line())
     return ledgers

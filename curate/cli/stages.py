@@ -17,36 +17,21 @@ if TYPE_CHECKING:
 
 
 def _run(
+    name: str,
     recipe: Path,
     workspace: Path,
-    settings: list[str] | None,
+    settings: Sequence[str] | None,
     as_json: bool,
-    only: Sequence[str],
-    replace: Sequence[str],
+    replace: bool = False,
 ) -> None:
-    from curate import pipeline
-
-    _run_all([(pipeline.load(recipe, settings or ()), replace)], workspace, as_json, only)
-
-
-def _run_all(
-    recipes: Sequence[tuple[Recipe, Sequence[str]]], workspace: Path, as_json: bool, only: Sequence[str]
-) -> None:
-    """One recipe after the other, each with what it starts over, into one workspace."""
-    from curate import pipeline
+    """One stage of a recipe; `replace` deletes its rows first."""
+    from curate import api
     from curate.runtime import progress
-    from curate.tables.store import Store
 
-    def say(name: str, ledger: object) -> None:
-        if not as_json:
-            typer.echo(f"{name}: {ledger.line()}")  # type: ignore[attr-defined]
-
-    place, reporter = Store.open(workspace), progress.reporter(as_json)
-    with place.writing():
-        ledgers = [pipeline.run(one, place, reporter, only, frozenset(replace), say) for one, replace in recipes]
+    again = [name] if replace else []
+    ledger = api.run_stage(name, recipe, workspace, settings or (), again, progress.reporter(as_json))
     if as_json:
-        plain = [{name: vars(ledger) for name, ledger in each.items()} for each in ledgers]
-        typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))
+        typer.echo(json.dumps({name: vars(ledger)}))
 
 
 def _shared_out(replace: Sequence[str], recipes: Sequence[Recipe]) -> list[list[str]]:
@@ -88,22 +73,30 @@ def ingest(
 
     Each reject keeps its source's row and the reason.
     """
-    from curate import pipeline
+    from curate import api, pipeline
     from curate.inspect import preview
-    from curate.recipe.shipped import find
+    from curate.runtime import progress
 
     changes = {
         "limit": limit, "split": split, "config": config, "revision": revision, "shuffle": shuffle, "seed": seed,
         "ids": sample_id or None,
     }  # fmt: skip
-    loaded = [pipeline.with_sources(pipeline.load(find(recipe), settings or (), data), changes) for recipe in recipes]
+    loaded = [pipeline.with_sources(api.load(recipe, settings or (), data), changes) for recipe in recipes]
     shares = _shared_out(replace or (), loaded)
     if dry_run:
         for one in loaded:
             for text in preview.texts(one):
                 typer.echo(printable(text))
         return
-    _run_all(list(zip(loaded, shares, strict=True)), workspace, as_json, ["ingest"])
+    place, reporter = api.Workspace(workspace, create=True), progress.reporter(as_json)
+    with place.store.writing():
+        ledgers = [
+            api.run_stage("ingest", one, place, replace=share, reporter=reporter)
+            for one, share in zip(loaded, shares, strict=True)
+        ]
+    if as_json:
+        plain = [{"ingest": vars(ledger)} for ledger in ledgers]
+        typer.echo(json.dumps(plain[0] if len(plain) == 1 else plain))
 
 
 def dedup(
@@ -117,7 +110,7 @@ def dedup(
     Nothing is deleted: the table drops says which, against what, and why; the same problem with another gold answer is
     a contradiction.
     """
-    _run(recipe, workspace, settings, as_json, ["dedup"], ())
+    _run("dedup", recipe, workspace, settings, as_json)
 
 
 def decontaminate(
@@ -130,7 +123,7 @@ def decontaminate(
 
     By image and by text; the table drops says against what.
     """
-    _run(recipe, workspace, settings, as_json, ["decontaminate"], ())
+    _run("decontaminate", recipe, workspace, settings, as_json)
 
 
 def rollout(
@@ -160,9 +153,8 @@ def rollout(
 
     Most options are short forms of --set, for the recipe's rollout section.
     """
-    from curate import pipeline
+    from curate import api
     from curate.inspect import preview
-    from curate.tables.store import Store
 
     given = {
         "model": model, "engine": engine, "samples": samples, "temperature": temperature, "top-p": top_p,
@@ -171,11 +163,11 @@ def rollout(
     }  # fmt: skip
     changed = options.as_settings(given, engine_arg or (), settings or ())
     if not dry_run:
-        _run(recipe, workspace, changed, as_json, ["rollout"], ["rollout"] if replace else ())
+        _run("rollout", recipe, workspace, changed, as_json, replace)
         return
     if replace or as_json:
         raise UserError(f"--{'replace' if replace else 'json'} has no effect with --dry-run; leave one of them out.")
-    for text in preview.rollouts(pipeline.load(recipe, changed), Store.open(workspace, create=False)):
+    for text in preview.rollouts(api.load(recipe, changed), api.Workspace(workspace).store):
         typer.echo(printable(text))
 
 
@@ -203,7 +195,7 @@ def label(
     changes = {
         "mode": mode, "completions": completions, "mean_completions": mean_completions, "budget_tokens": budget_tokens,
     }  # fmt: skip
-    _run(recipe, workspace, _label_settings(changes, settings), as_json, ["label"], ["label"] if replace else ())
+    _run("label", recipe, workspace, _label_settings(changes, settings), as_json, replace)
 
 
 def _label_settings(changes: Mapping[str, object], settings: list[str] | None) -> list[str]:
@@ -228,13 +220,11 @@ def relabel(
 
     By any mode that needs no more of them; generates nothing. `curate shard` takes the new labels.
     """
-    from curate import pipeline
+    from curate import api
     from curate.runtime import progress
-    from curate.tables.store import Store
 
     changes = _label_settings({"mode": mode, "completions": completions}, settings)
-    place, reporter = Store.open(workspace, create=False), progress.reporter(as_json)
-    ledger = pipeline.relabel(pipeline.load(recipe, changes), place, reporter)
+    ledger = api.relabel(recipe, workspace, changes, progress.reporter(as_json))
     typer.echo(json.dumps({"relabel": vars(ledger)}) if as_json else f"relabel: {ledger.line()}")
 
 
@@ -250,7 +240,7 @@ def judge(
     A second opinion on labelled rollouts, by the recipe's judge section: which step is the first wrong one.
     `shard.consensus` takes labels out of training that it disagrees with.
     """
-    _run(recipe, workspace, settings, as_json, ["judge"], ["judge"] if replace else ())
+    _run("judge", recipe, workspace, settings, as_json, replace)
 
 
 def shard(
@@ -260,7 +250,7 @@ def shard(
     as_json: options.Json = False,
 ) -> None:
     """Write examples for training, meta and test set."""
-    _run(recipe, workspace, settings, as_json, ["shard"], ())
+    _run("shard", recipe, workspace, settings, as_json)
 
 
 def run(
@@ -273,7 +263,12 @@ def run(
 
     The same command again resumes, and skips what is finished.
     """
-    _run(recipe, workspace, settings, as_json, (), ())
+    from curate import api
+    from curate.runtime import progress
+
+    ledgers = api.run(recipe, workspace, settings or (), progress.reporter(as_json))
+    if as_json:
+        typer.echo(json.dumps({name: vars(ledger) for name, ledger in ledgers.items()}))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -79,6 +79,10 @@ class PlainProgress:
         seconds = time.monotonic() - self._began
         self._write(f"{self._stage}: {self._done:,} {self._unit} in {seconds:,.1f} s")
 
+    def done(self, stage: str, account: str) -> None:
+        sys.stdout.write(f"{stage}: {account}\n")
+        sys.stdout.flush()
+
     def show(self, result: object) -> None:
         console().print(result)
 
@@ -123,6 +127,10 @@ class Bar:
     def finish(self) -> None:
         self._progress.stop()
         self._task = None
+
+    def done(self, stage: str, account: str) -> None:
+        sys.stdout.write(f"{stage}: {account}\n")
+        sys.stdout.flush()
 
     def show(self, result: object) -> None:
         console().print(result)

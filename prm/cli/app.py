@@ -33,17 +33,15 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 def _stage(
     name: str, recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool = False
 ) -> None:
-    from curate import pipeline
+    from curate import api
     from curate.runtime import progress
-    from curate.tables.store import Store
 
     if name != "train" and launch.several():
         raise UserError(f"`prm {name}` runs as one process; start it without torchrun.")
-    loaded = pipeline.load(recipe, settings or ())
-    chosen = frozenset([name]) if replace else frozenset[str]()
-    place = Store.open(workspace, create=False)
-    ledgers = pipeline.run(loaded, place, progress.reporter(as_json), [name], chosen)
-    typer.echo(json.dumps({name: vars(ledgers[name])}) if as_json else f"{name}: {ledgers[name].line()}")
+    again, reporter = [name] if replace else [], progress.reporter(as_json)
+    ledger = api.run_stage(name, recipe, workspace, settings or (), again, reporter, create=False)
+    if as_json:
+        typer.echo(json.dumps({name: vars(ledger)}))
 
 
 def _train_together(

@@ -93,8 +93,8 @@ def _write(loaded: Recipe, place: Store, as_json: bool) -> None:
     from curate.runtime import progress
 
     ledgers = pipeline.run(loaded, place, progress.reporter(as_json), ["report"])
-    ledger = ledgers["report"]
-    typer.echo(json.dumps({"report": vars(ledger)}) if as_json else f"report: {ledger.line()}")
+    if as_json:
+        typer.echo(json.dumps({"report": vars(ledgers["report"])}))
 
 
 def _difference(loaded: Recipe, place: Store, other: Path, as_json: bool) -> None:
