@@ -175,6 +175,7 @@ def weights(rng: random.Random) -> list[dict]:
             "update": update,
             "step": update,
             "domain": domain,
+            "upper_rule": "adam",
             "weight": rng.lognormvariate(0, 0.2),
             "raw": None,
             "dot": rng.gauss(0, 1),

@@ -8,7 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from curate.api import Workspace, decontaminate, dedup, ingest, judge, label, load, relabel, rollout, run, shard
+    from curate.api import (
+        Workspace,
+        decontaminate,
+        dedup,
+        ingest,
+        judge,
+        label,
+        load,
+        relabel,
+        rollout,
+        run,
+        shard,
+        upgrade,
+    )
 
 __all__ = [
     "Workspace",
@@ -22,6 +35,7 @@ __all__ = [
     "rollout",
     "run",
     "shard",
+    "upgrade",
 ]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from curate.runtime.frames import pl
+    from curate.upgrade.upgrade import UpgradeResult
 
 Settings = Mapping[str, Any] | Sequence[str]
 """Changes of a recipe: `{"rollout.samples.train": 4}`, or `["rollout.samples.train=4"]` as `--set` takes them."""
@@ -252,6 +253,16 @@ def judge(
 ) -> Ledger:
     """Ask a language model which step of each labelled rollout is the first wrong one."""
     return run_stage("judge", recipe, workspace, settings, ["judge"] if replace else (), reporter)
+
+
+def upgrade(workspace: str | Path, reporter: Reporter | None = None) -> UpgradeResult:
+    """Bring a workspace of an earlier release up to date: its tables' columns, its settings, and the grades of texts.
+
+    Nothing is generated and no row is lost. UserError for a workspace of a later release, or one that is damaged.
+    """
+    from curate.upgrade import upgrade as upgrading
+
+    return upgrading.run(Path(workspace), reporter or Silent())
 
 
 def shard(

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from curate.cli import exports, imports, init, look, recipes, stages
+from curate.cli import exports, imports, init, look, recipes, stages, upgrade
 from curate.errors import UserError, guarded
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for group in (init, stages, imports, exports, look):
+for group in (init, stages, imports, exports, look, upgrade):
     for name, command in group.COMMANDS.items():
         app.command(name)(command)
 app.add_typer(recipes.app, name="recipes")

@@ -242,7 +242,7 @@ def _write_role(
                 example = opinions.mask(example, masking)
         except RowError as error:
             origin = problem or lineage.Unplaced("?", "?", rollout.problem_id)
-            rejects.append(lineage.reject(STAGE, origin, error, f"/{rollout.sample_index}"))
+            rejects.append(lineage.reject(STAGE, origin, error, f"/{rollout.sample_index}", rollout.rollout_id))
         else:
             rows.append(example)
     if masking is not None:

@@ -35,9 +35,9 @@ class Journal:
                 self._heal()
                 self._file = self.path.open("ab")
                 if self._file.tell() == 0:
-                    self._file.write(_line(self.head))
+                    self._file.write(line_of(self.head))
             columns = column_names(self.kind)
-            self._file.write(_line([{name: getattr(row, name) for name in columns} for row in rows]))
+            self._file.write(line_of([{name: getattr(row, name) for name in columns} for row in rows]))
             self._dirty = True
         except OSError as error:
             raise UserError(cannot_write(self.path, error)) from None
@@ -70,6 +70,12 @@ class Journal:
             end = data.rfind(b"\n") + 1
             if end < len(data):
                 os.truncate(self.path, end)
+
+    def units(self) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+        """(head, rows of each unit) as they were written, of whatever version; an empty head where there is none."""
+        lines = self._lines()
+        head = next(lines, None)
+        return (head, list(lines)) if isinstance(head, dict) else ({}, [])
 
     def rows(self) -> list[Row]:
         """All rows of whole lines; UserError where the journal was written for another place, or its head is gone."""
@@ -122,6 +128,7 @@ class Journal:
             self._file = None
 
 
-def _line(content: Any) -> bytes:
+def line_of(content: Any) -> bytes:
+    """A line of a journal: the checksum and the JSON of what it holds."""
     body = json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)

@@ -98,7 +98,14 @@ class Unplaced:
     domain: str | None = None
 
 
-def reject(stage: str, origin: Origin, error: RowError, part: str = "") -> RejectRow:
+def reject(
+    stage: str,
+    origin: Origin,
+    error: RowError,
+    part: str = "",
+    rollout_id: str | None = None,
+    step_index: int | None = None,
+) -> RejectRow:
     """The row of the `rejects` table for what was left out; `part` tells several things of one problem apart."""
     return RejectRow(
         stage=stage,
@@ -106,6 +113,8 @@ def reject(stage: str, origin: Origin, error: RowError, part: str = "") -> Rejec
         source_row=origin.source_row + part,
         problem_id=origin.problem_id,
         domain=origin.domain,
+        rollout_id=rollout_id,
+        step_index=step_index,
         reason=error.reason,
         detail=error.detail[:500],
     )

@@ -28,10 +28,12 @@ def read(path: Path, version: int) -> tuple[int, str]:
         found, shards, identity = content["version"], content["shards"], content.get("workspace")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = shards = identity = None
-    if isinstance(found, int) and found != version and remembered(path.parent) is None:
+    if isinstance(found, int) and found > version and remembered(path.parent) is None:
+        raise UserError(newer(path.parent, f"files of version {found}", f"version {version}"))
+    if isinstance(found, int) and found < version and (remembered(path.parent) is None or "workspace" in content):
         raise UserError(
-            f"The workspace {path.parent} has tables of version {found}, this program has {version}; choose another "
-            "--workspace and run again."
+            f"The workspace {path.parent} was written by an earlier release (files of version {found}, now {version}); "
+            f"run `curate upgrade --workspace {path.parent}`."
         )
     sound = found == version and type(shards) is int and 0 < shards <= _MOST_SHARDS and isinstance(identity, str)
     now = text(version, shards, identity) if sound else None
@@ -45,6 +47,14 @@ def read(path: Path, version: int) -> tuple[int, str]:
     if now is None:
         raise UserError(f"{path} is damaged; restore it, or choose another --workspace.")
     return shards, identity
+
+
+def newer(root: Path, there: str, here: str) -> str:
+    """The sentence for a workspace that a later release wrote."""
+    return (
+        f"The workspace {root} was written by a later release of curate-prm ({there}, this release has {here}); "
+        "install that release, or choose another --workspace."
+    )
 
 
 def remembered(root: Path) -> str | None:

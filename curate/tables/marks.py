@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import UserError
 from curate.runtime.durable import unsealed
-from curate.tables import cures
+from curate.tables import cures, manifests
 
 ENDING = ".done"
 _PIECE = 2**22
@@ -84,8 +84,15 @@ def check_place(path: Path, wanted: Mapping[str, Any]) -> None:
         if record[name] != wanted[name]:
             origin = f"{record['table']}/{record['partition']}/{record['file']}"
             raise UserError(f"{path} is a copy of {origin}, whose rows would count twice; {cures.without(path)}.")
-    if record["version"] != wanted["version"]:
-        raise UserError(f"{path} has columns of another version of this program; {cures.anew(path)}.")
+    there, here = record["version"], wanted["version"]
+    root = path.parents[3]
+    if there > here:
+        raise UserError(manifests.newer(root, f"table {wanted['table']} of version {there}", f"version {here}"))
+    if there < here:
+        raise UserError(
+            f"The table {wanted['table']} was written by an earlier release (version {there}, now {here}); run `curate "
+            f"upgrade --workspace {root}`."
+        )
 
 
 def settings_of(path: Path) -> str | None:

@@ -171,6 +171,8 @@ class RejectRow(Row):
     source_row: str
     problem_id: str | None
     domain: str | None
+    rollout_id: str | None
+    step_index: int | None
     reason: str
     detail: str
 
@@ -301,6 +303,7 @@ class UpdateRow(Row):
     update: int
     step: int
     domain: str
+    upper_rule: str | None
     weight: float
     raw: float | None
     dot: float | None

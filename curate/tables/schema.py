@@ -135,12 +135,16 @@ REJECTS = _table(
         "source_row": _text,
         "problem_id": _text,
         "domain": _text,
+        "rollout_id": _text,
+        "step_index": _count,
         "reason": _text,
         "detail": _text,
     },
     key=("stage", "source", "source_row"),
     shard_by="source_row",
-    optional=("problem_id", "domain"),
+    # Not known before the row is a problem, the problem has a rollout, or the rollout has steps.
+    optional=("problem_id", "domain", "rollout_id", "step_index"),
+    version=2,
 )
 
 ROLLOUTS = _table(
@@ -285,6 +289,8 @@ UPDATES = _table(
         "update": _count,
         "step": _count,
         "domain": _text,
+        # How weights were updated, see `train.upper.rule`; null where none are learned.
+        "upper_rule": _text,
         "weight": _real,
         "raw": _real,
         "dot": _real,
@@ -298,8 +304,8 @@ UPDATES = _table(
     key=("run", "update", "domain"),
     shard_by="run",
     # No raw weight of a domain where rollouts have the weights.
-    optional=("raw", "dot", "t", "train_loss", "meta_loss", "cosine"),
-    version=3,
+    optional=("upper_rule", "raw", "dot", "t", "train_loss", "meta_loss", "cosine"),
+    version=4,
 )
 
 # Where every rollout has a weight of its own: the weights at the end of a run.

@@ -64,8 +64,8 @@ def write_rejects(workspace: Store, stage: str, partition: str, left: Sequence[t
     where = among("problem_id", sorted({example.problem_id for example, _ in left}))
     problems = {row.problem_id: row for row in workspace.rows(ProblemOrigin, where)} if left else {}
     rows = [
-        lineage.reject(stage, problems[example.problem_id], error, f"/{example.sample_index}{_harvested(example)}")
-        for example, error in left
+        lineage.reject(stage, problems[one.problem_id], error, f"/{one.sample_index}{_harvested(one)}", one.rollout_id)
+        for one, error in left
     ]
     lineage.write_rejects(workspace, partition, rows)
 

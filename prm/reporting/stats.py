@@ -178,14 +178,15 @@ def training(workspace: Store) -> Training:
         workspace,
         UPDATES,
         [
-            *("run", "null_control", "update", "step", "domain", "weight", "raw"),
+            *("run", "null_control", "update", "step", "domain", "upper_rule", "weight", "raw"),
             *("dot", "t", "train_loss", "meta_loss", "cosine"),
         ],
     )
     if frame.is_empty():
         return Training()
     real, null = frame.filter(~pl.col("null_control")), frame.filter(pl.col("null_control"))
-    mirrored = _mirrored(workspace, frame)
+    # Their raw weights are log weights before they are scaled.
+    mirrored = frame.filter(pl.col("upper_rule") == "mirror").drop_nulls("raw")
     records = (lineage.read(workspace.partition(UPDATES, run)) for run in real["run"].unique().sort())
     modes = sorted({record["config"].get("mode", "domain") for record in records if record})
     first, last = _ends(real)
@@ -234,16 +235,6 @@ def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     for row in last.sort("run", "domain").to_dicts():
         final[row["run"]][row["domain"]] = row["weight"]
     return dict(final)
-
-
-def _mirrored(workspace: Store, frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of runs whose raw weights are log weights before they are scaled."""
-    runs = []
-    for run in frame["run"].unique():
-        record = lineage.read(workspace.partition(UPDATES, run)) or {"config": {}}
-        if record["config"].get("upper", {}).get("rule") == "mirror":
-            runs.append(run)
-    return frame.filter(pl.col("run").is_in(runs)).drop_nulls("raw")
 
 
 def _neutral(frame: pl.DataFrame) -> dict[str, float]:

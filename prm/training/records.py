@@ -34,8 +34,8 @@ def progress(config: TrainConfig, state: Bilevel, update: Update | None) -> dict
     return info
 
 
-def update_rows(run: str, seed: int, null_control: bool, update: Update) -> list[UpdateRow]:
-    """The rows of an update, one a domain."""
+def update_rows(run: str, seed: int, null_control: bool, update: Update, upper_rule: str | None) -> list[UpdateRow]:
+    """The rows of an update, one a domain; `upper_rule` is null where no weights are learned."""
     return [
         UpdateRow(
             run=run,
@@ -44,6 +44,7 @@ def update_rows(run: str, seed: int, null_control: bool, update: Update) -> list
             update=update.number,
             step=update.step,
             domain=domain,
+            upper_rule=upper_rule,
             weight=weight,
             raw=update.raw[domain],
             dot=update.dots[domain],

@@ -167,16 +167,16 @@ def _drive(
     along: callbacks.Callbacks,
 ) -> list[UpdateRow]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
-    who = (plan.name, plan.seed, plan.null_control)
+    who, rule = (plan.name, plan.seed, plan.null_control), config.upper.rule if config.learns else None
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
     rows = checkpoint.load(path, state, names, stamp)
     if rows is None:
-        rows = update_rows(*who, state.first())
+        rows = update_rows(*who, state.first(), rule)
     state.agree()
     along.begin(rows)
     while not along.over:
         update = state.step()
-        made = [] if update is None else update_rows(*who, update)
+        made = [] if update is None else update_rows(*who, update, rule)
         rows.extend(made)
         info = along.step(made, progress(config, state, update))
         on_step(plan.name, state.done, config.steps, info)

@@ -139,7 +139,7 @@ def resumed(config: TrainConfig, process_group: ProcessGroup, path: Path) -> dic
 def saved(config: TrainConfig, process_group: ProcessGroup, path: Path, steps: int) -> None:
     """The first half of a run, into a checkpoint."""
     _, run = build(config, process_group)
-    rows = [row for update in advance(run, steps) for row in update_rows("seed-0", 0, False, update)]
+    rows = [row for update in advance(run, steps) for row in update_rows("seed-0", 0, False, update, "adam")]
     checkpoint.save(path, run, names(run), rows, "stamp")
 
 

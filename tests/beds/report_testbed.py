@@ -146,6 +146,8 @@ def reject_row(source: str, domain: str | None) -> dict:
         "source_row": f"{source}#x",
         "problem_id": None,
         "domain": domain,
+        "rollout_id": None,
+        "step_index": None,
         "reason": "no-answer",
         "detail": "null",
     }
@@ -271,6 +273,7 @@ def add_run(
                     "update": update,
                     "step": 20 + 2 * update if update else 0,
                     "domain": domain,
+                    "upper_rule": "adam",
                     "weight": value,
                     "raw": value - 1,
                     "dot": 0.1 * (weight - 1) + 0.05 * (-1) ** update if update else None,

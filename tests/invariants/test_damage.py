@@ -219,7 +219,7 @@ def test_a_file_of_another_workspace_is_refused(live, tmp_path):
     other = Store.open(tmp_path / "other")
     theirs = other.partition(REJECTS, "judge")
     row = {"stage": "s", "source": "judge", "source_row": "1", "problem_id": None, "domain": None, "reason": "r"}
-    commit(theirs, [row | {"detail": "d"}])
+    commit(theirs, [row | {"detail": "d", "rollout_id": None, "step_index": None}])
     ours = Store.open(live / "w", create=False).partition(REJECTS, "judge").folder
     shutil.copytree(theirs.folder, ours)
     said = refused(["sql", "SELECT * FROM rejects", "-w", "w"])

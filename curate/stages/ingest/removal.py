@@ -2,17 +2,13 @@
 
 What is made from rollouts goes first and the rollouts last, so that a command that was killed half way finds everything
 it needs when it is run again. A file of a table loses rows by being written anew beside itself and renamed into its
-place: a crash leaves the old file, the new one, or (between the renames of the file and of its marker) one that every
-reader refuses as damaged until the command is run again. What training runs recorded stays; it is what they did.
+place (`curate.tables.rewriting`). What training runs recorded stays; it is what they did.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +17,22 @@ import pyarrow.compute as pc
 
 from curate.errors import UserError, did_you_mean
 from curate.stages.base import resume
-from curate.tables import lineage, marks
-from curate.tables.rows import columns_of, rows_of, whole
+from curate.tables import lineage, marks, rewriting
+from curate.tables.rows import rows_of, whole
 from curate.tables.schema import (
     COMPLETIONS,
     EXAMPLES,
     JUDGEMENTS,
-    PROBLEMS,
     REJECTS,
     ROLLOUTS,
     STEP_LABELS,
     STEP_SCORES,
 )
-from curate.tables.store import MAIN, CommittedFiles, Partition, Store, Writer, read_file, write_atomic
+from curate.tables.store import MAIN, Partition, Store, read_file, write_atomic
 
 STAGE = "import"
 # In the order in which they lose rows: what is made from others before these.
 TABLES = (STEP_SCORES, EXAMPLES, JUDGEMENTS, STEP_LABELS, COMPLETIONS)
-# Stages whose rejects end in the number of a sample, and a step's or a completion's behind it.
-_BY_SAMPLE = ("label", "judge", "shard", "train", "score")
-_ANEW = ".anew"
-
-
-@columns_of(ROLLOUTS)
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """Which sample of its problem a rollout is."""
-
-    problem_id: str
-    sample_index: int
-
-
-@columns_of(PROBLEMS)
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """The row that a problem came from."""
-
-    problem_id: str
-    source_row: str
-
-
-@columns_of(REJECTS)
-@dataclass(frozen=True, slots=True)
-class _Reject:
-    """What a stage left out."""
-
-    stage: str
-    source_row: str
-    problem_id: str | None
 
 
 def imports(workspace: Store) -> dict[str, dict[str, Any]]:
@@ -91,7 +55,7 @@ def remove(workspace: Store, name: str) -> dict[str, int]:
         raise UserError(f'The workspace has no import "{name}"{cure}')
     partition = workspace.partition(ROLLOUTS, name)
     ids = set(partition.read(["rollout_id"])["rollout_id"].to_pylist())
-    gone = _drop_dependents(workspace, ids, partition)
+    gone = _drop_dependents(workspace, ids)
     workspace.partition(REJECTS, name).clear()
     _noted(workspace, name).unlink(missing_ok=True)
     partition.clear()
@@ -117,7 +81,7 @@ def end_replacing(workspace: Store, name: str) -> None:
         return
     partition = workspace.partition(ROLLOUTS, name)
     now = set(partition.read(["rollout_id"])["rollout_id"].to_pylist())
-    _drop_dependents(workspace, set(json.loads(path.read_text())) - now, None)
+    _drop_dependents(workspace, set(json.loads(path.read_text())) - now)
     path.unlink()
 
 
@@ -125,10 +89,10 @@ def _noted(workspace: Store, name: str) -> Path:
     return workspace.root / "tables" / ".staging" / f"replaced-{name}.json"
 
 
-def _drop_dependents(workspace: Store, ids: Collection[str], rollouts: Partition | None) -> dict[str, int]:
-    """Rows that went, by table; `rollouts` are theirs, where they are still there."""
+def _drop_dependents(workspace: Store, ids: Collection[str]) -> dict[str, int]:
+    """Remove what hangs on these rollouts; how many rows went, by table."""
     for partition in _partitions(workspace):
-        _finish(partition)
+        rewriting.finish(partition)
     if not ids:
         return {}
     wanted = pa.array(sorted(ids), pa.string())
@@ -141,8 +105,7 @@ def _drop_dependents(workspace: Store, ids: Collection[str], rollouts: Partition
             gone[table.name] = gone.get(table.name, 0) + count
             if count:
                 lineage.mark_stale(partition)
-    if rollouts is not None:
-        _drop_rejects(workspace, rollouts)
+    _drop_rejects(workspace, ids)
     return gone
 
 
@@ -170,56 +133,15 @@ def _keep(partition: Partition, path: Path, kept: Any) -> int:
         path.with_suffix(".done").unlink()
         path.unlink()
         return int(lost)
-    anew = _Anew(partition, path)
-    anew.clear()
-    Writer(anew).commit(int(path.name[5:10]), rows_of(whole(partition.table), left))
-    (written,) = anew.folder.glob("part-*.parquet")
-    written.rename(path)
-    _finish(partition)
+    rewriting.rewrite(partition, path, rows_of(whole(partition.table), left), marks.settings_of(path))
     return int(lost)
 
 
-class _Anew(Partition):
-    """Where a file of a partition is written anew, before it is renamed into its place; its marker is of that place."""
-
-    def __init__(self, of: Partition, target: Path) -> None:
-        super().__init__(of.folder / _ANEW / target.stem, of.table, of.shards, of.workspace)
-        self._of, self._target = of, target
-
-    def mark(self, _path: Path) -> dict[str, Any]:
-        """Marker of the file that it is to be."""
-        return self._of.mark(self._target)
-
-    def settings(self) -> str | None:
-        """Settings of the file that it is now."""
-        return marks.settings_of(self._target)
-
-
-def _finish(partition: Partition) -> None:
-    """End what a kill left: a file that has its new rows gets its new marker; one that has not stays as it is."""
-    anew = partition.folder / _ANEW
-    for folder in anew.glob("part-*") if anew.is_dir() else ():
-        for marker in folder.glob("part-*.done"):
-            if not marker.with_suffix(".parquet").exists():
-                marker.replace(partition.folder / f"{folder.name}.done")
-    shutil.rmtree(anew, ignore_errors=True)
-
-
-def _drop_rejects(workspace: Store, rollouts: Partition) -> None:
+def _drop_rejects(workspace: Store, ids: Collection[str]) -> None:
     """Rejects of later stages that are of these rollouts: their indices will be given to others."""
-    samples = list(rollouts.rows(_Sample))
-    problems = pc.field("problem_id").isin(pa.array(sorted({row.problem_id for row in samples}), pa.string()))
-    heads = {row.problem_id: row.source_row for row in workspace.rows(_Named, problems)}
-    wanted = {(heads.get(row.problem_id, "?") + f"/{row.sample_index}", row.problem_id) for row in samples}
     for partition in workspace.partitions(REJECTS):
         for path in partition.files():
-            rows = CommittedFiles([path], REJECTS).rows(_Reject)
-            kept = [row.stage not in _BY_SAMPLE or not _of_sample(row, heads, wanted) for row in rows]
+            # A harvested completion is named after its rollout.
+            named = read_file(path, REJECTS, ["rollout_id"])["rollout_id"].to_pylist()
+            kept = [name is None or name.partition(".")[0] not in ids for name in named]
             _keep(partition, path, pa.array(kept, pa.bool_()))
-
-
-def _of_sample(row: _Reject, heads: Mapping[str, str], wanted: Collection[tuple[str, str]]) -> bool:
-    problem = row.problem_id or "?"
-    head = heads.get(problem, "?")
-    match = re.match(r"/\d+", row.source_row[len(head) :]) if row.source_row.startswith(head) else None
-    return match is not None and (head + match[0], problem) in wanted

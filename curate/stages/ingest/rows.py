@@ -228,6 +228,8 @@ def reject(source: AnySource, source_row: str, error: RowError, number: int) -> 
         source_row=f"{source_row}#{number}",
         problem_id=None,
         domain=source.domain,
+        rollout_id=None,
+        step_index=None,
         reason=error.reason,
         detail=error.detail[:500].encode("utf-8", "replace").decode(),
     )

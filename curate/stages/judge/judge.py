@@ -315,7 +315,8 @@ class JudgeGeneration(Generation[MissingVotes]):
 
     def reject(self, unit: Unit[MissingVotes], error: RowError) -> RejectRow:
         """A rollout each."""
-        return lineage.reject(STAGE, unit.payload.problem, error, f"/{unit.payload.rollout.sample_index}")
+        problem, rollout, _ = unit.payload
+        return lineage.reject(STAGE, problem, error, f"/{rollout.sample_index}", rollout.rollout_id)
 
 
 def run(

@@ -267,7 +267,7 @@ class LabelGeneration(Generation[Prefix]):
     def reject(self, unit: Unit[Prefix], error: RowError) -> RejectRow:
         """A prefix each."""
         problem, rollout, step, *_ = unit.payload
-        return lineage.reject(STAGE, problem, error, f"/{rollout.sample_index}/{step}")
+        return lineage.reject(STAGE, problem, error, f"/{rollout.sample_index}/{step}", rollout.rollout_id, step)
 
 
 def run(

@@ -210,6 +210,8 @@ def test_clear_leaves_nothing(workspace):
                 "source_row": "1",
                 "problem_id": None,
                 "domain": None,
+                "rollout_id": None,
+                "step_index": None,
                 "reason": "r",
                 "detail": "d",
             }

@@ -193,7 +193,7 @@ def test_a_resumed_run_is_bit_equal(tmp_path, at):
     _, stopped = build(settings)
     early = [update for _ in range(at) if (update := stopped.step()) is not None]
     path = tmp_path / "checkpoint.safetensors"
-    rows = [row for update in early for row in update_rows("seed-0", 0, False, update)]
+    rows = [row for update in early for row in update_rows("seed-0", 0, False, update, "adam")]
     checkpoint.save(path, stopped, names, rows, "stamp")
     again, resumed = build(settings)
     assert checkpoint.load(path, resumed, names, "another") is None
@@ -209,7 +209,7 @@ def test_a_resumed_run_is_bit_equal(tmp_path, at):
 def test_a_checkpoint_of_another_version_is_a_sentence(tmp_path, change):
     path, (_, run) = tmp_path / "checkpoint.safetensors", build(config())
     names = [str(i) for i in range(4)]
-    checkpoint.save(path, run, names, update_rows("seed-0", 0, False, run.first()), "stamp")
+    checkpoint.save(path, run, names, update_rows("seed-0", 0, False, run.first(), "adam"), "stamp")
     found, tensors = checkpoint._read(path)
     checkpoint._write(path, tensors, json.dumps(found | change))
     with pytest.raises(UserError, match="is of another version of this program; delete it"):

@@ -1,0 +1,1 @@
+"""`curate upgrade`: a workspace that an earlier release wrote, brought to the tables of this one."""
