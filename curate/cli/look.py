@@ -122,7 +122,7 @@ def show(
 
     found = inspection.find(Store.open(workspace, create=False), identity)
     if as_json:
-        typer.echo(json.dumps(found, default=str, ensure_ascii=False))
+        typer.echo(json.dumps(found.to_json(), default=str, ensure_ascii=False))
         return
     from curate.runtime.progress import console
 

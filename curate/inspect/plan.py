@@ -12,13 +12,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-
 from curate.engines.supervisor import Engines, Supervisor
+from curate.inspect.chains import Chains, MeasuredRollout, brought
 from curate.recipe.sections import JudgeConfig, LabelConfig, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.stages import rollout
@@ -27,39 +26,8 @@ from curate.stages.label import label as labelling
 from curate.stages.label import trial
 from curate.stages.label.label import Group
 from curate.tables.rows import ProblemRow
-from curate.tables.schema import COMPLETIONS, GIVEN, JUDGEMENTS, ROLLOUTS, STEP_LABELS, Row, Table
-from curate.tables.store import MAIN, CommittedFiles, Store, among
-
-# A completion's row has the text and tokens of a part of a chain; where none is stored yet, it is taken as long as a
-# rollout's of as many tokens.
-_COLUMNS = ("rollout_id", "problem_id", "sample_index", "role", "domain", "steps", "step_ends", "tokens")
-
-
-@dataclass(frozen=True)
-class Chains:
-    """What chains of one domain were like: how many, their prefixes, and what is left after those.
-
-    `tokens` is the mean of those whose tokens are known; null where none are.
-    """
-
-    count: int
-    tokens: float | None
-    prefixes: int
-    left: int
-
-    @classmethod
-    def of(cls, rows: Sequence[Row]) -> Chains | None:
-        """From rows of `rollouts`; null without any."""
-        if not rows:
-            return None
-        ends = [row["step_ends"] for row in rows]
-        known = [row["tokens"] for row in rows if row["tokens"] is not None]
-        return cls(
-            len(rows),
-            sum(known) / len(known) if known else None,
-            sum(max(len(row["steps"]) - 1, 0) for row in rows),
-            sum(each[-1] - end for each in ends if each for end in each[:-1]),
-        )
+from curate.tables.schema import COMPLETIONS, JUDGEMENTS, ROLLOUTS, Table
+from curate.tables.store import Store
 
 
 @dataclass(frozen=True)
@@ -185,11 +153,11 @@ def make(
     tried = tried or Pilot()
     rollout.pending(config, workspace, run_seed)  # refuses what a run would refuse
     fresh, out = _fresh(rollout.RolloutWork(config, workspace), label), dropped(workspace)
-    rows = workspace.partition(ROLLOUTS).read(_COLUMNS).to_pylist()
-    known: dict[Group, list[Row]] = defaultdict(list)
-    for row in [*rows, *_brought(workspace, label)]:
-        if row["problem_id"] not in out:
-            known[row["role"], row["domain"]].append(row)
+    rows = list(workspace.partition(ROLLOUTS).rows(MeasuredRollout))
+    known: dict[Group, list[MeasuredRollout]] = defaultdict(list)
+    for row in [*rows, *(brought(workspace, label.roles) if label is not None else ())]:
+        if row.problem_id not in out:
+            known[row.role, row.domain].append(row)
     groups = sorted({*fresh, *known})
     fresh = {group: fresh.get(group, Fresh()) for group in groups}
     everything = Chains.of(rows)
@@ -227,19 +195,6 @@ def make(
     return CostPlan(**{**vars(made), "disk_bytes": _disk(made, workspace)})
 
 
-def _brought(workspace: Store, label: LabelConfig | None) -> Iterator[Row]:
-    """Rollouts that were imported or came with a source, and are to be labelled like generated ones."""
-    if label is None:
-        return
-    roles = among("role", label.roles)
-    given = workspace.read(STEP_LABELS, ["rollout_id"], roles & (pc.field("mode") == GIVEN))["rollout_id"]
-    labelled = set(given.to_pylist())
-    for partition in workspace.partitions(ROLLOUTS):
-        if partition.folder.name != MAIN:
-            rows = CommittedFiles(partition.files(), ROLLOUTS).read(_COLUMNS, roles).to_pylist()
-            yield from (row for row in rows if row["rollout_id"] not in labelled)
-
-
 @dataclass
 class Fresh:
     """What is still to be rolled out of a domain: requests, samples, and how many of these are to be labelled."""
@@ -266,7 +221,7 @@ def _votes(
     judge: JudgeConfig,
     label: LabelConfig,
     workspace: Store,
-    known: Mapping[Group, Sequence[Row]],
+    known: Mapping[Group, Sequence[MeasuredRollout]],
     fresh: Mapping[Group, Fresh],
 ) -> dict[Group, int]:
     """Votes that are still missing, when all rollouts that are to be labelled are."""
@@ -274,7 +229,7 @@ def _votes(
     found = {}
     for group, new in fresh.items():
         if group[0] in {*judge.roles} & {*label.roles}:
-            there = [row["rollout_id"] for row in known.get(group, ()) if label.takes(row["sample_index"])]
+            there = [row.rollout_id for row in known.get(group, ()) if label.takes(row.sample_index)]
             chains = len(there) + new.labelled
             done = sum(min(voted[name], judge.samples) for name in there)
             found[group] = max(min(chains, judge.limit or chains) * judge.samples - done, 0)

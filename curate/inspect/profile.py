@@ -16,10 +16,20 @@ from curate.errors import UserError
 from curate.runtime.frames import pl
 from curate.seeds import rng
 from curate.tables import lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import DROPS, IMAGES, PROBLEMS, REJECTS, Table
 from curate.tables.store import Store
 
 SCHEMA = "curate-prm/profile/1"
+
+
+@columns_of(REJECTS)
+@dataclass(frozen=True, slots=True)
+class SourceReject:
+    """Why a row of a source was left out."""
+
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -127,10 +137,10 @@ def _rejects(workspace: Store, problems: pl.DataFrame) -> tuple[dict[tuple[str, 
             fed[name].add((config.get("domain") or name, config.get("role", "train")))
     found: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     elsewhere: Counter[str] = Counter()
-    for row in workspace.read(REJECTS, ["source", "reason"], where=pc.field("stage") == "ingest").to_pylist():
-        places = fed.get(row["source"], set())
+    for row in workspace.rows(SourceReject, pc.field("stage") == "ingest"):
+        places = fed.get(row.source, set())
         book = found[next(iter(places))] if len(places) == 1 else elsewhere
-        book[row["reason"]] += 1
+        book[row.reason] += 1
     return found, elsewhere
 
 
@@ -172,15 +182,17 @@ def _domain(
 def _samples(part: pl.DataFrame, count: int) -> tuple[SampleProblem, ...]:
     names = sorted(part["problem_id"])
     chosen = rng("profile", *names[:1]).sample(names, min(count, len(names)))
-    rows = {row["problem_id"]: row for row in part.filter(pl.col("problem_id").is_in(chosen)).to_dicts()}
-    return tuple(
-        SampleProblem(
+    columns = ("problem_id", "question", "choices", "answer", "accepted", "answer_type", "image_hashes")
+    rows = part.filter(pl.col("problem_id").is_in(chosen)).select(columns).iter_rows()
+    found = {
+        name: SampleProblem(
             problem_id=name,
-            question=rows[name]["question"],
-            choices=tuple(rows[name]["choices"]),
-            answers=tuple(each for each in (rows[name]["answer"], *rows[name]["accepted"]) if each is not None),
-            answer_type=rows[name]["answer_type"],
-            images=tuple(rows[name]["image_hashes"]),
+            question=question,
+            choices=tuple(choices),
+            answers=tuple(each for each in (answer, *accepted) if each is not None),
+            answer_type=answer_type,
+            images=tuple(images),
         )
-        for name in chosen
-    )
+        for name, question, choices, answer, accepted, answer_type, images in rows
+    }
+    return tuple(found[name] for name in chosen)

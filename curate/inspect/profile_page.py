@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from curate.images import decode
 from curate.inspect.profile import DomainProfile, Profile, Range
+from curate.tables.rows import Binary, columns_of
 from curate.tables.schema import IMAGES
 from curate.tables.store import Store, among
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+@columns_of(IMAGES)
+@dataclass(frozen=True, slots=True)
+class ImageContent:
+    """An image as it was ingested."""
+
+    image_hash: str
+    bytes: Binary
+
 
 MISSING = "–"
 # Longest side of an image on the page.
@@ -95,15 +107,12 @@ def page(profile: Profile, workspace: Store) -> str:
 
 def _images(workspace: Store, hashes: list[str]) -> dict[str, str]:
     """Data URLs by hash, no larger than they are shown."""
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(hashes), 200):
-        where = among("image_hash", hashes[start : start + 200])
-        rows += workspace.read(IMAGES, ["image_hash", "bytes"], where=where).to_pylist()
+    parts = (among("image_hash", hashes[start : start + 200]) for start in range(0, len(hashes), 200))
     urls = {}
-    for row in rows:
-        seen = decode(row["bytes"])
+    for row in [row for where in parts for row in workspace.rows(ImageContent, where)]:
+        seen = decode(row.bytes)
         seen.thumbnail((_SIDE, _SIDE))
         buffer = io.BytesIO()
         seen.save(buffer, "PNG")
-        urls[row["image_hash"]] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        urls[row.image_hash] = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
     return urls

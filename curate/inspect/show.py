@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,8 @@ import pyarrow.compute as pc
 from curate.errors import UserError
 from curate.seeds import digest
 from curate.stages.judge import judgement
-from curate.tables.schema import IMAGES, JUDGEMENTS, PROBLEMS, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.rows import ImageRow, JudgementRow, ProblemRow, RolloutRow, StepLabelRow
+from curate.tables.schema import PROBLEMS, ROLLOUTS
 from curate.tables.store import Store, among, write_atomic
 
 if TYPE_CHECKING:
@@ -46,79 +49,109 @@ def _matches(workspace: Store, identity: str) -> tuple[str, str | None]:
     return ids[0], hits[0]
 
 
-def _image_files(workspace: Store, hashes: list[str]) -> list[Path]:
+@dataclass(frozen=True)
+class FoundRollout:
+    """A rollout with its labels by step, and the judge's votes on it."""
+
+    row: RolloutRow
+    labels: Sequence[StepLabelRow]
+    judgements: Sequence[JudgementRow]
+
+
+@dataclass(frozen=True)
+class FoundProblem:
+    """A problem with files of its images, and its rollouts or the one that was asked for."""
+
+    row: ProblemRow
+    image_files: Sequence[str]
+    rollouts: Sequence[FoundRollout]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: `problem`, `image_files`, and `rollouts`, each with its `labels` and `judgements`."""
+        rollouts = [
+            asdict(each.row) | {name: [asdict(row) for row in getattr(each, name)] for name in ("labels", "judgements")}
+            for each in self.rollouts
+        ]
+        return {"problem": asdict(self.row), "image_files": self.image_files, "rollouts": rollouts}
+
+
+def _image_files(workspace: Store, hashes: Sequence[str]) -> list[Path]:
     """The images as files under `cache/images`, byte for byte."""
     folder = workspace.root / "cache" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for row in workspace.read(IMAGES, where=among("image_hash", hashes)).to_pylist():
-        path = folder / f"{row['image_hash']}.{row['format'].lower()}"
+    for row in workspace.rows(ImageRow, among("image_hash", hashes)):
+        path = folder / f"{row.image_hash}.{row.format.lower()}"
         if not path.exists():
-            write_atomic(path, row["bytes"], alone=False)
+            write_atomic(path, row.bytes, alone=False)
         paths.append(path)
     return paths
 
 
-def find(workspace: Store, identity: str) -> dict[str, Any]:
-    """`problem`, `image_files`, and `rollouts`, each with its `labels` by step and its `judgements`."""
+def find(workspace: Store, identity: str) -> FoundProblem:
+    """Gather a problem or a rollout; UserError where `identity` begins none, or several."""
     problem_id, rollout_id = _matches(workspace, identity)
-    problem: Row = workspace.read(PROBLEMS, where=pc.field("problem_id") == problem_id).to_pylist()[0]
-    rollouts: list[Row] = workspace.read(ROLLOUTS, where=pc.field("problem_id") == problem_id).to_pylist()
-    labels = workspace.read(STEP_LABELS, where=pc.field("problem_id") == problem_id).to_pylist()
-    judged = workspace.read(JUDGEMENTS, where=pc.field("problem_id") == problem_id).to_pylist()
-    chosen = [row for row in rollouts if rollout_id in (None, row["rollout_id"])]
-    for row in chosen:
-        row["labels"] = sorted(
-            (label for label in labels if label["rollout_id"] == row["rollout_id"]), key=lambda x: x["step_index"]
+    here = pc.field("problem_id") == problem_id
+    (problem,) = workspace.rows(ProblemRow, here)
+    labels, judged = list(workspace.rows(StepLabelRow, here)), list(workspace.rows(JudgementRow, here))
+    found = []
+    for row in sorted(workspace.rows(RolloutRow, here), key=lambda row: row.sample_index):
+        if rollout_id not in (None, row.rollout_id):
+            continue
+        steps = digest(row.steps)
+        of_steps = [label for label in labels if label.rollout_id == row.rollout_id]
+        votes = [vote for vote in judged if (vote.rollout_id, vote.steps_digest) == (row.rollout_id, steps)]
+        found.append(
+            FoundRollout(
+                row,
+                sorted(of_steps, key=lambda label: label.step_index),
+                sorted(votes, key=lambda vote: vote.sample_index),
+            )
         )
-        steps = digest(row["steps"])
-        row["judgements"] = sorted(
-            (vote for vote in judged if (vote["rollout_id"], vote["steps_digest"]) == (row["rollout_id"], steps)),
-            key=lambda x: x["sample_index"],
-        )
-    files = [str(path) for path in _image_files(workspace, problem["image_hashes"])]
-    return {"problem": problem, "image_files": files, "rollouts": sorted(chosen, key=lambda x: x["sample_index"])}
+    files = [str(path) for path in _image_files(workspace, problem.image_hashes)]
+    return FoundProblem(problem, files, found)
 
 
-def _gold(problem: Row) -> str:
-    if problem["answer"] is None:
+def _gold(problem: ProblemRow) -> str:
+    if problem.answer is None:
         return "No gold answer: its source brings labelled chains.\n"
-    return f"Gold answer: {' or '.join([problem['answer'], *problem['accepted']])} ({problem['answer_type']})\n"
+    return f"Gold answer: {' or '.join([problem.answer, *problem.accepted])} ({problem.answer_type})\n"
 
 
-def render(found: dict[str, Any]) -> Group:
+def render(found: FoundProblem) -> Group:
     """Show what was gathered on a terminal."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    problem = found["problem"]
+    problem = found.row
     head = Text.assemble(
-        (f"Problem {problem['problem_id']}", "bold"),
-        f"  {problem['domain']} ({problem['role']}), {problem['source']} row {problem['source_row']}\n",
-        f"{problem['question']}\n",
-        *(f"  ({chr(65 + i)}) {choice}\n" for i, choice in enumerate(problem["choices"])),
+        (f"Problem {problem.problem_id}", "bold"),
+        f"  {problem.domain} ({problem.role}), {problem.source} row {problem.source_row}\n",
+        f"{problem.question}\n",
+        *(f"  ({chr(65 + i)}) {choice}\n" for i, choice in enumerate(problem.choices)),
         _gold(problem),
-        *(f"Image: {path}\n" for path in found["image_files"]),
+        *(f"Image: {path}\n" for path in found.image_files),
     )
     parts: list[Any] = [head]
-    for rollout in found["rollouts"]:
-        outcome = {True: ("right", "green"), False: ("wrong", "red"), None: ("undecided", "yellow")}[rollout["outcome"]]
-        title = f"Rollout {rollout['rollout_id']}: {rollout['answer']} is {outcome[0]} ({rollout['outcome_rule']})"
+    for each in found.rollouts:
+        rollout = each.row
+        outcome = {True: ("right", "green"), False: ("wrong", "red"), None: ("undecided", "yellow")}[rollout.outcome]
+        title = f"Rollout {rollout.rollout_id}: {rollout.answer} is {outcome[0]} ({rollout.outcome_rule})"
         table = Table(title=title, title_style=outcome[1], title_justify="left", expand=True)
         table.add_column("step", justify="right")
         table.add_column("text", ratio=1)
         table.add_column("label", justify="right")
         table.add_column("k/m", justify="right")
-        if rollout["judgements"]:
+        if each.judgements:
             table.add_column("judge", justify="right")
-        said = judgement.majority([vote["first_error"] for vote in rollout["judgements"]], len(rollout["steps"]))
-        labels = {label["step_index"]: label for label in rollout["labels"]}
-        for index, step in enumerate(rollout["steps"]):
+        said = judgement.majority([vote.first_error for vote in each.judgements], len(rollout.steps))
+        labels = {label.step_index: label for label in each.labels}
+        for index, step in enumerate(rollout.steps):
             label = labels.get(index)
-            value = "" if label is None or label["value"] is None else f"{label['value']:.2f}"
-            counts = "" if label is None or label["m"] is None else f"{label['k']}/{label['m']}"
-            opinion = [{True: "right", False: "wrong", None: ""}[said[index]]] if rollout["judgements"] else []
+            value = "" if label is None or label.value is None else f"{label.value:.2f}"
+            counts = "" if label is None or label.m is None else f"{label.k}/{label.m}"
+            opinion = [{True: "right", False: "wrong", None: ""}[said[index]]] if each.judgements else []
             table.add_row(str(index), Text(step.strip()), value, counts, *opinion)
         parts.append(table)
     return Group(*parts)

@@ -413,7 +413,7 @@ def test_chains_pass_by_rollout_and_label_into_examples(tmp_path):
     again = pipeline.run(recipe, workspace, Silent())
     assert [again[name].skipped for name in ("ingest", "rollout")] == [16, 8]
     shown = show.find(workspace, sums[0]["rollout_id"])
-    assert [label["value"] for label in shown["rollouts"][0]["labels"]] == sums[0]["values"]
+    assert [label.value for label in shown.rollouts[0].labels] == sums[0]["values"]
 
 
 def test_only_chains_is_one_sentence_for_rollout(tmp_path):
