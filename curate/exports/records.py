@@ -20,7 +20,7 @@ from curate.tables.store import CommittedFiles, Store, among
 GROUP = 500
 
 
-class _ShardFiles(NamedTuple):
+class _ExportedShard(NamedTuple):
     """The files of one shard."""
 
     rollouts: CommittedFiles
@@ -64,7 +64,7 @@ class Records:
     def all(self) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
         """Each rollout, and its item or why it has none."""
         for shard in range(self._workspace.shards):
-            files = _ShardFiles(*(self._workspace.shard(table, shard) for table in (ROLLOUTS, PROBLEMS, STEP_LABELS)))
+            files = _ExportedShard(*(self._workspace.shard(table, shard) for table in (ROLLOUTS, PROBLEMS, STEP_LABELS)))
             for first, last in self._ranges(files.rollouts):
                 yield from self._read(files, first, last)
 
@@ -81,7 +81,7 @@ class Records:
         if group:
             yield group[0], group[-1]
 
-    def _read(self, files: _ShardFiles, first: str, last: str) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
+    def _read(self, files: _ExportedShard, first: str, last: str) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
         within = (pc.field("problem_id") >= first) & (pc.field("problem_id") <= last)
         wanted = self._where()
         problems = {row.problem_id: row for row in files.problems.rows(ProblemRow, within)}
