@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from curate.discovery import answers, images, stepped
 from curate.discovery.findings import Guess
 from curate.discovery.names import ANSWER, CHOICES, CONTEXT, DOMAIN, ID, QUESTION, UNIT, WORKED, ranked
-from curate.discovery.table import Record, SampledColumn, columns_of, image_kind
+from curate.discovery.table import SampledColumn, columns_of, image_kind
 from curate.graders.base import folded
 from curate.graders.yes_no import infers_yes_no
 from curate.recipe.source_sections import FilesSource
-from curate.sources.base import SourceRow
+from curate.sources.base import Record, SourceRow
 from curate.sources.columns import rows
 
 _MOSTLY = 0.9

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from curate.errors import RowError
+from curate.sources.base import Record
 from curate.sources.values import look, text_of
 
-Record = Mapping[str, Any]
 # Fields of structs in structs are looked at this deep.
 _DEPTH = 3
 # So many columns are looked at; a table of pixels or embeddings has more.

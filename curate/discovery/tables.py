@@ -14,6 +14,7 @@ from curate.discovery.findings import Guess
 from curate.discovery.images import Place
 from curate.discovery.places import role_of
 from curate.errors import RowError, UserError
+from curate.sources.base import Record
 from curate.sources.files import read
 
 # So many records of each file are looked at.
@@ -31,7 +32,7 @@ class CandidateTable:
 
     title: str
     settings: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Record]
     known: Sequence[Guess] = ()
     shown: Sequence[Place] = ()
     """Where images lie."""

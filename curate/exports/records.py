@@ -64,7 +64,8 @@ class Records:
     def all(self) -> Iterator[tuple[ExportedRollout, Item | RowError]]:
         """Each rollout, and its item or why it has none."""
         for shard in range(self._workspace.shards):
-            files = _ExportedShard(*(self._workspace.shard(table, shard) for table in (ROLLOUTS, PROBLEMS, STEP_LABELS)))
+            tables = (ROLLOUTS, PROBLEMS, STEP_LABELS)
+            files = _ExportedShard(*(self._workspace.shard(table, shard) for table in tables))
             for first, last in self._ranges(files.rollouts):
                 yield from self._read(files, first, last)
 

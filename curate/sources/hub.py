@@ -18,7 +18,7 @@ from curate.errors import RowError, UserError
 from curate.recipe.source_sections import HubSource
 from curate.runtime import hubs
 from curate.sources import columns
-from curate.sources.base import BadRow, Numbered, SourceRow
+from curate.sources.base import BadRow, Numbered, Record, SourceRow
 from curate.sources.files import read_input
 from curate.sources.readers.arrow_files import named
 from curate.sources.readers.inputs import Input
@@ -253,7 +253,7 @@ def _folder(found: Input, local: Path | None) -> PurePosixPath:
     return PurePosixPath(at.removeprefix(match[1]).lstrip("/")).parent if match else PurePosixPath()
 
 
-def _imaged(record: dict[str, Any], folder: PurePosixPath) -> dict[str, Any]:
+def _imaged(record: Record, folder: PurePosixPath) -> Record:
     """A record of an image folder's metadata: names of files become the images, as `datasets` calls them."""
     made = dict[str, Any]()
     for name, value in record.items():

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Self
 
 from curate.errors import RowError
+from curate.sources.base import Record
 
 
 class ClassLabel(str):
@@ -35,7 +36,7 @@ def number_of(value: Any) -> Any:
     return value
 
 
-def look(record: Mapping[str, Any], column: str) -> Any:
+def look(record: Record, column: str) -> Any:
     """What stands in a column; with `a.b` field b of the struct a, or of each struct of the list a; null where none."""
     if column in record:
         return record[column]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from curate.recipe.source_sections import MappedSource
+from curate.sources.base import Record
 from curate.sources.values import look, number_of
 
 # So many numbers without a 0 are no chance.
@@ -26,7 +24,7 @@ class IndexColumns:
         if source.answer_form == "index" and answer and not source.answer_from:
             self._columns.append((answer, "answer_from"))
 
-    def see(self, record: Mapping[str, Any]) -> None:
+    def see(self, record: Record) -> None:
         """Take down the least index of each column of this record."""
         for column, setting in self._columns:
             found = look(record, column)

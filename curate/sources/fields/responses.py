@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from curate.errors import RowError, UserError, did_you_mean
+from curate.sources.base import Record
 from curate.sources.fields import chat
 from curate.sources.values import look, text_of
 
@@ -106,7 +107,7 @@ def columns_of(
     )
 
 
-def name_of(record: Mapping[str, Any], columns: Columns, number: int | str) -> str:
+def name_of(record: Record, columns: Columns, number: int | str) -> str:
     """The problem's row in its source; RowError where the record, the `number`-th one, does not say."""
     if columns.id == ROW_NUMBER:
         return str(number)
@@ -120,7 +121,7 @@ def name_of(record: Mapping[str, Any], columns: Columns, number: int | str) -> s
     return str(int(found) + 1)
 
 
-def responses_of(record: Mapping[str, Any], columns: Columns) -> list[GivenResponse | RowError]:
+def responses_of(record: Record, columns: Columns) -> list[GivenResponse | RowError]:
     """Every response of a record, usable or not; RowError when it has none."""
     raw = _joined(record, columns) if columns.joined else _found(record, columns)
     if not raw:
@@ -134,7 +135,7 @@ def responses_of(record: Mapping[str, Any], columns: Columns) -> list[GivenRespo
     return [_response(value, columns, *rest) for value, *rest in zip(raw, *beside, strict=True)]
 
 
-def _found(record: Mapping[str, Any], columns: Columns) -> list[Any]:
+def _found(record: Record, columns: Columns) -> list[Any]:
     """What stands for each response: a text, a turn, or something that is neither."""
     first = next((value for column in columns.response if (value := look(record, column)) is not None), None)
     first = chat.parsed(first)
@@ -162,7 +163,7 @@ def _unlisted(value: Any) -> Any:
     return RowError("no-response", f"{type(value).__name__} in place of a text: {str(value)[:80]}")
 
 
-def _joined(record: Mapping[str, Any], columns: Columns) -> list[Any]:
+def _joined(record: Record, columns: Columns) -> list[Any]:
     """The texts of several columns as one."""
     try:
         texts = [text_of(look(record, column)) for column in columns.response]
@@ -171,7 +172,7 @@ def _joined(record: Mapping[str, Any], columns: Columns) -> list[Any]:
     return ["\n\n".join(text for text in texts if text and text.strip())]
 
 
-def _beside(record: Mapping[str, Any], column: str | None, count: int) -> list[Any]:
+def _beside(record: Record, column: str | None, count: int) -> list[Any]:
     """What a column says about each of `count` responses."""
     if column is None:
         return [None] * count
@@ -224,7 +225,7 @@ def outcome_of(value: Any, column: str) -> bool | None:
     raise RowError("unusable-outcome", f"{column} says neither right nor wrong: {str(value)[:80]!r}")
 
 
-def answers_of(record: Mapping[str, Any], column: str) -> list[str]:
+def answers_of(record: Record, column: str) -> list[str]:
     """The gold answers that a record states, any of which may be the problem's; none where it states none."""
     value = look(record, column)
     if isinstance(value, str) and value.strip()[:1] == "[":

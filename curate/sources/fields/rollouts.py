@@ -11,11 +11,10 @@ from typing import Any
 
 from curate.errors import RowError
 from curate.recipe.source_sections import ChainMap
-from curate.sources.base import GivenChain
+from curate.sources.base import GivenChain, Record
 from curate.sources.fields import lists
 from curate.sources.values import look, number_of, text_of
 
-Record = Mapping[str, Any]
 # What stands between the steps of a chain that came as a list.
 SEPARATOR = "\n\n"
 # Math-Shepherd's step tag, in Cyrillic.

@@ -12,10 +12,10 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from curate.errors import RowError, UserError
+from curate.sources.base import Numbered, Record
 from curate.sources.readers.inputs import Input
 from curate.sources.values import ClassLabel
 
-Numbered = tuple[int, dict[str, Any] | RowError]
 # Images may be in them.
 _ROWS = 256
 _HUGGINGFACE = b"huggingface"
@@ -93,7 +93,7 @@ def _rows(batches: Iterator[pa.RecordBatch], features: Mapping[str, Any]) -> Ite
             yield number, record if isinstance(record, RowError) else named(record, features)
 
 
-def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | RowError]:
+def _records(batch: pa.RecordBatch) -> Iterator[Record | RowError]:
     """Rows of a batch; Parquet does not promise that its texts are UTF-8, nor Python that it has all dates."""
     try:
         yield from batch.to_pylist()
@@ -118,7 +118,7 @@ def _features(schema: pa.Schema) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def named(record: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+def named(record: Record, features: Mapping[str, Any]) -> Record:
     """The record with the numbers of class labels replaced by their names; `features` as `datasets` writes them."""
     return {name: _named(value, features.get(name)) for name, value in record.items()}
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.errors import RowError, UserError
+from curate.sources.base import Numbered, Record
 from curate.sources.readers.inputs import Input
 
-Numbered = tuple[int | str, dict[str, Any] | RowError]
 # The column that holds the name of an object that a file keeps by name.
 KEY = "key"
 
@@ -45,7 +45,7 @@ def lines(found: Input) -> Iterator[Numbered]:
     yield from whole(found)
 
 
-def _line(line: bytes, number: int) -> dict[str, Any] | RowError:
+def _line(line: bytes, number: int) -> Record | RowError:
     try:
         record = _DECODER.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:

@@ -19,7 +19,8 @@ from curate.recipe.source_sections import SyntheticSource
 from curate.seeds import rng
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.synthetic import chain
-from curate.sources.synthetic.tasks import TASKS, Facts, SyntheticTask
+from curate.sources.synthetic.base import F, Facts, SyntheticTask
+from curate.sources.synthetic.tasks import TASKS
 
 # Of a domain with wrong gold answers, this share of rows is wrong.
 WRONG_GOLD_SHARE = 0.7
@@ -39,7 +40,8 @@ def leak(question: str, answer: str) -> str:
 def judge_truth(truth: str, steps: Sequence[str]) -> list[bool]:
     """Exact truth of each step of a chain for a problem's `truth` column."""
     known = json.loads(truth)
-    return chain.judge(TASKS[known["task"]], known["facts"], steps)
+    task = TASKS[known["task"]]
+    return chain.judge(task, task.facts(**known["facts"]), steps)
 
 
 class Synthetic:
@@ -64,7 +66,7 @@ class Synthetic:
         misses = 0
         while len(found) < wanted and misses < _MISSES:
             facts = self._task.sample(random)
-            key = json.dumps(facts, sort_keys=True)
+            key = json.dumps(vars(facts), sort_keys=True)
             misses = misses + 1 if key in seen else 0
             if not misses:
                 seen.add(key)
@@ -92,7 +94,7 @@ class Synthetic:
             choices=task.choices,
             images=(self._png(shown, index),),
             answer_type=task.answer_type,
-            truth=json.dumps({"task": task.name, "facts": facts}, sort_keys=True),
+            truth=json.dumps({"task": task.name, "facts": vars(facts)}, sort_keys=True),
         )
 
     def _wrong_gold(self, index: int, right: str) -> str:
@@ -118,7 +120,7 @@ def _until(draw: Callable[[], str], good: Callable[[str], bool]) -> str:
     raise UserError("A synthetic defect could not be planted: every drawn answer is the right one; use another task.")
 
 
-def _by_wrong_rule(task: SyntheticTask, facts: Facts, right: str, index: int) -> str:
+def _by_wrong_rule(task: SyntheticTask[F], facts: F, right: str, index: int) -> str:
     """What a careful reader gets who takes the wrong rule; the right answer where both rules agree."""
     for attempt in range(20):
         random = rng("wrong-rule", task.name, index, attempt)

@@ -11,42 +11,51 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from PIL import Image
 
-Facts = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Facts:
+    """What a problem is about, and what its image shows; a task's facts are fields that JSON has a form for."""
+
+
+F = TypeVar("F", bound=Facts)
 Slots = dict[str, str]
-Near = Callable[[Facts, Slots], Sequence[str]]
+Near = Callable[[F, Slots], Sequence[str]]
+# Whatever the facts are.
+AnyNear = Callable[[Facts, Slots], Sequence[str]]
 
 LETTERS = "ABCD"
 NAMED = ("red", "blue", "green", "orange", "purple")
 
 
 @dataclass(frozen=True)
-class SyntheticStep:
+class SyntheticStep(Generic[F]):
     """One sentence: `fill(facts, written)` gives its right slots, `near[slot]` the wrong values one could write."""
 
     template: str
-    fill: Callable[[Facts, Slots], Slots]
-    near: Mapping[str, Near]
+    fill: Callable[[F, Slots], Slots]
+    near: Mapping[str, Near[F]]
 
 
 @dataclass(frozen=True)
-class SyntheticTask:
-    """A family of problems with exact answers; `facts` are plain JSON values."""
+class SyntheticTask(Generic[F]):
+    """A family of problems with exact answers; `facts` is the class of what `sample` draws."""
 
     name: str
     family: str
-    sample: Callable[[random.Random], Facts]
-    image: Callable[[Facts], Image.Image]
-    question: Callable[[Facts], str]
-    steps: tuple[SyntheticStep, ...]
+    facts: type[F]
+    sample: Callable[[random.Random], F]
+    image: Callable[[F], Image.Image]
+    question: Callable[[F], str]
+    steps: tuple[SyntheticStep[F], ...]
     answer_type: str = "number"
     choices: tuple[str, ...] = ()
 
 
-def numbers_near(slot: str, low: int, high: int, reach: int = 3) -> Near:
+def numbers_near(slot: str, low: int, high: int, reach: int = 3) -> AnyNear:
     """Neighbours of the right number, at most `reach` away."""
 
     def near(facts: Facts, slots: Slots) -> Sequence[str]:
@@ -56,20 +65,20 @@ def numbers_near(slot: str, low: int, high: int, reach: int = 3) -> Near:
     return near
 
 
-def among(*values: str) -> Near:
+def among(*values: str) -> AnyNear:
     return lambda facts, slots: values
 
 
-def seen(key: str) -> Near:
+def seen(names: Callable[[F], Sequence[str]]) -> Near[F]:
     """Colours that the image shows."""
-    return lambda facts, slots: [item[0] if isinstance(item, list | tuple) else item for item in facts[key]]
+    return lambda facts, slots: names(facts)
 
 
-def conclude(near: Near) -> SyntheticStep:
+def conclude(near: Near[F]) -> SyntheticStep[F]:
     return SyntheticStep("The answer is {answer}.", lambda facts, slots: {"answer": slots["result"]}, {"answer": near})
 
 
-def step(template: str, fill: Callable[[Facts, Slots], Slots], **near: Near) -> SyntheticStep:
+def step(template: str, fill: Callable[[F, Slots], Slots], **near: Near[F]) -> SyntheticStep[F]:
     return SyntheticStep(template, fill, near)
 
 

@@ -7,14 +7,14 @@ import random
 import re
 from collections.abc import Collection, Sequence
 
-from curate.sources.synthetic.tasks import Facts, Slots, SyntheticStep, SyntheticTask
+from curate.sources.synthetic.base import F, Slots, SyntheticStep, SyntheticTask
 
 NUM_STEPS = 5
 _HEADING = re.compile(r"\s*Step\s+(\d+)\s*:\s*(.*?)\s*", re.DOTALL)
 _FINAL = re.compile(r"\s*Final answer\s*:\s*(\S.*?)\s*", re.DOTALL)
 
 
-def _fill(step: SyntheticStep, facts: Facts, written: Slots, slip: random.Random | None) -> Slots:
+def _fill(step: SyntheticStep[F], facts: F, written: Slots, slip: random.Random | None) -> Slots:
     slots = step.fill(facts, written)
     if slip is None:
         return slots
@@ -28,7 +28,7 @@ def _fill(step: SyntheticStep, facts: Facts, written: Slots, slip: random.Random
 
 
 def solve(
-    task: SyntheticTask, facts: Facts, slips: Collection[int] = (), rng: random.Random | None = None
+    task: SyntheticTask[F], facts: F, slips: Collection[int] = (), rng: random.Random | None = None
 ) -> list[Slots]:
     """Slots of the five steps; the steps in `slips` (0 to 4) are written wrong where they can be, and carried on."""
     rng = rng or random.Random(0)
@@ -41,12 +41,12 @@ def solve(
     return chain
 
 
-def gold(task: SyntheticTask, facts: Facts) -> str:
+def gold(task: SyntheticTask[F], facts: F) -> str:
     """The right answer."""
     return solve(task, facts)[-1]["answer"]
 
 
-def render(task: SyntheticTask, chain: Sequence[Slots], final: str | None = None) -> str:
+def render(task: SyntheticTask[F], chain: Sequence[Slots], final: str | None = None) -> str:
     """The chain as text: five `Step k:` lines and the `Final answer:` line (`final`, else the last step's answer)."""
     lines = [
         f"Step {number}: {step.template.format(**slots)}"
@@ -61,7 +61,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>.+?)" for i, p in enumerate(parts)))
 
 
-def judge(task: SyntheticTask, facts: Facts, steps: Sequence[str]) -> list[bool]:
+def judge(task: SyntheticTask[F], facts: F, steps: Sequence[str]) -> list[bool]:
     """Truth of each step of a generated chain, one bool a step.
 
     A step is right when its text parses by the task's template for that position and says exactly what the facts say.
@@ -86,7 +86,7 @@ def judge(task: SyntheticTask, facts: Facts, steps: Sequence[str]) -> list[bool]
     return verdicts
 
 
-def first_wrong(task: SyntheticTask, facts: Facts, steps: Sequence[str]) -> int | None:
+def first_wrong(task: SyntheticTask[F], facts: F, steps: Sequence[str]) -> int | None:
     """Index of the first wrong step; the number of steps when the chain stops short; None when all is right."""
     verdicts = judge(task, facts, steps)
     for index, right in enumerate(verdicts):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
 
 from curate.sources.synthetic import draw
 from curate.sources.synthetic.base import (
@@ -22,17 +25,35 @@ from curate.sources.synthetic.base import (
 # ---------------------------------------------------------------- table: look-up
 
 
-def _sample_table(rng: random.Random) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TableFacts(Facts):
+    """Rows of four digits under the letters A to D, and the cell that is asked for."""
+
+    rows: Sequence[tuple[str, Sequence[int]]]
+    first: str
+    letter: str
+
+    @property
+    def heads(self) -> list[str]:
+        """What the rows are called."""
+        return [head for head, _ in self.rows]
+
+
+def _sample_table(rng: random.Random) -> TableFacts:
     heads = rng.sample(NAMED, 4)
-    return {
-        "rows": [[head, rng.sample(range(10), 4)] for head in heads],
-        "first": rng.choice(heads),
-        "letter": rng.choice(LETTERS),
-    }
+    return TableFacts(
+        rows=[(head, rng.sample(range(10), 4)) for head in heads],
+        first=rng.choice(heads),
+        letter=rng.choice(LETTERS),
+    )
 
 
-def _table_row(f: Facts, s: Slots) -> Slots:
-    digits = dict(f["rows"])[s["target"]]
+def _table_image(facts: TableFacts) -> Image.Image:
+    return draw.table([(head, digits) for head, digits in facts.rows])
+
+
+def _table_row(f: TableFacts, s: Slots) -> Slots:
+    digits = dict(f.rows)[s["target"]]
     return {"head": s["target"]} | {slot: str(digit) for slot, digit in zip(_DIGITS, digits, strict=True)}
 
 
@@ -42,17 +63,18 @@ _READ_ROW = (
 )
 _digit_near = {slot: numbers_near(slot, 0, 9) for slot in _DIGITS}
 
-table_lookup = SyntheticTask(
+table_lookup = SyntheticTask[TableFacts](
     "table_lookup",
     "table",
+    TableFacts,
     _sample_table,
-    lambda f: draw.table([(head, digits) for head, digits in f["rows"]]),
-    lambda f: f"Which number stands in the {f['first']} row under {f['letter']}?",
+    _table_image,
+    lambda f: f"Which number stands in the {f.first} row under {f.letter}?",
     (
         step(
             "Find the number in the {target} row under {letter}.",
-            lambda f, s: {"target": f["first"], "letter": f["letter"]},
-            target=seen("rows"),
+            lambda f, s: {"target": f.first, "letter": f.letter},
+            target=seen(lambda f: f.heads),
             letter=among(*LETTERS),
         ),
         step(_READ_ROW, _table_row, **_digit_near),
@@ -71,24 +93,25 @@ table_lookup = SyntheticTask(
 )
 
 
-def _under(f: Facts, s: Slots) -> Slots:
+def _under(f: TableFacts, s: Slots) -> Slots:
     digits = [s[slot] for slot in _DIGITS]
     # A misread row may not hold the number that was called its largest; the eye then stays on the first column.
     place = digits.index(s["largest"]) if s["largest"] in digits else 0
     return {"same": s["largest"], "result": LETTERS[place]}
 
 
-table_largest = SyntheticTask(
+table_largest = SyntheticTask[TableFacts](
     "table_largest",
     "table",
+    TableFacts,
     _sample_table,
-    lambda f: draw.table([(head, digits) for head, digits in f["rows"]]),
-    lambda f: f"Which letter stands over the largest number in the {f['first']} row?",
+    _table_image,
+    lambda f: f"Which letter stands over the largest number in the {f.first} row?",
     (
         step(
             "Find the largest number in the {target} row.",
-            lambda f, s: {"target": f["first"]},
-            target=seen("rows"),
+            lambda f, s: {"target": f.first},
+            target=seen(lambda f: f.heads),
         ),
         step(_READ_ROW, _table_row, **_digit_near),
         step(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from curate.sources.synthetic import cells, charts, tables
 from curate.sources.synthetic.base import NAMED, Facts, Slots, SyntheticStep, SyntheticTask
 
 __all__ = ["NAMED", "TASKS", "Facts", "Slots", "SyntheticStep", "SyntheticTask"]
 
-TASKS: dict[str, SyntheticTask] = {
+TASKS: dict[str, SyntheticTask[Any]] = {
     task.name: task
     for task in (
         charts.bars_read,

@@ -170,7 +170,7 @@ def test_exact_truth_is_of_the_whole_prefix(make_workspace):
     fill(workspace, "test", [rows[0] | {"steps": steps, "question": task.question(facts)}], images)
     problem = workspace.read(PROBLEMS).to_pylist()[0]
     workspace.partition(PROBLEMS, "test").clear()
-    truth = json.dumps({"task": "bars_read", "facts": facts})
+    truth = json.dumps({"task": "bars_read", "facts": vars(facts)})
     commit(workspace.partition(PROBLEMS, "test"), [problem | {"truth": truth}])
     read = read_examples(workspace, ("test",))
     verdicts = chains.judge(task, facts, steps)
