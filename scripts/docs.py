@@ -25,10 +25,18 @@ from curate.recipe.parsing import Config
 from curate.tables.schema import TABLES
 from prm.bench.config import CalibrationConfig, VerdictConfig
 from prm.cli.app import app as prm_app
-from prm.render.table import COLUMNS, DIFFERENCE
+from prm.render.difference import difference_columns
+from prm.reporting.columns import COLUMNS
+from prm.reporting.report_column import Form, ReportColumn
 
-REPORT = "Written by `prm report`: one row per training domain, the heaviest first; an empty cell means missing."
-AGAINST = "Written by `prm report A --against B`: one row per domain of either workspace; A is the one reported on."
+REPORT = """\
+Written by `prm report`: one row per training domain, the heaviest first; an empty cell means missing. Columns have the
+names of the CSV, `report.csv`, or names of their own where only other forms have them. The other cells are the heading
+in that form, on the page with its group, and the key within `domains` of `report.json`."""
+AGAINST = """\
+Written by `prm report A --against B`: one row per domain of either workspace; A is the one reported on. The JSON,
+`difference.json`, has the rows of both workspaces as in the report."""
+FORMS: tuple[Form, ...] = ("terminal", "markdown", "page")
 DOCS = Path(__file__).parents[1] / "docs"
 RECIPE = """# Recipe keys
 
@@ -82,10 +90,28 @@ def columns() -> str:
         parts.append("| column | type | may be null |\n|---|---|---|\n")
         for field in table.schema:
             parts.append(f"| `{field.name}` | {field.type} | {'yes' if field.nullable else 'no'} |\n")
-    for name, told, described in (("report.csv", COLUMNS, REPORT), ("difference.csv", DIFFERENCE, AGAINST)):
-        parts.append(f"\n## {name}\n\n{described}\n\n| column | what it says |\n|---|---|\n")
-        parts += [f"| `{column.name}` | {column.text} |\n" for column in told]
+    parts.append(f"\n## The report\n\n{REPORT}\n\n{_forms(COLUMNS, json=True)}")
+    parts.append(f"\n## The difference of two reports\n\n{AGAINST}\n\n{_forms(difference_columns(), json=False)}")
     return "".join(parts)
+
+
+def _forms(listed: Sequence[ReportColumn[Any]], json: bool) -> str:
+    """A table of columns and of the forms that each is in."""
+    head = ["column", "what it says", "CSV", "terminal", "Markdown", "page", *(["JSON"] if json else [])]
+    rows = [head, ["---"] * len(head)]
+    for column in listed:
+        headings = (_heading(column, form) for form in FORMS)
+        key = [f"`{column.key}`" if column.key else ""] if json else []
+        rows.append([f"`{column.name}`", column.help, "yes" if column.csv else "", *headings, *key])
+    return "".join(f"| {' | '.join(' '.join(cell.split()) for cell in row)} |\n" for row in rows)
+
+
+def _heading(column: ReportColumn[Any], form: Form) -> str:
+    """The heading of a column in a form, on the page with its group; empty where the form does not have it."""
+    shown = column.shown(form)
+    if shown is None:
+        return ""
+    return f"{shown.title}: {column.heading_in(form)}" if shown.title and form == "page" else column.heading_in(form)
 
 
 def cli() -> str:

@@ -12,9 +12,8 @@ from rich.text import Text
 
 from prm.bench.resample import Figure
 from prm.bench.result import BenchmarkResult, Group
-from prm.render import figures
-from prm.render.figures import MISSING, plain
 from prm.render.markdown import escape
+from prm.reporting.formats import MISSING, count, number, plain
 
 # So many runs are shown group by group on a terminal; more are one line each.
 _IN_FULL = 3
@@ -70,8 +69,8 @@ def _cells(result: BenchmarkResult, group: Group) -> list[str]:
     return [
         "all" if group.name is None else plain(group.name),
         *(share(group.figures.get(name), percent) for name in result.shown),
-        *(figures.count(each) for each in (counts.problems, counts.chains, counts.steps)),
-        figures.count(sum(counts.unscored.values())),
+        *(count(each) for each in (counts.problems, counts.chains, counts.steps)),
+        count(sum(counts.unscored.values())),
     ]
 
 
@@ -114,9 +113,9 @@ def bin_rows(group: Group) -> Iterator[list[str]]:
     for each in group.bins:
         yield [
             f"{each.low:.2f}–{each.high:.2f}",
-            figures.count(each.steps),
-            figures.count(each.problems),
-            figures.number(each.predicted, 3),
+            count(each.steps),
+            count(each.problems),
+            number(each.predicted, 3),
             share(each.observed, True),
         ]
 

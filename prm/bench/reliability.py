@@ -14,8 +14,9 @@ from plotly.offline import get_plotlyjs
 
 from prm.bench import presentation
 from prm.bench.result import BenchmarkResult, Group
-from prm.render import charts, figures
+from prm.render import charts
 from prm.render.page import embedded
+from prm.reporting import formats
 
 _LINE, _POINT, _BAR = "#858d99", "#3a83c5", "rgba(133, 141, 153, 0.35)"
 
@@ -98,7 +99,7 @@ def _chart(place: int, group: Group) -> dict[str, Any]:
 
 
 def _name(group: Group) -> str:
-    return "all" if group.name is None else figures.plain(group.name)
+    return "all" if group.name is None else formats.plain(group.name)
 
 
 def _figures(result: BenchmarkResult) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def _figures(result: BenchmarkResult) -> dict[str, Any]:
         [
             _name(group),
             *(presentation.share(group.figures.get(name), False) for name in result.overall.figures),
-            figures.count(group.counts.steps),
-            figures.count(group.counts.problems),
+            formats.count(group.counts.steps),
+            formats.count(group.counts.problems),
         ]
         for group in result.groups
     ]

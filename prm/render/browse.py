@@ -29,9 +29,9 @@ from curate.runtime.frames import pl
 from curate.seeds import digest
 from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
 from curate.tables.store import Store, among
-from prm.render.figures import lines, shortened
 from prm.render.scripts import call
 from prm.reporting import showcase
+from prm.reporting.formats import lines, shortened
 
 if TYPE_CHECKING:
     from prm.sections import ReportConfig

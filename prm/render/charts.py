@@ -15,7 +15,9 @@ from plotly.subplots import make_subplots
 
 from prm.metrics import Interval
 from prm.render import figures
-from prm.reporting.model import DomainRow, Report
+from prm.reporting import formats
+from prm.reporting.model import Report
+from prm.reporting.report_column import DomainRow
 from prm.reporting.stats import Curve
 from prm.reporting.verdict import DOWN, SAME, TOO_HARD, UNKNOWN, UP
 from prm.scoring.select import Selection
@@ -55,7 +57,7 @@ _NAME = 22
 
 def name(text: str) -> str:
     """A name for a chart: one short line, escaped."""
-    short = figures.plain(text)
+    short = formats.plain(text)
     return html.escape(short if len(short) <= _NAME else f"{short[: _NAME - 1]}…")
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
 from prm.render import figures
-from prm.render.figures import MISSING, plain
+from prm.reporting.columns import shown_in
+from prm.reporting.formats import MISSING, count, percent, plain
 from prm.reporting.model import Report
+from prm.reporting.report_column import ReportColumn
 from prm.scoring.select import Selection
 
-_HEAD = (
-    *("domain", "verdict", "planted", "licence", "weight", "interval", "chance", "rank", "problems", "rollouts"),
-    *("labelled steps", "right", "mean label", "label noise", "undecided", "truncated", "rejects", "duplicates"),
-    *("contaminated", "consensus kept", "loss first", "loss last", "running t (over runs)"),
+R = TypeVar("R")
+# Columns that stand before the others.
+_FIRST = (
+    *("marked_verdict", "planted", "licences", "weight", "interval", "chance", "ranks", "problems", "rollouts"),
+    *("labelled_steps", "accuracy", "mean_label", "label_noise", "undecided", "truncated"),
+    *("rejects", "duplicates", "contaminated", "consensus_kept"),
 )
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&$])")
@@ -24,10 +29,18 @@ def escape(text: object) -> str:
     return _MARKUP.sub(lambda match: _ENTITIES.get(match[1], f"\\{match[1]}"), plain(text))
 
 
-def pipes(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """A pipe table; the first `left` columns are aligned left, the others right."""
-    marks = ["---" if place < left else "---:" for place in range(len(head))]
+def pipes(head: Sequence[str], rows: Iterable[Sequence[str]], left: int | Collection[int] = 1) -> list[str]:
+    """A pipe table; the first `left` columns, or those at these places, are aligned left, the others right."""
+    at = range(left) if isinstance(left, int) else left
+    marks = ["---" if place in at else "---:" for place in range(len(head))]
     return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)] + [""]
+
+
+def named_table(columns: Sequence[ReportColumn[R]], named: Iterable[tuple[str, R]]) -> list[str]:
+    """A pipe table of (name, row): the name of each row and its columns."""
+    rows = [[escape(name), *(escape(column.text(row, "markdown")) for column in columns)] for name, row in named]
+    left = {0, *(place for place, column in enumerate(columns, 1) if column.left)}
+    return pipes(["domain", *(escape(column.heading_in("markdown")) for column in columns)], rows, left)
 
 
 def render(report: Report) -> str:
@@ -36,7 +49,7 @@ def render(report: Report) -> str:
     lines = [f"# Dataset quality: {escape(report.workspace)}", "", made, ""]
     if report.planted:
         lines += [escape(figures.order_sentence(report)), ""]
-    lines += _domains(report)
+    lines += named_table(shown_in("markdown", _FIRST), ((row.domain, row) for row in report.domains))
     for said in (figures.given_sentence(report), figures.no_answer_sentence(report)):
         lines += [escape(said), ""] if said else []
     if report.spend:
@@ -47,40 +60,6 @@ def render(report: Report) -> str:
     lines += _ledger(report)
     lines += [f"> {escape(note)}" for note in report.notes]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _domains(report: Report) -> list[str]:
-    rows = []
-    for row in report.domains:
-        facts = row.facts
-        rows.append(
-            [
-                escape(row.domain),
-                row.verdict + (", too hard" if row.too_hard else ""),
-                escape(", ".join(facts.planted)) or MISSING,
-                escape(", ".join(facts.licences)) or MISSING,
-                figures.number(row.weight),
-                figures.spread(row.interval),
-                figures.spread(row.band),
-                figures.rank(row),
-                figures.count(facts.problems),
-                figures.count(facts.rollouts),
-                figures.count(facts.labelled_steps),
-                figures.percent(facts.accuracy),
-                figures.number(facts.mean_label),
-                figures.number(facts.label_noise),
-                figures.percent(facts.undecided, 1),
-                figures.percent(facts.truncated, 1),
-                figures.count(facts.rejects),
-                figures.count(facts.duplicates),
-                figures.count(facts.contaminated),
-                figures.percent(facts.consensus_kept),
-                figures.number(row.loss_first, 3),
-                figures.number(row.loss_last, 3),
-                figures.over(row.t),
-            ]
-        )
-    return pipes(_HEAD, rows, left=4)
 
 
 def _selection(selection: Selection) -> list[str]:
@@ -99,7 +78,7 @@ def _selection(selection: Selection) -> list[str]:
         [
             [
                 escape(domain),
-                *(figures.percent(found[m].accuracy, 1) if m in found else MISSING for m in selection.methods),
+                *(percent(found[m].accuracy, 1) if m in found else MISSING for m in selection.methods),
             ]
             for domain, found in figures.by_domain(selection)
         ],
@@ -111,7 +90,7 @@ def _ledger(report: Report) -> list[str]:
     rows = [
         [
             *(escape(text or MISSING) for text in (one.stage, one.table, one.partition, one.reasons, one.unit)),
-            *(figures.count(value) for value in (one.taken, one.out, one.duplicate, one.rejected, one.failed)),
+            *(count(value) for value in (one.taken, one.out, one.duplicate, one.rejected, one.failed)),
         ]
         for one in report.ledger
     ]

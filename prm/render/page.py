@@ -17,7 +17,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from prm.render import charts, difference, evidence, figures, scripts
+from prm.reporting import formats
+from prm.reporting.columns import COLUMNS, shown_in
 from prm.reporting.model import Report
+from prm.reporting.report_column import grouped
 from prm.reporting.verdict import VERDICTS
 from prm.scoring.select import METHODS
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 # Longer texts in a chain are cut, and say by how much.
 _LONGEST = 4000
+# Groups of columns in their order, and columns that stand before the others of their group.
+_TITLES, _FIRST = ("weight", "data", "rollouts", "step labels", "train loss", ""), ("planted",)
 _SIGNS = {"up": "▲", "down": "▼", "indistinguishable": "●", "unknown": "○"}
 
 
@@ -45,22 +50,15 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: figures.lines(value) if isinstance(value, str) and not _made(value) else value,
+        finalize=lambda value: formats.lines(value) if isinstance(value, str) and not _made(value) else value,
     )
     environment.filters |= {
-        "number": figures.number,
-        "percent": figures.percent,
-        "count": figures.count,
-        "spread": figures.spread,
-        "rank": figures.rank,
-        "over": figures.over,
-        "signed": difference.signed,
-        "ends": difference.interval,
-        "verdicts": difference.verdicts,
-        "counts": difference.counts,
+        "number": formats.number,
+        "percent": formats.percent,
+        "count": formats.count,
         "accuracy": figures.accuracy,
         "gain": figures.gain,
-        "cut": lambda text: figures.shortened(text, _LONGEST),
+        "cut": lambda text: formats.shortened(text, _LONGEST),
         "sign": lambda verdict: _SIGNS[verdict],
         "outcome": lambda outcome: {True: "right", False: "wrong", None: "undecided"}[outcome],
     }
@@ -93,7 +91,7 @@ def _chart(identity: str, figure: go.Figure | None, title: str, text: str, label
 
 
 def _weights_label(report: Report) -> str:
-    weighed = [f"{figures.plain(row.domain)} {row.weight:.2f}" for row in report.domains if row.weight is not None]
+    weighed = [f"{formats.plain(row.domain)} {row.weight:.2f}" for row in report.domains if row.weight is not None]
     return f"Weights, heaviest first: {', '.join(weighed)}. The table below has the same figures."
 
 
@@ -163,7 +161,7 @@ def _shared(title: str, theme: str, loads: str) -> dict[str, Any]:
         "plotly": Markup(get_plotlyjs()),  # noqa: S704
         "style": _asset("page.css"),
         "script": _asset("page.js"),
-        "missing": figures.MISSING,
+        "missing": formats.MISSING,
     }
 
 
@@ -179,6 +177,8 @@ def render(report: Report, theme: str = "auto", browser: Mapping[str, Any] | Non
         .render(
             **_shared(f"Dataset quality: {report.workspace}", theme, loads),
             report=report,
+            columns=grouped(shown_in("page", _FIRST), "page", _TITLES),
+            further=[column for column in shown_in("page") if column not in COLUMNS],
             browser=browser,
             browser_data=embedded(browser),
             browser_script=_asset("browser.js") if browser else "",
@@ -211,4 +211,10 @@ def render_difference(comparison: Comparison, theme: str = "auto") -> str:
     title = f"Difference: {comparison.a} against {comparison.b}"
     template = _environment().get_template("difference.html.j2")
     shared = _shared(title, theme, "")
-    return template.render(**shared, comparison=comparison, chart=chart, summary=difference.summary(comparison))
+    return template.render(
+        **shared,
+        comparison=comparison,
+        columns=difference.shown_difference("page"),
+        chart=chart,
+        summary=difference.summary(comparison),
+    )

@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from prm.render import figures
-from prm.render.figures import MISSING, plain, shortened
-from prm.reporting.model import DomainRow, Report
+from prm.reporting.columns import DATA, QUALITY, shown_in
+from prm.reporting.compare import HEAVIER, LIGHTER
+from prm.reporting.formats import harmless, percent, plain, shortened
+from prm.reporting.model import Report
+from prm.reporting.report_column import ReportColumn, arranged, grouped
 from prm.reporting.verdict import DOWN, UP
 from prm.scoring.select import Selection
 
+R = TypeVar("R")
 Justify = Literal["left", "right"]
-_COLUMNS: tuple[tuple[str, Justify], ...] = (
-    ("domain", "left"),
-    ("weight  interval", "right"),
-    ("chance", "right"),
-    ("verdict", "left"),
-    ("rank", "right"),
-    ("problems", "right"),
-    ("right", "right"),
-    ("known", "left"),
-)
-_DATA: tuple[tuple[str, Justify], ...] = (
-    ("domain", "left"),
-    ("left out", "right"),
-    ("undecided", "right"),
-    ("truncated", "right"),
-    ("noise", "right"),
-    ("kept", "right"),
-    ("loss", "right"),
-    ("t", "right"),
-)
-_STYLES = {UP: "bold blue", DOWN: "bold yellow"}
+_STYLES = {"verdict": {UP: "bold blue", DOWN: "bold yellow"}, "moved": {HEAVIER: "bold blue", LIGHTER: "bold yellow"}}
+# Columns, and keys of columns, that stand before the others.
+_FIRST, _FIRST_KEYS = ("weight_spread", "chance"), ("accuracy",)
+# Characters in a line, and of those at least and at most in a name where it is longer.
+_WIDTH, _NAME_LEAST, _NAME_WIDTH = 100, 13, 19
 
 # Numbers of candidates that fit beside one another.
 _SIZES = 4
 
 
-def titled(title: str, columns: Sequence[tuple[str, Justify]]) -> Table:
-    """An empty table whose first column is a name."""
+def titled(title: str, columns: Sequence[tuple[str, Justify]], name_width: int = _NAME_WIDTH) -> Table:
+    """An empty table whose first column is a name of at most so many characters."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_edge=False)
     table.pad_edge, table.padding = False, (0, 1, 0, 0)
     for place, (name, justify) in enumerate(columns):
         # Figures are never cut: only the first column, a name, gives way.
-        widest = None if place else 19
+        widest = None if place else name_width
         table.add_column(name, justify=justify, no_wrap=True, min_width=None if place else 8, max_width=widest)
     return table
 
@@ -63,59 +52,74 @@ def fill(table: Table, rows: Iterable[Sequence[Text]]) -> Table:
     return table
 
 
-def _domain_cells(row: DomainRow) -> list[Text]:
-    interval = figures.spread(row.interval, "–")
-    weight = figures.number(row.weight) + ("" if interval == MISSING else f"  {interval}")
-    facts = row.facts
-    mark = ", ".join(facts.planted) or ("too hard" if row.too_hard else "")
-    return [
-        Text(plain(row.domain)),
-        Text(weight),
-        Text(figures.spread(row.band, "–")),
-        Text(row.verdict, style=_STYLES.get(row.verdict, "")),
-        Text(figures.rank(row)),
-        Text(figures.count(facts.problems)),
-        Text(figures.percent(facts.accuracy)),
-        Text(plain(mark)),
-    ]
+def named_tables(
+    title: str, columns: Sequence[ReportColumn[R]], named: Sequence[tuple[str, R]]
+) -> list[RenderableType]:
+    """A table of (name, row): the name of each row and its columns, going on in further tables where a line is full."""
+    made: list[RenderableType] = []
+    for part, name_width in _fitting(columns, [row for _, row in named]):
+        heads: list[tuple[str, Justify]] = [
+            (harmless(each.heading_in("terminal")), "left" if each.left else "right") for each in part
+        ]
+        table = titled(f"{title}, continued" if made else title, [("domain", "left"), *heads], name_width)
+        rows = [[Text(plain(name)), *(_cell(each, row) for each in part)] for name, row in named]
+        made += [*([Text()] if made else []), fill(table, rows)]
+    return made
 
 
-def _data_cells(row: DomainRow) -> list[Text]:
-    facts, ends = row.facts, (row.loss_first, row.loss_last)
-    loss = MISSING if None in ends else f"{figures.number(ends[0], 3)} → {figures.number(ends[1], 3)}"
-    out = f"{facts.rejects:,} / {facts.duplicates:,} / {facts.contaminated:,}"
-    cells = [
-        *(plain(row.domain), out, figures.percent(facts.undecided, 1), figures.percent(facts.truncated, 1)),
-        *(figures.number(facts.label_noise), figures.percent(facts.consensus_kept), loss),
-        figures.number(row.t.mean if row.t else None, 1),
-    ]
-    return [Text(cell) for cell in cells]
+def _cell(column: ReportColumn[R], row: R) -> Text:
+    text = harmless(column.text(row, "terminal"))
+    return Text(text, style=_STYLES.get(column.name, {}).get(text, ""))
 
 
-def _data(report: Report) -> list[RenderableType]:
-    """What came of each domain's rows, and its training."""
-    key = (
-        "left out: rejected / duplicate / shown by meta or test set; noise: standard error of a label; kept: by "
-        "consensus; t: of its dots, mean over runs."
-    )
-    found = (
+def _fitting(columns: Sequence[ReportColumn[R]], rows: Sequence[R]) -> Iterator[tuple[list[ReportColumn[R]], int]]:
+    """The columns in order, in groups that fit into a line, each with the characters that are left for a name."""
+    group, left = list[ReportColumn[R]](), _WIDTH
+    for column in columns:
+        cells = (column.heading_in("terminal"), *(column.text(row, "terminal") for row in rows))
+        # Between two columns are two spaces.
+        width = 2 + max(map(cell_len, cells))
+        if group and left - width < _NAME_LEAST:
+            yield group, min(_NAME_WIDTH, left)
+            group, left = [], _WIDTH
+        group.append(column)
+        left -= width
+    yield group, min(_NAME_WIDTH, max(_NAME_LEAST, left))
+
+
+def _tables(report: Report) -> dict[str, list[RenderableType]]:
+    """Title -> table and key of what the report's columns say."""
+    named = [(row.domain, row) for row in report.domains]
+    made = {}
+    for title, columns in grouped(shown_in("terminal", _FIRST), "terminal", (QUALITY, DATA), DATA):
+        keys = [
+            f"{column.heading_in('terminal')}: {shown.key}"
+            for column in arranged(columns, _FIRST_KEYS)
+            if (shown := column.terminal) and shown.key
+        ]
+        key = [Text(), Text(f"{'; '.join(keys)}.", style="dim")] if keys else []
+        made[title] = [*named_tables(title, columns, named), *key]
+    return made
+
+
+def _sentences(*texts: str) -> list[Text]:
+    return [Text(text) for text in texts if text]
+
+
+def render(report: Report) -> Group:
+    """The dataset-quality table, what the data are, a sentence for each domain, best-of-N, and the notes."""
+    tables = _tables(report)
+    parts = [*tables.pop(QUALITY), *_sentences(figures.training_sentence(report), figures.order_sentence(report))]
+    parts += [Text(), *tables.pop(DATA)]
+    parts += _sentences(
         figures.given_sentence(report),
         figures.no_answer_sentence(report),
         figures.licences_sentence(report),
         figures.spend_sentence(report),
     )
-    sentences = [text for text in found if text]
-    table = fill(titled("Data and training", _DATA), map(_data_cells, report.domains))
-    return [Text(), table, Text(), Text(key, style="dim"), *(Text(text) for text in sentences)]
-
-
-def render(report: Report) -> Group:
-    """The dataset-quality table, what the data are, a sentence for each domain, best-of-N, and the notes."""
-    table = fill(titled("Dataset quality", _COLUMNS), map(_domain_cells, report.domains))
-    key = "right: share of the rollouts with an outcome that are right; rank: of the mean (best–worst over runs)."
-    parts: list[RenderableType] = [table, Text(), Text(key, style="dim")]
-    parts += [Text(line) for line in (figures.training_sentence(report), figures.order_sentence(report)) if line]
-    parts += [*_data(report), Text()]
+    for more in tables.values():
+        parts += [Text(), *more]
+    parts.append(Text())
     for row in report.domains:
         parts.append(Text.assemble((shortened(plain(row.domain), 60), "bold"), f": {row.explanation}"))
     if report.selection is not None:
@@ -140,7 +144,7 @@ def render_selection(selection: Selection) -> Group:
     domains = titled(f"By domain, N = {size}", [("domain", "left"), *methods, ("problems", "right")])
     for domain, found in figures.by_domain(selection):
         values = (found[method].accuracy if method in found else None for method in selection.methods)
-        cells = [figures.percent(value, 1) for value in values]
+        cells = [percent(value, 1) for value in values]
         fill(domains, [[Text(cell) for cell in (plain(domain), *cells, str(found["random"].problems))]])
     missing = sum(selection.missing.values())
     lines = [Text(figures.selection_sentence(selection))]

@@ -12,8 +12,9 @@ from curate.tables.schema import ROLLOUTS, STEP_SCORES
 from curate.tables.store import Store
 from prm.config import LEARNED, PER_ROLLOUT
 from prm.reporting import showcase, stats, token_usage, verdict
-from prm.reporting.model import Account, DomainRow, Report
+from prm.reporting.model import Account, Report
 from prm.reporting.null_band import bands_for
+from prm.reporting.report_column import DomainRow
 from prm.reporting.stats import DomainFacts
 from prm.scoring import select
 from prm.scoring.select import Selection

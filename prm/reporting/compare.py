@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from prm import metrics
 from prm.metrics import Interval
-from prm.reporting.model import DomainRow, Report
+from prm.reporting.columns import plain_values, report_columns
+from prm.reporting.model import Report
+from prm.reporting.report_column import DomainRow
 
 SCHEMA = "curate-prm/difference/1"
 HEAVIER, LIGHTER, SAME, UNKNOWN = "heavier", "lighter", "indistinguishable", "unknown"
-# Counts of a domain that are compared, with their names for people.
-COUNTS = {
-    "problems": "problems",
-    "rejects": "rejected",
-    "duplicates": "duplicates",
-    "contaminated": "contaminated",
-    "rollouts": "rollouts",
-    "labelled_steps": "labelled steps",
-    "undefined_steps": "undefined steps",
-}
 
 
 @dataclass(frozen=True)
@@ -35,8 +27,8 @@ class Change:
     """One domain in both workspaces; a row is None where its workspace has no such domain.
 
     Weights are None where no run weighs the domain; `moved` says whether the interval of the difference lies above 0
-    ("heavier"), below ("lighter"), has it inside ("indistinguishable"), or is not there ("unknown"). `counts` are those
-    that differ, name -> (of A, of B).
+    ("heavier"), below ("lighter"), has it inside ("indistinguishable"), or is not there ("unknown"). `counts` are the
+    values that differ of the columns that are told (`ReportColumn.told`), name -> (of A, of B).
     """
 
     domain: str
@@ -48,7 +40,7 @@ class Change:
     interval: Interval | None
     moved: str
     verdict_changed: bool
-    counts: Mapping[str, tuple[int | None, int | None]]
+    counts: Mapping[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; missing is null."""
-        return {"schema": SCHEMA} | asdict(self)
+        return {"schema": SCHEMA} | {field.name: plain_values(getattr(self, field.name)) for field in fields(self)}
 
 
 def welch(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval | None:
@@ -151,7 +143,8 @@ def _change(
     difference = None if means[0] is None or means[1] is None else means[0] - means[1]
     interval = welch(values[0], values[1])
     moved = UNKNOWN if interval is None else HEAVIER if interval.low > 0 else LIGHTER if interval.high < 0 else SAME
-    found = {name: (_count(a, name), _count(b, name)) for name in COUNTS}
+    told = (column for column in report_columns() if column.told)
+    found = {column.name: (a and column.value(a), b and column.value(b)) for column in told}
     return Change(
         domain=domain,
         a=a,
@@ -164,10 +157,6 @@ def _change(
         verdict_changed=a is not None and b is not None and a.verdict != b.verdict,
         counts={name: pair for name, pair in found.items() if pair[0] != pair[1]},
     )
-
-
-def _count(row: DomainRow | None, name: str) -> int | None:
-    return None if row is None else getattr(row.facts, name)
 
 
 def _best(report: Report, size: int | None) -> float | None:

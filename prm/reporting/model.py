@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from prm import metrics
-from prm.metrics import Interval, PairOrder
-from prm.reporting.null_band import Band
+from prm.metrics import PairOrder
+from prm.reporting.columns import plain_values
+from prm.reporting.report_column import DomainRow
 from prm.reporting.showcase import ShownImage, ShownRollout
-from prm.reporting.stats import Curve, DomainFacts, Over
+from prm.reporting.stats import Curve
 from prm.reporting.token_usage import Spend
 from prm.scoring.select import Selection
 
 SCHEMA = "curate-prm/report/2"
-
-
-@dataclass(frozen=True)
-class DomainRow:
-    """One row of the dataset-quality table. Weight and ranks are None for a domain that no run trained on.
-
-    `band` is where chance may leave it (`prm.reporting.null_band`); `verdict` is "up", "down", "indistinguishable" or
-    "unknown". Losses are means over the first and last tenth of the updates, and over runs; `t` is the running
-    t-statistic of the domain's dots at the end, over runs, and `signal` the one of the dots of all runs together
-    (`prm.reporting.stats`).
-    """
-
-    domain: str
-    weight: float | None
-    interval: Interval | None
-    band: Band | None
-    verdict: str
-    too_hard: bool
-    rank: int | None
-    best_rank: int | None
-    worst_rank: int | None
-    facts: DomainFacts
-    loss_first: float | None
-    loss_last: float | None
-    t: Over | None
-    signal: float | None
-    explanation: str
 
 
 @dataclass(frozen=True)
@@ -115,17 +89,11 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values: the fields of the report by name, nested records as objects, missing as null.
 
+        Rows of `domains` have the keys that `prm.reporting.columns.COLUMNS` gives.
+
         Left out are the images; `selection` is as in `Selection.to_json`; `planted` has right and total by run,
         `planted_controls` by null run.
         """
         left = {"images", "selection"}
-        fields = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name not in left}
+        fields = {name: plain_values(getattr(self, name)) for name in self.__dataclass_fields__ if name not in left}
         return {"schema": SCHEMA} | fields | {"selection": self.selection.to_json() if self.selection else None}
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(below) for key, below in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value

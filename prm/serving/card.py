@@ -15,8 +15,8 @@ from curate.tables.store import Store, among
 from prm.config import LEARNED
 from prm.model.saved import Card
 from prm.render import snippets
-from prm.render.figures import MISSING
 from prm.render.markdown import escape, pipes
+from prm.reporting.formats import MISSING
 from prm.training.records import last_weights
 
 _TAGS = ["process-reward-model", "reward-model", "token-classification", "curate-prm"]

@@ -31,7 +31,7 @@ from curate.tables.schema import COMPLETIONS, DROPS, JUDGEMENTS, PROBLEMS, REJEC
 from curate.tables.store import Store
 from prm.cli.app import app
 from prm.render import difference, table, write
-from prm.reporting import build, compare, token_usage
+from prm.reporting import build, columns, compare, token_usage
 from tests.beds.rows import commit
 
 
@@ -314,7 +314,7 @@ def test_a_row_a_domain_and_nulls_are_empty(tmp_path):
     workspace = Store.open(tmp_path / "w")
     add_source(workspace, "a", "a", "train", 3, 0.5, None)
     row = read(table.render(build.build(workspace)))[0]
-    assert list(row) == [column.name for column in table.COLUMNS]
+    assert list(row) == [column.name for column in columns.COLUMNS if column.csv]
     assert (row["domain"], row["problems"], row["weight"], row["t"], row["judge_tokens"]) == ("a", "3", "", "", "")
     assert (row["duplicates"], row["too_hard"], row["verdict"]) == ("0", "false", "unknown")
 
@@ -348,10 +348,10 @@ def test_a_cell_is_one_line_and_no_formula(text):
 
 
 def test_columns_are_described_and_named_once():
-    for columns in (table.COLUMNS, table.DIFFERENCE):
-        names = [column.name for column in columns]
+    for listed in (columns.COLUMNS, difference.difference_columns()):
+        names = [column.name for column in listed]
         assert len(set(names)) == len(names)
-        assert all(column.text for column in columns)
+        assert all(column.help for column in listed)
 
 
 def test_a_nasty_domain_stays_in_its_row(tmp_path):

@@ -33,7 +33,7 @@ from curate.tables.lineage import Ledger
 from curate.tables.schema import IMAGES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, UPDATES
 from curate.tables.store import Store
 from prm.render import figures, markdown, terminal, write
-from prm.reporting import build, model, showcase, verdict
+from prm.reporting import build, formats, model, showcase, verdict
 from prm.reporting.null_band import Band
 from prm.sections import ReportConfig, SelectConfig
 from tests.beds.rows import commit
@@ -423,12 +423,12 @@ def test_a_verdict_turns_round_with_the_weights(weight, centre, width):
 
 @given(st.text())
 def test_no_text_steers_a_terminal_or_breaks_a_markdown_cell(text):
-    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", figures.plain(text))
+    assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", formats.plain(text))
     cell = markdown.escape(text)
     assert "\n" not in cell and "<" not in cell
     assert not re.search(r"(?<!\\)(\\\\)*\|", cell)
 
 
 def test_missing_is_a_dash_and_zero_is_a_zero():
-    assert {figures.number(None), figures.percent(None), figures.count(None), figures.spread(None)} == {"–"}
-    assert (figures.number(0.0), figures.percent(0.0), figures.count(0)) == ("0.00", "0 %", "0")
+    assert {formats.number(None), formats.percent(None), formats.count(None), formats.spread(None)} == {"–"}
+    assert (formats.number(0.0), formats.percent(0.0), formats.count(0)) == ("0.00", "0 %", "0")
