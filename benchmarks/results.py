@@ -31,7 +31,7 @@ from curate.errors import guarded
 from curate.models.location import locate
 from curate.seeds import seed
 from curate.sources.synthetic import judge_truth
-from curate.tables.schema import PROBLEMS, ROLLOUTS, STEP_SCORES
+from curate.tables.schema import PROBLEMS
 from curate.tables.store import Store
 from prm import metrics
 from prm.reporting import stats
@@ -147,18 +147,19 @@ def train(folder: Path, recipe: Path, ways: Sequence[str]) -> None:
 def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str], list[bool | None]]:
     """What all ways found, the domain of each problem, and of each test step whether it is wrong (null: not told)."""
     data = Store.open(folder / "data", create=False)
-    rollouts = data.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
+    rollouts = list(data.rows(select.RankedRollout, pc.field("role") == "test"))
+    steps = {row.rollout_id: len(row.steps) for row in rollouts}
     truths = {row["problem_id"]: row["truth"] for row in data.read(PROBLEMS, ["problem_id", "truth"]).to_pylist()}
-    domain_of = {row["problem_id"]: row["domain"] for row in rollouts}
+    domain_of = {row.problem_id: row.domain for row in rollouts}
     wrong, places = [], {}
-    for row in sorted(rollouts, key=lambda row: row["rollout_id"]):
-        for step, right in enumerate(judge_truth(truths[row["problem_id"]], row["steps"])):
-            places[row["rollout_id"], step] = len(wrong)
+    for row in sorted(rollouts, key=lambda row: row.rollout_id):
+        for step, right in enumerate(judge_truth(truths[row.problem_id], row.steps)):
+            places[row.rollout_id, step] = len(wrong)
             wrong.append(not right)
     found, problems = {}, sorted(domain_of)
     for way in ways:
         here = Store.open(_folder(folder, way), create=False)
-        logits = select.rollout_logits(here, rollouts, "mean-log-odds")
+        logits = select.rollout_logits(here, steps, "mean-log-odds")
         candidates, runs = select.candidates_of(rollouts, logits), sorted(logits)
         table = {name: expected(candidates[name], runs, SIZE, seed("select", name, SIZE)) for name in problems}
         accuracy, votes = (
@@ -166,9 +167,9 @@ def read(folder: Path, ways: Sequence[str]) -> tuple[dict[str, Found], list[str]
             for kind in ("prm", "weighted")
         )
         scores = np.full((len(runs), len(places)), np.nan)
-        for row in here.read(STEP_SCORES).to_pylist():
-            if row["score"] is not None:
-                scores[runs.index(row["run"]), places[row["rollout_id"], row["step_index"]]] = row["score"]
+        for row in here.rows(select.RunStepScore):
+            if row.score is not None:
+                scores[runs.index(row.run), places[row.rollout_id, row.step_index]] = row.score
         found[way] = Found(accuracy, votes, scores)
     for name, method in PLAIN.items():
         found[name] = Found(np.array([[table[one][method] for one in problems]]))

@@ -16,8 +16,17 @@ from curate.sources import columns, files
 from curate.sources.base import Numbered
 from curate.sources.roots import Root, open_root
 from curate.tables.lineage import Ledger
-from curate.tables.schema import Row
 from prm.bench.suites.base import Benchmark, LabelledRollout
+
+
+@dataclass(frozen=True)
+class UnreadRow:
+    """A row of a benchmark's file, by its number or name, that could not be read, and why."""
+
+    part: str
+    row: int | str
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Loaded:
 
     chains: list[LabelledRollout]
     ledger: Ledger
-    unread: list[Row]
+    unread: list[UnreadRow]
     data: dict[str, Any]
 
 
@@ -58,7 +67,7 @@ def load(
     parts = _local(benchmark, path, root) if local else _hub(benchmark, given, revision, root)
     ledger, reasons = Ledger("chains"), Counter[str]()
     chains: list[LabelledRollout] = []
-    unread: list[Row] = []
+    unread: list[UnreadRow] = []
     seen, contents = set[str](), dict[str, str | None]()
     for part in parts:
         contents[part.name] = part.content
@@ -70,7 +79,7 @@ def load(
             except RowError as error:
                 reasons[error.reason] += 1
                 ledger.taken += 1
-                unread.append({"part": part.name, "row": number, "reason": error.reason, "detail": error.detail[:300]})
+                unread.append(UnreadRow(part.name, number, error.reason, error.detail[:300]))
                 continue
             ledger.taken += len(found)
             for chain in found:
@@ -80,7 +89,7 @@ def load(
     ledger.rejected, ledger.out = dict(reasons), len(chains)
     ledger.check("eval")
     if not chains:
-        why = f"; of the first, {unread[0]['detail']}" if unread else ""
+        why = f"; of the first, {unread[0].detail}" if unread else ""
         raise UserError(f"No chain of {benchmark.title} could be read from {path.name}{why}; check the path.")
     fingerprint = digest([[chain.name, chain.question, chain.steps, chain.labels] for chain in chains])
     data = {

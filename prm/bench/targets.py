@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from curate.errors import UserError
 from curate.sources.synthetic import judge_truth
+from curate.tables.rows import columns_of
 from curate.tables.schema import GIVEN, PROBLEMS, STEP_LABELS
 from curate.tables.store import Store, among
 from prm.bench.config import Target
@@ -17,6 +18,28 @@ from prm.data.examples import Example
 
 # Modes of labels whose k of m are independent completions of the prefix; others stop early or follow another rule.
 _COUNTED = ("exact", "pooled", GIVEN)
+
+
+@columns_of(STEP_LABELS)
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """What a step's label says of its completions."""
+
+    rollout_id: str
+    step_index: int
+    mode: str
+    k: int | None
+    m: int | None
+    value: float | None
+
+
+@columns_of(PROBLEMS)
+@dataclass(frozen=True, slots=True)
+class ProblemTruth:
+    """What the testbed knows of a problem that it drew."""
+
+    problem_id: str
+    truth: str | None
 
 
 @dataclass(frozen=True)
@@ -56,24 +79,22 @@ def aims(workspace: Store, examples: Sequence[Example], target: Target | None) -
 
 def _counts(workspace: Store, examples: Sequence[Example]) -> Aims:
     names = [example.rollout_id for example in examples]
-    columns = ["rollout_id", "problem_id", "step_index", "mode", "k", "m", "value"]
     # By role, as a list of rollouts may be long.
     roles = sorted({example.role for example in examples})
-    table = workspace.read(STEP_LABELS, columns, among("role", roles)).to_pylist()
-    rows = {(row["rollout_id"], row["step_index"]): row for row in table}
+    rows = {(row.rollout_id, row.step_index): row for row in workspace.rows(LabelCounts, among("role", roles))}
     found: dict[str, list[Aim | None]] = {}
     left = Counter[str]()
     for name, example in zip(names, examples, strict=True):
         found[name] = []
         for step in range(len(example.steps)):
             row, aim, reason = rows.get((name, step)), None, "unlabelled"
-            if row is not None and row["mode"] not in _COUNTED:
-                reason = f"label-mode-{row['mode']}"
-            elif row is not None and row["m"]:
-                aim = Aim(row["k"] / row["m"], row["m"])
-            elif row is not None and row["m"] == 0 and step == len(example.steps) - 1 and row["value"] is not None:
+            if row is not None and row.mode not in _COUNTED:
+                reason = f"label-mode-{row.mode}"
+            elif row is not None and row.m and row.k is not None:
+                aim = Aim(row.k / row.m, row.m)
+            elif row is not None and row.m == 0 and step == len(example.steps) - 1 and row.value is not None:
                 # The chain is over: its value is its outcome.
-                aim = Aim(row["value"], None)
+                aim = Aim(row.value, None)
             found[name].append(aim)
             left[reason] += aim is None
     return Aims("counts", found, {reason: count for reason, count in sorted(left.items()) if count})
@@ -96,8 +117,7 @@ def _outcomes(examples: Sequence[Example]) -> Aims:
 
 def _truths(workspace: Store, examples: Sequence[Example]) -> Aims:
     """Whether all steps so far are right, by the testbed's own judge."""
-    table = workspace.read(PROBLEMS, ["problem_id", "truth"], pc.field("truth").is_valid())
-    truths = dict(zip(table["problem_id"].to_pylist(), table["truth"].to_pylist(), strict=True))
+    truths = {row.problem_id: row.truth for row in workspace.rows(ProblemTruth, pc.field("truth").is_valid())}
     found: dict[str, list[Aim | None]] = {}
     unknown = 0
     for example in examples:

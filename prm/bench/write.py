@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from curate.tables.store import Store, write_atomic
+from prm.bench.read import UnreadRow
 from prm.bench.result import BenchmarkResult
 
 
@@ -14,7 +16,7 @@ def write(
     workspace: Store,
     result: BenchmarkResult,
     layouts: Mapping[str, str],
-    unread: Sequence[Mapping[str, object]] = (),
+    unread: Sequence[UnreadRow] = (),
 ) -> Path:
     """Write results.json, results.md, the files of the benchmark's own scorer, unread.jsonl where a row could not be
     read, and calibration.html; the folder. Files of an earlier evaluation go.
@@ -29,7 +31,7 @@ def write(
         **layouts,
     }
     if unread:
-        texts["unread.jsonl"] = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in unread)
+        texts["unread.jsonl"] = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in unread)
     if any(group.bins for group in result.groups):
         texts["calibration.html"] = reliability.page(result)
     for path in folder.iterdir():

@@ -17,6 +17,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +28,14 @@ import pyarrow.compute as pc
 from curate.errors import UserError
 from curate.runtime.frames import pl
 from curate.seeds import digest
-from curate.tables.schema import COMPLETIONS, IMAGES, PROBLEMS, ROLES, ROLLOUTS, STEP_LABELS, STEP_SCORES, Row
+from curate.tables.rows import columns_of
+from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLES, ROLLOUTS, STEP_SCORES
 from curate.tables.store import Store, among
 from prm.render.scripts import call
 from prm.reporting import showcase
 from prm.reporting.formats import lines, shortened
+from prm.reporting.showcase import ImageToShow, LabelToShow, ProblemToShow, RolloutToShow
+from prm.scoring.select import RunStepScore
 
 if TYPE_CHECKING:
     from prm.sections import ReportConfig
@@ -46,6 +50,32 @@ LONGEST, _SUMMARY, _COMPLETION = 4000, 120, 2000
 BESIDE, SERVED = (2_000, 2), (100_000, 64)
 _NAME = re.compile(r"(index|(?:chains|completions|search)-[0-9]{3,7})\.js|images/([0-9A-Za-z_-]{1,128})")
 Value = float | None
+
+
+@columns_of(COMPLETIONS)
+@dataclass(frozen=True, slots=True)
+class CompletionToShow:
+    """What is shown of a completion."""
+
+    rollout_id: str
+    step_index: int
+    sample_index: int
+    outcome: bool | None
+    finish: str
+    answer: str | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrowsedChain:
+    """A rollout with its problem, labels by step; by step also its label's value, scores by run and their mean."""
+
+    rollout: RolloutToShow
+    problem: ProblemToShow
+    labels: Mapping[int, LabelToShow]
+    values: Sequence[Value]
+    scores: Sequence[Sequence[Value]]
+    means: Sequence[Value]
 
 
 def fall(values: Sequence[Value]) -> Value:
@@ -101,18 +131,11 @@ class Browse:
         columns: dict[str, list[Any]] = {name: [] for name in _INDEX}
         places = {domain: place for place, domain in enumerate(self._domains)}
         for start in range(0, len(self._ids), GROUP):
-            for row in self._group(start // GROUP):
-                if row is None:
+            for chain in self._group(start // GROUP):
+                if chain is None:
                     raise UserError("Rollouts went away while the report was made; wait for the stage that runs.")
-                values, means = row["values"], row["means"]
-                columns["id"].append(row["rollout_id"])
-                columns["domain"].append(places[row["domain"]])
-                columns["role"].append(ROLES.index(row["role"]))
-                columns["outcome"].append(row["outcome"])
-                columns["drop"].append(fall(values))
-                columns["gap"].append(gap(values, means, row["outcome"]))
-                columns["strip"].append(strip(values, means))
-                columns["question"].append(" ".join(lines(row["problem"]["question"]).split())[:_SUMMARY])
+                for name, value in zip(_INDEX, _entry(chain, places), strict=True):
+                    columns[name].append(value)
         sizes = {"chunk": CHUNK, "group": GROUP, "count": len(self._ids), "completions": self._completions}
         return (
             {"domains": [lines(name) for name in self._domains], "roles": list(ROLES), "runs": list(self._runs)}
@@ -157,97 +180,63 @@ class Browse:
         if place * size >= len(self) or number != f"{place:0{digits}d}":
             return None
         if kind == "search":
-            return [_searched(row) if row else "" for row in self._group(place)]
+            return [_searched(chain) if chain else "" for chain in self._group(place)]
         if kind == "completions":
             # A scan of the table costs the same for many chains, so long as their completions fit in memory.
             span = GROUP // CHUNK if self._completions <= _FEW else 1
             found = self._block(place // span * span * CHUNK, span * CHUNK)
             return {key: found[key] for key in self._ids[place * CHUNK : (place + 1) * CHUNK] if key in found}
         group, start = divmod(place * CHUNK, GROUP)
-        return [self._chain(row) if row else None for row in self._group(group)[start : start + CHUNK]]
+        return [_shown_chain(chain) if chain else None for chain in self._group(group)[start : start + CHUNK]]
 
-    def _read_group(self, group: int) -> list[Row | None]:
-        """Whole chains: the rollout's row with its problem, labels by step, and scores by step and run.
-
-        None for what a stage took out of the tables since the index was made.
-        """
+    def _read_group(self, group: int) -> list[BrowsedChain | None]:
+        """Whole chains; None for what a stage took out of the tables since the index was made."""
         ids = self._ids[group * GROUP : (group + 1) * GROUP]
         chosen = among("rollout_id", ids)
-        columns = ["rollout_id", "problem_id", "domain", "role", "steps", "answer", "outcome", "finish", "tokens"]
-        rows = {row["rollout_id"]: row for row in self._workspace.read(ROLLOUTS, columns, chosen).to_pylist()}
-        wanted = among("problem_id", sorted({row["problem_id"] for row in rows.values()}))
-        columns = ["problem_id", "question", "choices", "answer", "image_hashes"]
-        problems = {row["problem_id"]: row for row in self._workspace.read(PROBLEMS, columns, wanted).to_pylist()}
-        labels: dict[str, dict[int, Row]] = defaultdict(dict)
-        for label in self._workspace.read(STEP_LABELS, _LABEL, chosen).to_pylist():
-            labels[label["rollout_id"]][label["step_index"]] = label
-        scores: dict[str, dict[tuple[int, str], float]] = defaultdict(dict)
-        for score in self._workspace.read(STEP_SCORES, where=chosen).to_pylist():
-            scores[score["rollout_id"]][score["step_index"], score["run"]] = score["score"]
+        rows = {row.rollout_id: row for row in self._workspace.rows(RolloutToShow, chosen)}
+        wanted = among("problem_id", sorted({row.problem_id for row in rows.values()}))
+        problems = {row.problem_id: row for row in self._workspace.rows(ProblemToShow, wanted)}
+        labels: dict[str, dict[int, LabelToShow]] = defaultdict(dict)
+        for label in self._workspace.rows(LabelToShow, chosen):
+            labels[label.rollout_id][label.step_index] = label
+        scores: dict[str, dict[tuple[int, str], Value]] = defaultdict(dict)
+        for score in self._workspace.rows(RunStepScore, chosen):
+            scores[score.rollout_id][score.step_index, score.run] = score.score
         return [self._whole(rows[key], problems, labels[key], scores[key]) if key in rows else None for key in ids]
 
     def _whole(
         self,
-        row: Row,
-        problems: Mapping[str, Row],
-        labels: Mapping[int, Row],
-        scores: Mapping[tuple[int, str], float],
-    ) -> Row:
-        places = range(len(row["steps"]))
+        row: RolloutToShow,
+        problems: Mapping[str, ProblemToShow],
+        labels: Mapping[int, LabelToShow],
+        scores: Mapping[tuple[int, str], Value],
+    ) -> BrowsedChain:
+        places = range(len(row.steps))
         by_step = [[scores.get((place, run)) for run in self._runs] for place in places]
         means = [_mean(each) for each in by_step]
-        values = [labels[place]["value"] if place in labels else None for place in places]
+        values = [labels[place].value if place in labels else None for place in places]
         # A problem that was ingested anew may be gone.
-        problem = problems.get(row["problem_id"], _GONE)
-        return row | {"problem": problem, "labels": labels, "values": values, "scores": by_step, "means": means}
-
-    def _chain(self, row: Row) -> dict[str, Any]:
-        problem, steps = row["problem"], []
-        for place, text in enumerate(row["steps"]):
-            label = row["labels"].get(place, {})
-            counts = [label.get(name) for name in ("value", "k", "m", "standard_error")]
-            steps.append([_shown(text), *counts, row["scores"][place]])
-        return {
-            "id": row["rollout_id"],
-            "problem": row["problem_id"],
-            "question": _shown(problem["question"]),
-            "choices": [_shown(choice) for choice in problem["choices"]],
-            "gold": _shown(problem["answer"]),
-            "answer": _shown(row["answer"]),
-            "finish": row["finish"],
-            "tokens": row["tokens"],
-            "images": problem["image_hashes"],
-            "steps": steps,
-        }
+        return BrowsedChain(row, problems.get(row.problem_id, _GONE), labels, values, by_step, means)
 
     def _read_completions(self, start: int, count: int) -> dict[str, list[list[Any]]]:
         """Rollout -> [step, right, finish, answer, text] of each completion, by step and sample; of so many chains."""
         where = among("rollout_id", self._ids[start : start + count]) & (pc.field("sample_index") < self._completions)
-        columns = ["rollout_id", "step_index", "sample_index", "outcome", "finish", "answer", "text"]
-        found: dict[str, list[Row]] = defaultdict(list)
-        for batch in self._workspace.batches(COMPLETIONS, columns, where=where):
-            for row in batch.to_pylist():
-                found[row["rollout_id"]].append(row)
+        found: dict[str, list[CompletionToShow]] = defaultdict(list)
+        for row in self._workspace.rows(CompletionToShow, where):
+            found[row.rollout_id].append(row)
         return {
             key: [
-                [
-                    row["step_index"],
-                    row["outcome"],
-                    row["finish"],
-                    _shown(row["answer"]),
-                    _shown(row["text"], _COMPLETION),
-                ]
-                for row in sorted(rows, key=lambda row: (row["step_index"], row["sample_index"]))
+                [row.step_index, row.outcome, row.finish, _shown(row.answer), _shown(row.text, _COMPLETION)]
+                for row in sorted(rows, key=lambda row: (row.step_index, row.sample_index))
             ]
             for key, rows in found.items()
         }
 
     def images(self, hashes: Sequence[str]) -> Iterator[tuple[str, tuple[bytes, str]]]:
         """(hash, (bytes, media type)) of these images, as light as the page needs them."""
-        columns = ["image_hash", "bytes", "format", "width", "height"]
-        for row in self._workspace.read(IMAGES, columns, among("image_hash", hashes)).to_pylist():
+        for row in self._workspace.rows(ImageToShow, among("image_hash", hashes)):
             data, kind, _ = showcase.light(row)
-            yield row["image_hash"], (data, kind)
+            yield row.image_hash, (data, kind)
 
     def image_hashes(self) -> list[str]:
         """Images of the chains; a hash that cannot be a file's name is left out."""
@@ -258,8 +247,42 @@ class Browse:
 
 
 _INDEX = ("id", "domain", "role", "outcome", "drop", "gap", "strip", "question")
-_LABEL = ["rollout_id", "step_index", "value", "k", "m", "standard_error"]
-_GONE: Row = {"question": "", "choices": [], "answer": None, "image_hashes": []}
+_GONE = ProblemToShow("", "", [], None, [])
+
+
+def _entry(chain: BrowsedChain, domains: Mapping[str, int]) -> tuple[Any, ...]:
+    """What the index holds of a chain, in the order of `_INDEX`; `domains` are their places."""
+    rollout = chain.rollout
+    return (
+        rollout.rollout_id,
+        domains[rollout.domain],
+        ROLES.index(rollout.role),
+        rollout.outcome,
+        fall(chain.values),
+        gap(chain.values, chain.means, rollout.outcome),
+        strip(chain.values, chain.means),
+        " ".join(lines(chain.problem.question).split())[:_SUMMARY],
+    )
+
+
+def _shown_chain(chain: BrowsedChain) -> dict[str, Any]:
+    """A chain as its file holds it."""
+    rollout, problem = chain.rollout, chain.problem
+    return {
+        "id": rollout.rollout_id,
+        "problem": rollout.problem_id,
+        "question": _shown(problem.question),
+        "choices": [_shown(choice) for choice in problem.choices],
+        "gold": _shown(problem.answer),
+        "answer": _shown(rollout.answer),
+        "finish": rollout.finish,
+        "tokens": rollout.tokens,
+        "images": problem.image_hashes,
+        "steps": [
+            [_shown(text), *showcase.counts(chain.labels.get(place)), chain.scores[place]]
+            for place, text in enumerate(rollout.steps)
+        ],
+    }
 
 
 def _mean(scores: Sequence[Value]) -> Value:
@@ -267,16 +290,12 @@ def _mean(scores: Sequence[Value]) -> Value:
     return sum(known) / len(known) if known else None
 
 
-def _searched(row: Row) -> str:
+def _searched(chain: BrowsedChain) -> str:
     """Everything that a search looks at, a part a line."""
-    problem = row["problem"]
+    rollout, problem = chain.rollout, chain.problem
     parts = (
-        row["rollout_id"],
-        problem["question"],
-        *problem["choices"],
-        problem["answer"],
-        row["answer"],
-        *row["steps"],
+        *(rollout.rollout_id, problem.question, *problem.choices),
+        *(problem.answer, rollout.answer, *rollout.steps),
     )
     return "\n".join(lines(part) for part in parts if part is not None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.util import find_spec
 
@@ -58,7 +59,7 @@ def build(workspace: Store, config: ReportConfig | None = None, choice: SelectCo
         meta_loss=trained.meta,
         spend=costs,
         selection=selection,
-        ledger=_ledger(workspace),
+        ledger=accounts(workspace),
         notes=(*_training_notes(trained, learned, least), *notes),
         chains=chains,
         images=showcase.images(workspace, chains),
@@ -136,7 +137,7 @@ def _training_notes(trained: stats.Training, learned: bool, least: float) -> lis
     return notes
 
 
-def _ledger(workspace: Store) -> tuple[Account, ...]:
-    rows = catalog.ledger(workspace).to_dicts()
-    columns = [name for name in Account.__dataclass_fields__ if name != "table"]
-    return tuple(Account(table=row["table_name"], **{name: row[name] for name in columns}) for row in rows)
+def accounts(workspace: Store) -> tuple[Account, ...]:
+    """The accounts of every partition that a stage wrote."""
+    columns = ("table_name" if field.name == "table" else field.name for field in fields(Account))
+    return tuple(Account(*row) for row in catalog.ledger(workspace).select(*columns).iter_rows())

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from curate.stages.judge.consensus import AFTER, DISAGREED, UNJUDGED
 from curate.stages.monte_carlo import defined
 from curate.tables import lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import DROPS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
 from curate.tables.store import Store, among
 
@@ -21,6 +22,36 @@ _SHOWN = ("overlaps-meta", "overlaps-test")
 _CONTRADICTS = ("contradiction",)
 _BY = {"dedup": "duplicates", "decontaminate": "contaminated"}
 _CONSENSUS = (DISAGREED, UNJUDGED, AFTER)
+
+
+@columns_of(REJECTS)
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """Why a source's row was rejected."""
+
+    source: str
+    domain: str | None
+    reason: str
+
+
+@columns_of(DROPS)
+@dataclass(frozen=True, slots=True)
+class DroppedProblem:
+    """Why a problem was dropped."""
+
+    domain: str
+    by: str
+    reason: str
+
+
+@columns_of(EXAMPLES)
+@dataclass(frozen=True, slots=True)
+class MaskedExample:
+    """What the judge masked of an example."""
+
+    domain: str
+    values: Sequence[float | None]
+    masks: Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -53,11 +84,10 @@ def sources(workspace: Store) -> list[SourceLineage]:
     for partition in workspace.partitions(PROBLEMS):
         name = partition.folder.name
         config = (lineage.read(partition) or {}).get("config") or {}
-        rows = partition.read(["domain", "role"])
-        domains = tuple(sorted(set(rows["domain"].to_pylist()))) or (config.get("domain") or name,)
-        roles = sorted(set(rows["role"].to_pylist()))
+        domains, roles = (sorted(each.unique().to_pylist()) for each in partition.read(["domain", "role"]).columns)
         role = roles[0] if len(roles) == 1 else config.get("role")
-        found.append(SourceLineage(name, role, domains, config.get("defect")))
+        fed = tuple(domains) or (config.get("domain") or name,)
+        found.append(SourceLineage(name, role, fed, config.get("defect")))
     return found
 
 
@@ -65,16 +95,14 @@ def left_out(workspace: Store, fed_by: Sequence[SourceLineage]) -> dict[str | No
     """Domain -> what was left out of it before any rollout; None holds the rejects that no domain can be told for."""
     counts: dict[str | None, Counter[str]] = defaultdict(Counter)
     by_name = {source.name: source for source in fed_by}
-    rows = workspace.read(REJECTS, ["source", "domain", "reason"], where=pc.field("stage") == "ingest")
-    for row in rows.to_pylist():
-        source = by_name.get(row["source"])
+    for row in workspace.rows(RejectedRow, pc.field("stage") == "ingest"):
+        source = by_name.get(row.source)
         if source is not None and source.role not in (None, "train"):
             continue
         alone = source.domains[0] if source is not None and len(source.domains) == 1 else None
-        counts[row["domain"] or alone][_kind(row["reason"])] += 1
-    drops = workspace.read(DROPS, ["domain", "by", "reason"], where=pc.field("role") == "train")
-    for row in drops.to_pylist():
-        counts[row["domain"]]["rejects" if row["reason"] in _CONTRADICTS else _BY[row["by"]]] += 1
+        counts[row.domain or alone][_kind(row.reason)] += 1
+    for drop in workspace.rows(DroppedProblem, pc.field("role") == "train"):
+        counts[drop.domain]["rejects" if drop.reason in _CONTRADICTS else _BY[drop.by]] += 1
     return {domain: Intake(**book) for domain, book in counts.items()}
 
 
@@ -91,11 +119,10 @@ def consensus_kept(workspace: Store) -> dict[str, float]:
     if not config.get("consensus"):
         return {}
     kept, all_of = Counter[str](), Counter[str]()
-    for batch in workspace.batches(EXAMPLES, ["domain", "values", "masks"], where=pc.field("role") == "train"):
-        for row in batch.to_pylist():
-            masks = [mask for value, mask in zip(row["values"], row["masks"], strict=True) if value is not None]
-            all_of[row["domain"]] += len(masks)
-            kept[row["domain"]] += masks.count(None)
+    for row in workspace.rows(MaskedExample, pc.field("role") == "train"):
+        masks = [mask for value, mask in zip(row.values, row.masks, strict=True) if value is not None]
+        all_of[row.domain] += len(masks)
+        kept[row.domain] += masks.count(None)
     all_of.update(_lost(workspace, config["min_graded"]))
     return {domain: kept[domain] / total for domain, total in all_of.items() if total}
 

@@ -206,8 +206,13 @@ def training(workspace: Store) -> Training:
         signal=_signal(real),
         running=_curves(real.drop_nulls("t").filter(pl.col("update") >= _SETTLED), "t"),
         t=_last_t(real),
-        cosine=_mean(real.unique(["run", "update"])["cosine"]),
+        cosine=_mean(_by_update(real)["cosine"]),
     )
+
+
+def _by_update(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row of each update of a run; always the same one, so that sums are the same to the last bit."""
+    return frame.unique(["run", "update"], keep="first", maintain_order=True)
 
 
 def _mean(column: pl.Series) -> float | None:
@@ -224,16 +229,16 @@ def _signal(frame: pl.DataFrame) -> dict[str, float | None]:
     dot = pl.col("dot")
     grouped = frame.drop_nulls("dot").group_by("domain").agg(mean=dot.mean(), spread=dot.std(), n=pl.len())
     return {
-        row["domain"]: row["mean"] / row["spread"] * row["n"] ** 0.5 if row["spread"] else None
-        for row in grouped.to_dicts()
+        domain: mean / spread * n**0.5 if spread else None
+        for domain, mean, spread, n in grouped.select("domain", "mean", "spread", "n").iter_rows()
     }
 
 
 def _final(frame: pl.DataFrame) -> dict[str, dict[str, float]]:
     last = frame.filter(pl.col("update") == pl.col("update").max().over("run"))
     final: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in last.sort("run", "domain").to_dicts():
-        final[row["run"]][row["domain"]] = row["weight"]
+    for run, domain, weight in last.sort("run", "domain").select("run", "domain", "weight").iter_rows():
+        final[run][domain] = weight
     return dict(final)
 
 
@@ -241,7 +246,7 @@ def _neutral(frame: pl.DataFrame) -> dict[str, float]:
     """Mirrored run -> the scale that all its weights have."""
     last = frame.filter(pl.col("update") == pl.col("update").max().over("run"))
     scale = (pl.col("weight").log() - pl.col("raw")).mean().exp()
-    return {row["run"]: row["scale"] for row in last.group_by("run").agg(scale=scale).to_dicts()}
+    return dict(last.group_by("run").agg(scale=scale).select("run", "scale").iter_rows())
 
 
 def _noise(frame: pl.DataFrame) -> dict[str, dict[str, WeightSpread]]:
@@ -252,8 +257,9 @@ def _noise(frame: pl.DataFrame) -> dict[str, dict[str, WeightSpread]]:
     change = pl.col("raw").diff().over("run", "domain")
     changes = frame.sort("run", "domain", "update").with_columns(change=change).drop_nulls("change")
     grouped = changes.group_by("run", "domain").agg(spread=pl.col("change").var(), n=pl.len(), end=pl.col("raw").last())
-    for row in grouped.filter(pl.col("n") > 2).to_dicts():
-        found[row["run"]][row["domain"]] = WeightSpread(row["n"] * row["spread"], row["n"] - 1.0, row["end"], 1)
+    known = grouped.filter(pl.col("n") > 2).select("run", "domain", "spread", "n", "end")
+    for run, domain, spread, n, end in known.iter_rows():
+        found[run][domain] = WeightSpread(n * spread, n - 1.0, end, 1)
     return dict(found)
 
 
@@ -268,7 +274,7 @@ def _last_t(frame: pl.DataFrame) -> dict[str, Over]:
     """Gather for each domain the last running t that a run has, over runs."""
     t, last = pl.col("t"), pl.col("update") == pl.col("update").max().over("run", "domain")
     ends = frame.drop_nulls("t").filter(last).group_by("domain").agg(mean=t.mean(), low=t.min(), high=t.max())
-    return {row.pop("domain"): Over(**row) for row in ends.to_dicts()}
+    return {domain: Over(*figures) for domain, *figures in ends.select("domain", "mean", "low", "high").iter_rows()}
 
 
 def _curves(frame: pl.DataFrame, column: str) -> tuple[Curve, ...]:
@@ -315,7 +321,7 @@ def _loss_curves(frame: pl.DataFrame) -> tuple[Curve, ...]:
 
 
 def _meta_curve(frame: pl.DataFrame) -> Curve | None:
-    return _binned(frame.unique(["run", "update"]), "meta_loss", "meta loss")
+    return _binned(_by_update(frame), "meta_loss", "meta loss")
 
 
 def _ends(frame: pl.DataFrame) -> tuple[dict[str, float | None], dict[str, float | None]]:

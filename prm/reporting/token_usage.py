@@ -40,11 +40,11 @@ def spent(workspace: Store) -> tuple[Spend, ...]:
         sums = (
             rows.join(places, on="problem_id").group_by("domain", "role").agg(_total("tokens"), _total("prompt_tokens"))
         )
-        for row in sums.to_dicts():
-            book = found.setdefault((row["domain"], row["role"]), dict.fromkeys((*_KINDS, "prompt")))
-            book[kind] = row["tokens"]
-            if row["prompt_tokens"] is not None:
-                book["prompt"] = (book["prompt"] or 0) + row["prompt_tokens"]
+        for domain, role, tokens, prompt_tokens in sums.iter_rows():
+            book = found.setdefault((domain, role), dict.fromkeys((*_KINDS, "prompt")))
+            book[kind] = tokens
+            if prompt_tokens is not None:
+                book["prompt"] = (book["prompt"] or 0) + prompt_tokens
     return tuple(Spend(domain, role, **book) for (domain, role), book in sorted(found.items()))
 
 

@@ -22,6 +22,7 @@ from curate.errors import UserError
 from curate.seeds import seed
 from curate.stages import golds
 from curate.tables import lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import ROLLOUTS, STEP_SCORES
 from curate.tables.store import Store, write_atomic
 from prm import metrics
@@ -34,6 +35,31 @@ if TYPE_CHECKING:
 METHODS = ("prm", "weighted", "orm", "majority", "first", "random", "oracle")
 # Those that go by scores, of each run.
 BY_RUN = ("prm", "weighted", "orm")
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class RankedRollout:
+    """What best-of-N reads of a rollout."""
+
+    rollout_id: str
+    problem_id: str
+    domain: str
+    sample_index: int
+    steps: Sequence[str]
+    answer: str | None
+    outcome: bool | None
+
+
+@columns_of(STEP_SCORES)
+@dataclass(frozen=True, slots=True)
+class RunStepScore:
+    """A run's score of a step."""
+
+    run: str
+    rollout_id: str
+    step_index: int
+    score: float | None
 
 
 @dataclass(frozen=True)
@@ -139,12 +165,13 @@ def run(workspace: Store, config: SelectConfig) -> Selection:
     sizes, aggregation = config.sizes, config.aggregation
     if not sizes or min(sizes) < 1:
         raise UserError("`select.sizes` must name at least one number of candidates, each 1 or more.")
-    rollouts = workspace.read(ROLLOUTS, where=pc.field("role") == "test").to_pylist()
+    rollouts = list(workspace.rows(RankedRollout, pc.field("role") == "test"))
     if not rollouts:
         raise UserError("There is no rollout with role test; give the recipe a source with role test and roll it out.")
     golds.check(workspace, ROLLOUTS)
     orms = outcome_models(workspace)
-    logits = rollout_logits(workspace, rollouts, aggregation, orms)
+    steps = {row.rollout_id: len(row.steps) for row in rollouts}
+    logits = rollout_logits(workspace, steps, aggregation, orms)
     if not logits:
         raise UserError("There are no step scores of test rollouts; run `prm score` first.")
     runs = tuple(sorted(logits))
@@ -154,8 +181,8 @@ def run(workspace: Store, config: SelectConfig) -> Selection:
     usable = tuple(sorted({size for size in sizes if size <= largest}))
     if not usable:
         raise UserError(f"No problem has {min(sizes)} rollouts; lower `select.sizes` to {largest} at most.")
-    missing = {name: sum(row["rollout_id"] not in logits[name] for row in rollouts) for name in runs}
-    domains = {row["problem_id"]: row["domain"] for row in rollouts}
+    missing = {name: sum(row.rollout_id not in logits[name] for row in rollouts) for name in runs}
+    domains = {row.problem_id: row.domain for row in rollouts}
     return Selection(
         aggregation,
         usable,
@@ -163,7 +190,7 @@ def run(workspace: Store, config: SelectConfig) -> Selection:
         tuple(name for name in runs if name in orms),
         len(problems),
         len(rollouts),
-        sum(row["outcome"] is None for row in rollouts),
+        sum(row.outcome is None for row in rollouts),
         missing,
         tuple(compare(problems, domains, _runs_of(runs, orms), usable)),
         tuple(_calibration(name, rollouts, logits[name]) for name in runs),
@@ -197,21 +224,19 @@ def _runs_of(runs: Sequence[str], orms: Collection[str]) -> dict[str, tuple[str,
 
 
 def rollout_logits(
-    workspace: Store, rollouts: Sequence[Mapping[str, Any]], name: str, orms: Collection[str] = ()
+    workspace: Store, steps: Mapping[str, int], name: str, orms: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
     """Aggregated logit of every wholly scored rollout: run -> rollout -> logit. One null or absent step is a gap; of
-    outcome models (`orms`) the logit at the last step.
+    outcome models (`orms`) the logit at the last step. `steps` are the rollouts with their numbers of steps.
     """
     # torch, which a command's help must not import
     from prm.model.aggregate import aggregation, rollout_logit
 
     aggregate = aggregation(name)
-    steps = {row["rollout_id"]: len(row["steps"]) for row in rollouts}
-    table = workspace.read(STEP_SCORES, ["run", "rollout_id", "problem_id", "step_index", "score"])
     kept: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for row in table.to_pylist():
-        if row["rollout_id"] in steps and row["score"] is not None:
-            kept[row["run"], row["rollout_id"]][row["step_index"]] = row["score"]
+    for row in workspace.rows(RunStepScore):
+        if row.rollout_id in steps and row.score is not None:
+            kept[row.run, row.rollout_id][row.step_index] = row.score
     logits: dict[str, dict[str, float]] = defaultdict(dict)
     for (trained, rollout), scores in kept.items():
         if trained in orms and steps[rollout] - 1 in scores:
@@ -224,28 +249,28 @@ def rollout_logits(
 
 
 def candidates_of(
-    rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, Mapping[str, float]]
+    rollouts: Sequence[RankedRollout], logits: Mapping[str, Mapping[str, float]]
 ) -> dict[str, list[Candidate]]:
     """Candidates of each problem, by sample index."""
     problems: dict[str, list[Candidate]] = {}
     for problem, rows in _by_problem(rollouts).items():
         problems[problem] = [
             Candidate(
-                row["sample_index"],
-                row["answer"],
-                row["outcome"],
-                {name: one.get(row["rollout_id"]) for name, one in logits.items()},
+                row.sample_index,
+                row.answer,
+                row.outcome,
+                {name: one.get(row.rollout_id) for name, one in logits.items()},
             )
             for row in rows
         ]
     return problems
 
 
-def _by_problem(rollouts: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_problem(rollouts: Sequence[RankedRollout]) -> dict[str, list[RankedRollout]]:
     """The rollouts of each problem, by sample index: the order that its candidates have, too."""
-    problems: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in sorted(rollouts, key=lambda row: (row["problem_id"], row["sample_index"], row["rollout_id"])):
-        problems[row["problem_id"]].append(row)
+    problems: dict[str, list[RankedRollout]] = defaultdict(list)
+    for row in sorted(rollouts, key=lambda row: (row.problem_id, row.sample_index, row.rollout_id)):
+        problems[row.problem_id].append(row)
     return dict(problems)
 
 
@@ -300,19 +325,22 @@ def _score(
     )
 
 
-def _calibration(name: str, rollouts: Sequence[Mapping[str, Any]], logits: Mapping[str, float]) -> Calibration:
-    scored = [row for row in rollouts if row["outcome"] is not None and row["rollout_id"] in logits]
-    probabilities = [probability(logits[row["rollout_id"]]) for row in scored]
-    outcomes = [row["outcome"] for row in scored]
+def _calibration(name: str, rollouts: Sequence[RankedRollout], logits: Mapping[str, float]) -> Calibration:
+    known = [
+        (logits[row.rollout_id], row.outcome)
+        for row in rollouts
+        if row.outcome is not None and row.rollout_id in logits
+    ]
+    probabilities, outcomes = [probability(logit) for logit, _ in known], [outcome for _, outcome in known]
     bins = metrics.calibration(probabilities, outcomes)
     return Calibration(
-        name, len(scored), metrics.brier(probabilities, outcomes), metrics.calibration_error(bins), tuple(bins)
+        name, len(outcomes), metrics.brier(probabilities, outcomes), metrics.calibration_error(bins), tuple(bins)
     )
 
 
 def _picks(
     runs: Sequence[str],
-    rollouts: Sequence[Mapping[str, Any]],
+    rollouts: Sequence[RankedRollout],
     problems: Mapping[str, Sequence[Candidate]],
     logits: Mapping[str, Mapping[str, float]],
 ) -> list[Pick]:
@@ -324,13 +352,13 @@ def _picks(
             chosen |= {"majority": majority(candidates), "first": first(candidates)}
             places = {place: rank for rank, place in enumerate(ranking(candidates, name), 1)}
             for place, (candidate, row) in enumerate(zip(candidates, rows[problem], strict=True)):
-                logit = logits[name].get(row["rollout_id"])
+                logit = logits[name].get(row.rollout_id)
                 picks.append(
                     Pick(
                         name,
                         problem,
-                        row["rollout_id"],
-                        row["domain"],
+                        row.rollout_id,
+                        row.domain,
                         candidate.sample_index,
                         candidate.answer,
                         candidate.outcome,

