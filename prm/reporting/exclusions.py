@@ -12,7 +12,7 @@ from curate.stages.judge.consensus import AFTER, DISAGREED, UNJUDGED
 from curate.stages.monte_carlo import defined
 from curate.tables import lineage
 from curate.tables.rows import columns_of
-from curate.tables.schema import DROPS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, Row
+from curate.tables.schema import DROPS, EXAMPLES, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS
 from curate.tables.store import Store, among
 
 # What counts as which column of the report; the reasons are those of `curate.stages.ingest.ingest` and
@@ -52,6 +52,30 @@ class MaskedExample:
     domain: str
     values: Sequence[float | None]
     masks: Sequence[str | None]
+
+
+@columns_of(ROLLOUTS)
+@dataclass(frozen=True, slots=True)
+class LostRollout:
+    """A rollout that may be one that consensus left nothing of."""
+
+    rollout_id: str
+    problem_id: str
+    sample_index: int
+    domain: str
+    steps: Sequence[str]
+
+
+@columns_of(STEP_LABELS)
+@dataclass(frozen=True, slots=True)
+class LostLabel:
+    """What says whether a step's label counts as one."""
+
+    rollout_id: str
+    step_index: int
+    mode: str
+    m: int | None
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -138,17 +162,13 @@ def _lost(workspace: Store, min_graded: int) -> Counter[str]:
         if row["reason"] in _CONSENSUS
     }
     wanted = among("problem_id", sorted({problem for problem, _ in places}))
-    columns = ["rollout_id", "problem_id", "sample_index", "domain", "steps"]
-    chains: dict[str, Row] = {
-        row["rollout_id"]: row
-        for row in workspace.read(ROLLOUTS, columns, wanted).to_pylist()
-        if (row["problem_id"], row["sample_index"]) in places
-    }
+    rollouts = workspace.rows(LostRollout, wanted)
+    chains = {row.rollout_id: row for row in rollouts if (row.problem_id, row.sample_index) in places}
     lost = Counter[str]()
-    for label in workspace.read(STEP_LABELS, where=wanted).to_pylist():
-        chain = chains.get(label["rollout_id"])
-        if chain is not None and defined(label, label["step_index"] == len(chain["steps"]) - 1, min_graded):
-            lost[chain["domain"]] += 1
+    for label in workspace.rows(LostLabel, wanted):
+        chain = chains.get(label.rollout_id)
+        if chain is not None and defined(label, label.step_index == len(chain.steps) - 1, min_graded):
+            lost[chain.domain] += 1
     return lost
 
 

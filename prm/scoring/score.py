@@ -16,7 +16,8 @@ from curate.models.location import fingerprint
 from curate.seeds import shard_of
 from curate.tables import lineage
 from curate.tables.lineage import Ledger
-from curate.tables.schema import STEP_SCORES, UPDATES, Row
+from curate.tables.rows import StepScoreRow
+from curate.tables.schema import STEP_SCORES, UPDATES
 from curate.tables.store import Partition, Store
 from prm.data.encode import Encoded, Encoder, load_processor
 from prm.data.examples import Example, read_examples, read_images, write_rejects
@@ -164,22 +165,15 @@ def scored(
 
 def score_examples(
     prm: Prm, encoder: Encoder, examples: Sequence[Example], run: str, batch_rows: int, of_outcomes: bool = False
-) -> list[Row]:
+) -> list[StepScoreRow]:
     """Rows of `step_scores`; an example that cannot be encoded, or is too long, gives null scores."""
-    rows: list[Row] = []
+    rows: list[StepScoreRow] = []
     for example, scores in scored(prm, encoder, examples, batch_rows, of_outcomes):
         rows.extend(_rows(run, example, [None] * len(example.steps) if isinstance(scores, RowError) else scores))
     return rows
 
 
-def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[Row]:
+def _rows(run: str, example: Example, scores: Sequence[float | None]) -> list[StepScoreRow]:
     return [
-        {
-            "run": run,
-            "rollout_id": example.rollout_id,
-            "problem_id": example.problem_id,
-            "step_index": index,
-            "score": score,
-        }
-        for index, score in enumerate(scores)
+        StepScoreRow(run, example.rollout_id, example.problem_id, index, score) for index, score in enumerate(scores)
     ]

@@ -81,7 +81,7 @@ def scored_again(folder: Path, workspace: Store) -> list[float]:
     prm, encoder = score.load_prm(folder, {})
     examples = score.read_examples(workspace, ("test",))
     rows = score.score_examples(prm, encoder.of(score.read_images(workspace, examples), 64), examples, "x", 1)
-    return [row["score"] for row in sorted(rows, key=lambda row: (row["rollout_id"], row["step_index"]))]
+    return [row.score for row in sorted(rows, key=lambda row: (row.rollout_id, row.step_index))]
 
 
 def stored(workspace: Store) -> list[float]:
