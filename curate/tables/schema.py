@@ -1,28 +1,21 @@
 """Every table: its columns, its key and its version. The only place where a column is named.
 
-Rows are plain dictionaries whose keys are the columns. Missing is null, never 0 and never an empty string.
+Rows are objects of the classes in `curate.tables.rows`. Missing is null, never 0 and never an empty string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
-
-Row = dict[str, Any]
 
 ROLES = ("train", "meta", "test")
 # Finish classes of a generation; "error" is missing data, never a wrong answer.
 FINISHES = ("stop", "length", "repetition", "error")
 # The mode of step labels that came with their source, and the head of its rollouts' policy.
 GIVEN = "given"
-
-
-def _object(row: Any) -> Any:
-    return SimpleNamespace(**row) if isinstance(row, dict) else row
 
 
 @dataclass(frozen=True)
@@ -38,17 +31,17 @@ class Table:
 
     def to_arrow(self, rows: Iterable[Any]) -> pa.Table:
         """Rows (see `curate.tables.rows`) as an Arrow table of exactly this schema."""
-        rows = list(map(_object, rows))
+        rows = list(rows)
         arrays = [pa.array([getattr(row, each.name) for row in rows], each.type) for each in self.schema]
         return pa.Table.from_arrays(arrays, schema=self.schema)
 
     def key_of(self, row: Any) -> tuple[Any, ...]:
         """The key of a row."""
-        return tuple(getattr(_object(row), column) for column in self.key)
+        return tuple(getattr(row, column) for column in self.key)
 
     def shard_key(self, row: Any) -> str:
         """What a row goes to its shard by."""
-        return str(getattr(_object(row), self.shard_by))
+        return str(getattr(row, self.shard_by))
 
 
 def _table(

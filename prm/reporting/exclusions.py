@@ -54,14 +54,21 @@ class MaskedExample:
     masks: Sequence[str | None]
 
 
+@columns_of(REJECTS)
+@dataclass(frozen=True, slots=True)
+class LostExample:
+    """Why a rollout became no example."""
+
+    rollout_id: str | None
+    reason: str
+
+
 @columns_of(ROLLOUTS)
 @dataclass(frozen=True, slots=True)
 class LostRollout:
-    """A rollout that may be one that consensus left nothing of."""
+    """A rollout that became no example."""
 
     rollout_id: str
-    problem_id: str
-    sample_index: int
     domain: str
     steps: Sequence[str]
 
@@ -153,17 +160,13 @@ def consensus_kept(workspace: Store) -> dict[str, float]:
 
 def _lost(workspace: Store, min_graded: int) -> Counter[str]:
     """Labelled steps by domain of the chains that consensus left nothing of."""
-    columns = ["problem_id", "source_row", "reason"]
-    rejected = workspace.read(REJECTS, columns, where=pc.field("stage") == "shard").to_pylist()
-    # `curate.stages.shard` ends the row's name with the sample's number.
-    places = {
-        (row["problem_id"], int(row["source_row"].rpartition("/")[2]))
-        for row in rejected
-        if row["reason"] in _CONSENSUS
+    gone = {
+        row.rollout_id
+        for row in workspace.rows(LostExample, pc.field("stage") == "shard")
+        if row.reason in _CONSENSUS and row.rollout_id is not None
     }
-    wanted = among("problem_id", sorted({problem for problem, _ in places}))
-    rollouts = workspace.rows(LostRollout, wanted)
-    chains = {row.rollout_id: row for row in rollouts if (row.problem_id, row.sample_index) in places}
+    wanted = among("rollout_id", sorted(gone))
+    chains = {row.rollout_id: row for row in workspace.rows(LostRollout, wanted)}
     lost = Counter[str]()
     for label in workspace.rows(LostLabel, wanted):
         chain = chains.get(label.rollout_id)
