@@ -22,8 +22,9 @@ from curate.pipeline import Recipe
 from curate.recipe import shipped
 from curate.runtime.plain_yaml import dump
 from curate.runtime.reporter import Reporter, Silent
+from curate.tables import KNOWN
 from curate.tables.lineage import Ledger
-from curate.tables.schema import TABLES, Table
+from curate.tables.schema import Table
 from curate.tables.store import Store
 
 if TYPE_CHECKING:
@@ -91,9 +92,7 @@ class Workspace:
 
 
 def _table(name: str) -> Table:
-    if name not in TABLES:
-        raise UserError(f'There is no table "{name}"{did_you_mean(name, list(TABLES))}')
-    return TABLES[name]
+    return KNOWN.find(name)
 
 
 def load(recipe: str | Path | Recipe, settings: Settings = (), data: str | Path | None = None) -> Recipe:

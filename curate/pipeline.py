@@ -1,7 +1,8 @@
 """The whole chain from one recipe: read it, resolve it, save it, run its stages in order.
 
 A recipe has a `name`, a `seed`, and a section for each stage that it runs. Sections of other packages come through the
-entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, select and report.
+entry point group `curate.stages`, each a `Stage`; `prm` adds train, score, select and report. The order is that of what
+they read and write.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,6 @@ from curate.errors import UserError, did_you_mean, redacted
 from curate.models.location import locate
 from curate.recipe.parsing import Config, apply_settings, read_small, read_yaml, validate
 from curate.recipe.sections import (
-    SECTIONS,
     DecontaminateConfig,
     DedupConfig,
     IngestConfig,
@@ -30,14 +30,14 @@ from curate.recipe.sections import (
     RolloutConfig,
     ShardConfig,
 )
-from curate.runtime import installed, plain_yaml
+from curate.runtime import plain_yaml
+from curate.runtime.registry import Registry
 from curate.runtime.reporter import Reporter
 from curate.seeds import digest
+from curate.stages.order import in_order
 from curate.tables.lineage import Ledger, versions
 from curate.tables.store import Store, write_atomic
 from curate.text import prompts
-
-GROUP = "curate.stages"
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,18 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the chain: its section's type and what runs it; `order` places it. What does not `generate` has the
-    machine to itself: a running engine is stopped before it.
+    """A stage of the chain: the type of its section, what runs it, and what places it among the others.
+
+    It comes behind every stage that writes a table it `reads`, or that it names there because what it needs of that one
+    is no table. `writes` are the tables that it adds to. What does not `generate` has the machine to itself: a running
+    engine is stopped before it.
     """
 
     name: str
-    order: int
     config: type[Config]
     run: Callable[[Context, Any], Ledger]
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
     generates: bool = False
 
 
@@ -194,23 +198,36 @@ def _shard(context: Context, config: ShardConfig) -> Ledger:
     return shard.run(config, context.workspace, context.reporter, *cut)
 
 
-_OWN = {
-    "ingest": Stage("ingest", 10, IngestConfig, _ingest),
-    "dedup": Stage("dedup", 12, DedupConfig, _dedup),
-    "decontaminate": Stage("decontaminate", 14, DecontaminateConfig, _decontaminate),
-    "rollout": Stage("rollout", 20, RolloutConfig, _rollout, generates=True),
-    "label": Stage("label", 30, LabelConfig, _label, generates=True),
-    "judge": Stage("judge", 35, JudgeConfig, _judge, generates=True),
-    "shard": Stage("shard", 40, ShardConfig, _shard),
-}
+# What a stage asks a model about.
+_ASKED = ("problems", "images", "drops")
+
+# Of each stage: its section, what runs it, what it reads, what it writes.
+STAGES: Registry[Stage] = Registry(
+    "curate.stages",
+    "section",
+    {
+        stage.name: stage
+        for stage in (
+            Stage("ingest", IngestConfig, _ingest, (), ("problems", "images", "rollouts", "step_labels", "rejects")),
+            Stage("dedup", DedupConfig, _dedup, ("problems", "images"), ("drops",)),
+            Stage("decontaminate", DecontaminateConfig, _decontaminate, ("problems", "images"), ("drops",)),
+            Stage("rollout", RolloutConfig, _rollout, _ASKED, ("rollouts", "rejects"), True),
+            Stage("label", LabelConfig, _label, (*_ASKED, "rollouts"), ("completions", "step_labels", "rejects"), True),
+            Stage("judge", JudgeConfig, _judge, (*_ASKED, "rollouts", "step_labels"), ("judgements", "rejects"), True),
+            Stage("shard", ShardConfig, _shard, (*_ASKED, "rollouts", "completions", "step_labels", "judgements"),
+                  ("examples", "rejects")),
+        )
+    },
+    of="curate.pipeline:Stage",
+)  # fmt: skip
 
 
-def stages() -> dict[str, Callable[[], Stage]]:
-    """Every known stage by name; those of other packages are imported when called."""
-    found: dict[str, Callable[[], Stage]] = {name: lambda stage=stage: stage for name, stage in _OWN.items()}  # type: ignore[misc]
-    for entry in installed.entry_points(GROUP):
-        found.setdefault(entry.name, entry.load)
-    return found
+def ordered(names: Iterable[str]) -> list[Stage]:
+    """The stages of these sections in the order in which they run, by what each reads and writes."""
+    chosen = set(names)
+    # Where nothing else decides, stages of this table come first, and those of packages by name.
+    stages = [STAGES.find(name) for name in (*STAGES.own, *sorted(chosen - STAGES.own.keys())) if name in chosen]
+    return in_order(stages, STAGES)
 
 
 def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> Recipe:
@@ -219,21 +236,20 @@ def load(path: Path, settings: Sequence[str] = (), base: Path | None = None) -> 
     Relative paths are relative to `base`, the recipe's own folder when null.
     """
     tree = apply_settings(read_yaml(path), settings)
-    known = stages()
     name, seed = tree.pop("name", path.stem), tree.pop("seed", 0)
     if not isinstance(name, str) or not isinstance(seed, int) or isinstance(seed, bool):
         raise UserError(f'In {path}, "name" must be a text and "seed" a whole number.')
     sections: dict[str, Config] = {}
     for key, section in tree.items():
-        if key not in known:
-            raise UserError(f'Unknown key "{key}" in the recipe{did_you_mean(str(key), ["name", "seed", *known])}')
-        kind = SECTIONS[key] if key in SECTIONS else known[key]().config
-        sections[key] = validate(kind, section if section is not None else {}, key)
+        if key not in STAGES:
+            raise UserError(f'Unknown key "{key}" in the recipe{did_you_mean(str(key), ["name", "seed", *STAGES])}')
+        sections[key] = validate(STAGES.find(key).config, section if section is not None else {}, key)
+    # Now, and not after an hour of other stages.
+    ordered(sections)
     if base is not None and not base.is_dir():
         raise UserError(f"There is no folder {base}; check --data.")
     recipe = Recipe(name, seed, (base or path.parent).resolve(), sections, path.parent.resolve())
     for asking in sections.keys() & {"rollout", "judge"}:
-        # Now, and not after an hour of other stages.
         prompt_of(recipe.section(asking), recipe.folder)
     return recipe
 
@@ -284,11 +300,10 @@ def run(
     """
     from curate.tables import catalog
 
-    known = stages()
     missing = [name for name in only if name not in recipe.sections]
     if missing:
         recipe.section(missing[0])
-    chosen = sorted((known[name]() for name in (only or recipe.sections)), key=lambda stage: stage.order)
+    chosen = ordered(only or recipe.sections)
     with workspace.writing():
         ledgers = _run_each(chosen, recipe, workspace, reporter, replace)
         catalog.write(workspace)

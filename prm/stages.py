@@ -10,6 +10,7 @@ from pathlib import Path
 from curate.models.location import locate
 from curate.pipeline import Context, Recipe, Stage
 from curate.tables.lineage import Ledger
+from curate.tables.schema import TABLES
 from curate.tables.store import Store
 from prm.config import TrainConfig
 from prm.sections import ReportConfig, ScoreConfig, SelectConfig
@@ -79,8 +80,15 @@ def _score(context: Context, config: ScoreConfig) -> Ledger:
     )
 
 
-TRAIN = Stage("train", 50, TrainConfig, _train)
-SCORE = Stage("score", 60, ScoreConfig, _score)
+TRAIN = Stage(
+    "train",
+    TrainConfig,
+    _train,
+    reads=("examples", "images"),
+    writes=("updates", "rollout_weights", "validations", "rejects"),
+)
+# The trained PRMs are no table, so the stage is named that makes them.
+SCORE = Stage("score", ScoreConfig, _score, reads=("examples", "images", "train"), writes=("step_scores", "rejects"))
 
 
 def _select(context: Context, config: SelectConfig) -> Ledger:
@@ -111,5 +119,6 @@ def reports(context: Context) -> Path:
     return folder
 
 
-SELECT = Stage("select", 70, SelectConfig, _select)
-REPORT = Stage("report", 80, ReportConfig, _report)
+SELECT = Stage("select", SelectConfig, _select, reads=("problems", "rollouts", "step_scores", "train"))
+# All tables of this project.
+REPORT = Stage("report", ReportConfig, _report, reads=(*TABLES, "select"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,9 @@ import pyarrow.compute as pc
 from curate.errors import UserError
 from curate.seeds import digest
 from curate.stages.judge import judgement
+from curate.tables import KNOWN
 from curate.tables.rows import ImageRow, JudgementRow, ProblemRow, RolloutRow, StepLabelRow
-from curate.tables.schema import PROBLEMS, ROLLOUTS
+from curate.tables.schema import PROBLEMS, ROLLOUTS, Table
 from curate.tables.store import Store, among, write_atomic
 
 if TYPE_CHECKING:
@@ -65,6 +68,8 @@ class FoundProblem:
     row: ProblemRow
     image_files: Sequence[str]
     rollouts: Sequence[FoundRollout]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Its rows in the tables that installed packages bring."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: `problem`, `image_files`, and `rollouts`, each with its `labels` and `judgements`."""
@@ -72,7 +77,8 @@ class FoundProblem:
             asdict(each.row) | {name: [asdict(row) for row in getattr(each, name)] for name in ("labels", "judgements")}
             for each in self.rollouts
         ]
-        return {"problem": asdict(self.row), "image_files": self.image_files, "rollouts": rollouts}
+        found = {"problem": asdict(self.row), "image_files": self.image_files, "rollouts": rollouts}
+        return found | ({"tables": self.tables} if self.tables else {})
 
 
 def _image_files(workspace: Store, hashes: Sequence[str]) -> list[Path]:
@@ -109,7 +115,18 @@ def find(workspace: Store, identity: str) -> FoundProblem:
             )
         )
     files = [str(path) for path in _image_files(workspace, problem.image_hashes)]
-    return FoundProblem(problem, files, found)
+    brought = {name: _rows(workspace, KNOWN.find(name), problem_id, rollout_id) for name in KNOWN.installed()}
+    return FoundProblem(problem, files, found, brought)
+
+
+def _rows(workspace: Store, table: Table, problem_id: str, rollout_id: str | None) -> list[dict[str, Any]]:
+    """The rows of a problem in a table, of one rollout where it is asked for and the table knows rollouts."""
+    wanted = {"problem_id": problem_id, "rollout_id": rollout_id}
+    terms = [pc.field(name) == value for name, value in wanted.items() if value and name in table.schema.names]
+    if not terms:
+        return []
+    found: list[dict[str, Any]] = workspace.read(table, where=functools.reduce(operator.and_, terms)).to_pylist()
+    return found
 
 
 def _gold(problem: ProblemRow) -> str:
@@ -121,7 +138,7 @@ def _gold(problem: ProblemRow) -> str:
 def render(found: FoundProblem) -> Group:
     """Show what was gathered on a terminal."""
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Table as Shown
     from rich.text import Text
 
     problem = found.row
@@ -138,7 +155,7 @@ def render(found: FoundProblem) -> Group:
         rollout = each.row
         outcome = {True: ("right", "green"), False: ("wrong", "red"), None: ("undecided", "yellow")}[rollout.outcome]
         title = f"Rollout {rollout.rollout_id}: {rollout.answer} is {outcome[0]} ({rollout.outcome_rule})"
-        table = Table(title=title, title_style=outcome[1], title_justify="left", expand=True)
+        table = Shown(title=title, title_style=outcome[1], title_justify="left", expand=True)
         table.add_column("step", justify="right")
         table.add_column("text", ratio=1)
         table.add_column("label", justify="right")
@@ -154,4 +171,11 @@ def render(found: FoundProblem) -> Group:
             opinion = [{True: "right", False: "wrong", None: ""}[said[index]]] if each.judgements else []
             table.add_row(str(index), Text(step.strip()), value, counts, *opinion)
         parts.append(table)
+    for name, rows in found.tables.items():
+        shown = Shown(title=name, title_justify="left")
+        for column in rows[0] if rows else ():
+            shown.add_column(column, overflow="fold")
+        for row in rows:
+            shown.add_row(*(Text("" if cell is None else str(cell)) for cell in row.values()))
+        parts += [shown] if rows else []
     return Group(*parts)

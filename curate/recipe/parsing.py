@@ -107,7 +107,8 @@ def _explain(kind: type[Config], error: ValidationError, where: str, holder: str
     if first["type"] == "extra_forbidden":
         known = did_you_mean(str(first["loc"][-1]), _fields(kind, first["loc"]))
         return f'Unknown key "{place}" in {holder}{known}{more}'
-    return f'"{place}" in {holder}: {first["msg"].removeprefix("Value error, ")}{more}.'
+    said = first["msg"].removeprefix("Value error, ") + more
+    return f'"{place}" in {holder}: {said}{"" if said.endswith("?") else "."}'
 
 
 def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:

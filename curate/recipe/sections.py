@@ -1,7 +1,7 @@
 """The sections of a recipe, one for each stage of `curate`.
 
-A recipe has a `name`, a `seed` and one section per stage. Other packages add sections through the entry point group
-`curate.stages` (`prm` does).
+A recipe has a `name`, a `seed` and one section per stage, see `curate.pipeline.STAGES`. Other packages add sections
+through the entry point group `curate.stages` (`prm` does).
 """
 
 from __future__ import annotations
@@ -319,14 +319,3 @@ class ShardConfig(Config):
         if self.harvest is not None and self.consensus is not None and self.consensus.unjudged == "mask":
             raise ValueError("harvest has no effect with consensus.unjudged mask: no judge saw the completions")
         return self
-
-
-SECTIONS: dict[str, type[Config]] = {
-    "ingest": IngestConfig,
-    "dedup": DedupConfig,
-    "decontaminate": DecontaminateConfig,
-    "rollout": RolloutConfig,
-    "label": LabelConfig,
-    "judge": JudgeConfig,
-    "shard": ShardConfig,
-}

@@ -13,6 +13,7 @@ def _all() -> Any:
     return importlib.metadata.entry_points()
 
 
+@cache
 def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
     """The entry points of a group, of all installed packages, as they were when the first group was asked for."""
     return tuple(_all().select(group=group))
@@ -21,6 +22,7 @@ def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
 def forget() -> None:
     """Look again when the next group is asked for: packages came or went while this process ran."""
     _all.cache_clear()
+    entry_points.cache_clear()
 
 
 @cache

@@ -70,18 +70,21 @@ class Registry(Generic[T]):
 
     def _loaded(self, point: EntryPoint) -> T:
         """What the entry point of an installed package stands for, checked."""
-        brings = f'The package {_package(point)} brings the {self.what} "{point.name}"'
         try:
             found: T = point.load()
         except Exception as error:
-            raise UserError(
-                f"{brings}, which cannot be loaded from {point.value} ({type(error).__name__}: {error}); repair the "
-                "package, or uninstall it."
-            ) from error
+            why = f"which cannot be loaded from {point.value} ({type(error).__name__}: {error})"
+            raise self._broken(point, why) from error
         if not (isinstance(found, _at(self._of)) if self._of else callable(found)):
             wanted = f"a {self._of.replace(':', '.')}" if self._of else "a class or a function"
-            raise UserError(f"{brings}, and {point.value} is not {wanted}; repair the package, or uninstall it.")
+            raise self._broken(point, f"and {point.value} is not {wanted}")
+        if self._of and (called := getattr(found, "name", point.name)) != point.name:
+            raise self._broken(point, f'which calls itself "{called}"')
         return found
+
+    def _broken(self, point: EntryPoint, why: str) -> UserError:
+        brings = f'The package {_package(point)} brings the {self.what} "{point.name}"'
+        return UserError(f"{brings}, {why}; repair the package, or uninstall it.")
 
 
 def _at(place: str) -> Any:

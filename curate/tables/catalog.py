@@ -23,9 +23,8 @@ import pyarrow as pa
 
 from curate.errors import UserError
 from curate.runtime.frames import pl
-from curate.tables import marks
+from curate.tables import all_tables, marks
 from curate.tables.lineage import FILE, read_file
-from curate.tables.schema import TABLES
 from curate.tables.store import Store
 
 _LEDGER = {
@@ -147,7 +146,7 @@ class _Connection:
 def _define(connection: duckdb.DuckDBPyConnection, workspace: Store) -> list[str]:
     """Make the views and the ledger; gives the files that the views read."""
     read: list[str] = []
-    for name, table in TABLES.items():
+    for name, table in all_tables().items():
         files = [str(path.resolve()) for path in workspace.files(table)]
         read += files
         if files:
@@ -216,7 +215,7 @@ def _failed(error: Exception) -> UserError:
         return UserError(f"The query failed: {first}; SQL reads the tables of the workspace and no other files.")
     if isinstance(error, duckdb.OutOfMemoryException):
         return UserError(f"The query needs more memory than it may take ({first}); ask for less, or give it more.")
-    return UserError(f"The query failed: {first} Tables: {', '.join(TABLES)}, ledger.")
+    return UserError(f"The query failed: {first} Tables: {', '.join(all_tables())}, ledger.")
 
 
 def _only_reads(sql: str) -> None:
@@ -247,7 +246,7 @@ def _check(workspace: Store, sql: str | None = None) -> None:
     """UserError where a file is damaged of a table that the statement names, whose rows DuckDB would read as they are;
     without a statement, of any table: a view over it cannot be made.
     """
-    for name, table in TABLES.items():
+    for name, table in all_tables().items():
         if sql is None or name in sql.lower():
             for path in workspace.files(table):
                 marks.check(path, table.schema.names)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from curate.tables.schema import TABLES
+
 # What is owed is decided by keys in these, so that one file of them can be made anew by itself.
 _OWED = {
     "rollouts": "curate rollout",
@@ -32,6 +34,8 @@ def without(path: Path) -> str:
 def command(folder: Path) -> str:
     """What makes the rows of this partition anew, in words that end in a command."""
     table, partition = folder.parent.name, folder.name
+    if table not in TABLES:
+        return f"delete `{folder}` and run the stage of an installed package that writes {table} again"
     if table == "drops":
         return f"run `curate {partition}` again"
     if table in _OWED and partition == _MAIN:

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 from curate.errors import UserError
 from curate.runtime.durable import cannot_write, sealed, sync_folder, unsealed
 from curate.seeds import shard_of
-from curate.tables import lock, manifests, marks
+from curate.tables import all_tables, lock, manifests, marks
 from curate.tables.journal import Journal
 from curate.tables.rows import R, Row, column_names, rows_of, table_of, whole
-from curate.tables.schema import TABLES, Table
+from curate.tables.schema import Table
 
 DEFAULT_SHARDS = 16
 # Files are read together up to so many bytes.
@@ -361,7 +361,7 @@ class Store:
 
     def tables(self) -> Mapping[str, Table]:
         """Tables that have at least one committed file."""
-        return {name: table for name, table in TABLES.items() if self.files(table)}
+        return {name: table for name, table in all_tables().items() if self.files(table)}
 
 
 def among(column: str, values: Sequence[str]) -> Any:

@@ -82,7 +82,7 @@ def run(root: Path, reporter: Reporter) -> UpgradeResult:
 
 
 def _older(store: Store) -> Iterator[tuple[Partition, Mapping[Path, int]]]:
-    """Partitions with rows of an older version, and the versions of those files and journals. UserError for later ones."""
+    """Partitions with rows of an older version, with the versions of those files; UserError for a later version."""
     for partition in layout.every_partition(store):
         # What a kill left of an earlier try.
         rewriting.finish(partition)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from curate import pipeline
 from curate.errors import UserError
 
+FILES = {"kind": "files", "name": "s", "path": "rows.jsonl"}
 RECIPE = {
     "name": "small",
     "seed": 3,
@@ -57,6 +58,11 @@ def test_a_recipe_resolves_with_its_defaults(tmp_path):
         # What another package's sections take is known before any stage runs, too.
         ("select", {"aggregation": "meen-log-odds"}, 'did you mean "mean-log-odds"'),
         ("train", {"model": "m", "aggregation": "meen"}, '"train.aggregation"'),
+        ("train", {"model": "m", "loss": "mce"}, 'there is no loss of steps "mce"; did you mean "mse"?'),
+        ("train", {"model": "m", "upper": {"loss": "aurok"}}, 'there is no upper loss "aurok"; did you mean "auroc"'),
+        ("ingest.sources.0.task", "bars_reed", 'there is no task "bars_reed"; did you mean "bars_read"'),
+        ("ingest.sources", [FILES | {"answer_type": "numbr"}], 'no answer type "numbr"; did you mean "number"'),
+        ("ingest.sources", [FILES | {"kind": "package", "adapter": "x"}], 'there is no source adapter "x"'),
     ],
 )
 def test_each_mistake_is_one_sentence_that_names_the_place(tmp_path, path, value, said):
