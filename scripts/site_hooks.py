@@ -1,4 +1,6 @@
-"""Hooks of the documentation site: README.md is its first page, and links into the code become plain paths."""
+"""Hooks of the documentation site: README.md is its first page, CONTRIBUTING.md is one, and links into the code become
+plain paths.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add README.md, whose links and images are those of the folder above, as the page index.md."""
-    text = (ROOT / "README.md").read_text().replace("](docs/", "](").replace('"docs/', '"')
-    files.append(File.generated(config, "index.md", content=text))
+    """Add the pages of the folder above, whose links and images are relative to it."""
+    for page, name in PAGES.items():
+        text = (ROOT / name).read_text().replace("](docs/", "](").replace('"docs/', '"')
+        files.append(File.generated(config, page, content=text))
     return files
 
 
@@ -31,8 +35,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         inside = sorted(file.src_uri for file in files if file.src_uri.startswith(f"{target}/"))
         if inside:
             return f"[{match[2]}]({posixpath.relpath(inside[0], here or '.')})"
-        # README.md is in the folder above; what it names below docs/ was found already.
-        path = posixpath.normpath(posixpath.join("" if page.file.src_uri == "index.md" else "docs", target))
+        # What the pages of the folder above name below docs/ was found already.
+        path = posixpath.normpath(posixpath.join("" if page.file.src_uri in PAGES else "docs", target))
+        if path in PAGES.values():
+            page_of = {name: page for page, name in PAGES.items()}
+            return f"[{match[2]}]({posixpath.relpath(page_of[path], here or '.')})"
         if not (ROOT / path).exists():
             return match[0]
         return f"{match[2]} (`{path}`)" if match[2].strip("`") != path else f"`{path}`"

@@ -22,7 +22,7 @@ def clone(tmp_path):
     folder.mkdir()
     for name in ("docs", "scripts"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("README.md", "mkdocs.yml"):
+    for name in ("README.md", "CONTRIBUTING.md", "mkdocs.yml"):
         shutil.copy(ROOT / name, folder)
     for name in ("curate", "prm", "data", "recipes", "tests", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
@@ -33,7 +33,7 @@ def test_every_page_is_built_and_none_asks_the_network(clone, tmp_path):
     done = build(clone, tmp_path / "site")
     assert done.returncode == 0, done.stderr
     pages = {path.relative_to(clone / "docs").with_suffix(".html") for path in (clone / "docs").rglob("*.md")}
-    for page in {*pages, Path("index.html")}:
+    for page in {*pages, Path("index.html"), Path("contributing.html")}:
         text = (tmp_path / "site" / page).read_text()
         assert '<script src="http' not in text and '<link rel="stylesheet" href="http' not in text
 
