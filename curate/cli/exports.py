@@ -18,36 +18,41 @@ def export(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="datasets, trl, visualprm, dreamprm, webdataset, or one of an installed package.",
+            help="Format: datasets, trl, visualprm, dreamprm, webdataset, or one of an installed package.",
             show_default=False,
         ),
     ],
-    folder: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="New folder to write to.", show_default=False)],
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
-    replace: Annotated[bool, typer.Option("--replace", help="In place of the export that is in the folder.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace an earlier export in the folder.")] = False,
     role: Annotated[
-        list[str] | None, typer.Option(help="Only train, meta or test; may be repeated.", metavar="ROLE")
+        list[str] | None, typer.Option(help="Export only train, meta or test; may be repeated.", metavar="ROLE")
     ] = None,
-    domain: Annotated[list[str] | None, typer.Option(help="Only this domain; may be repeated.", metavar="NAME")] = None,
+    domain: Annotated[
+        list[str] | None, typer.Option(help="Export only this domain; may be repeated.", metavar="NAME")
+    ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="A step whose label is above it is right (trl: 0.5 by default, visualprm: 0)."),
+        typer.Option(
+            min=0, max=1, help="A step whose label is above this is right (default 0.5 for trl, 0 for visualprm)."
+        ),
     ] = None,
     system: Annotated[
-        Path | None, typer.Option(help="A text file with the system turn (visualprm).", metavar="FILE")
+        Path | None, typer.Option(help="Text file with the system turn (visualprm).", metavar="FILE")
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hugging Face hub, as a private dataset.")
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Upload the export to the Hugging Face hub as a private dataset."),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the uploaded dataset public.")] = False,
     any_licence: Annotated[
-        bool, typer.Option("--any-licence", help="With --push: also where a licence is not known or forbids it.")
+        bool, typer.Option("--any-licence", help="Upload even if a licence is unknown or forbids it.")
     ] = False,
 ) -> None:
-    """Write rollouts and step labels in another tool's format.
+    """Write rollouts and labels in another tool's format.
 
-    What has no place in the format is left out and counted; a card says where every row comes from.
+    What the format cannot hold is left out and counted. A card names the origin of every row.
     """
     from curate.exports import push as pushing
     from curate.exports.base import Options

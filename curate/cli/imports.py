@@ -22,81 +22,99 @@ def _unescaped(text: str) -> str:
 
 def import_rollouts(
     file: Annotated[
-        Path, typer.Argument(help="Responses: JSON Lines, JSON, Parquet, CSV, TSV or XLSX.", show_default=False)
+        Path, typer.Argument(help="File of responses: JSON Lines, JSON, Parquet, CSV, TSV or XLSX.", show_default=False)
     ],
     recipe: Annotated[
         Path | None,
         typer.Option(
             "--recipe",
             "-r",
-            help="The recipe: its section rollout says how steps are cut and answers read.",
+            help="Recipe whose section rollout says how to cut steps and read answers.",
         ),
     ] = None,
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
     as_json: options.Json = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Start this import over; what hangs on rollouts that are gone then, goes.")
+        bool,
+        typer.Option(
+            "--replace", help="Import again from scratch; what was made from rollouts that do not come back is removed."
+        ),
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the import; the file's name by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the import; by default the name of the file.")] = None,
     records: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Where a JSON object holds the records: a list, or by their ids.")
+        str | None,
+        typer.Option(metavar="KEY", help="Key of a JSON object that holds the records, as a list or by their ids."),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="The source of the problems; ids are looked for in all by default.")
+        str | None, typer.Option(help="Source of the problems; by default ids are looked up in all sources.")
     ] = None,
     source_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Names the source of each row's problem.")
+        str | None, typer.Option(metavar="COLUMN", help="Column with the source of each row's problem.")
     ] = None,
     id_: Annotated[
         str | None,
-        typer.Option("--id", metavar="COLUMN", help="Names the problem: its row in its source; # is the row's number."),
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="Column with the row of the problem in its source; # takes the number of the row.",
+        ),
     ] = None,
     response: Annotated[
         list[str] | None,
         typer.Option(
             metavar="COLUMN",
-            help="The text, a chat (its last turn), or a list of texts: several rollouts; repeated, one text.",
+            help="Column with the response: text, chat or list of texts; may be repeated for one text.",
         ),
     ] = None,
     lists: Annotated[
         Literal["turns", "samples"] | None,
-        typer.Option(help="What a list of texts is; by default turns in a column messages, conversations or the like."),
+        typer.Option(help="What a list of texts means; by default turns in columns such as messages or conversations."),
     ] = None,
     answer: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="The gold answer, to be the same as the problem's; - compares nothing."),
+        typer.Option(
+            metavar="COLUMN", help="Column with the gold answer, which must equal the problem's; - compares nothing."
+        ),
     ] = None,
     outcome: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Says right or wrong, in place of our grade (kept in outcome_rule)."),
+        typer.Option(
+            metavar="COLUMN", help="Column that says right or wrong, in place of our grade (kept in outcome_rule)."
+        ),
     ] = None,
     extracted: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="The answer that was extracted: graded in place of what we extract."),
+        typer.Option(
+            metavar="COLUMN",
+            help="Column with an extracted answer, which is graded in place of the one that we extract.",
+        ),
     ] = None,
     reasoning: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="What the model thought before the response.")
+        str | None, typer.Option(metavar="COLUMN", help="Column with the thoughts before the response.")
     ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TEXT", help="A response ends before it; \\n is a line's end, \\\\ a backslash; may be repeated."
+            metavar="TEXT",
+            help="Cut responses off before this text; \\n is a line break, \\\\ a backslash; may be repeated.",
         ),
     ] = None,
     filter_: Annotated[
         str | None,
-        typer.Option("--filter", help="Whose lines count in a log with a line for each filter; the first by default."),
+        typer.Option(
+            "--filter", help="Filter whose lines count, in a log with one line per filter; by default the first."
+        ),
     ] = None,
-    policy: Annotated[str | None, typer.Option(help="The model that wrote the responses.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Model that wrote the responses.")] = None,
     policy_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Names the model that wrote each row's responses.")
+        str | None, typer.Option(metavar="COLUMN", help="Column with the model that wrote each row's responses.")
     ] = None,
 ) -> None:
-    """Bring in rollouts that were generated elsewhere.
+    """Import existing responses as rollouts.
 
-    Sample logs of lmms-eval and results of VLMEvalKit are known by their columns; other files need --id and --response.
-    A column a.b is the field b of the column a.
+    Sample logs of lmms-eval and results of VLMEvalKit are recognised; other files need --id and --response. A column
+    a.b is the field b of the column a.
     """
     from curate.errors import UserError
     from curate.pipeline import load
@@ -145,10 +163,10 @@ def remove_import(
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
 ) -> None:
-    """Take an import away again.
+    """Remove an import and everything that was made from it.
 
-    With its rollouts go their completions, step labels, judgements, examples and scores; stages that had any of them
-    are not complete until they run again.
+    Its rollouts are removed with their completions, step labels, judgements, examples and scores. Stages that had any
+    of them are incomplete until they run again.
     """
     from curate.stages.ingest import removal
     from curate.tables import catalog

@@ -18,27 +18,31 @@ if TYPE_CHECKING:
 
 def init(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A file, a folder, or a dataset's id on the hub.", show_default=False)
+        str, typer.Argument(metavar="DATA", help="File, folder, or id of a dataset on the hub.", show_default=False)
     ],
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-r", help="The file to write; named after the data by default.")
+        Path | None, typer.Option("--recipe", "-r", help="Recipe file to write; by default named after the data.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
     as_json: options.Json = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Set one key of every source, columns.answer=NAME."),
+        typer.Option(
+            "--set",
+            metavar="KEY.PATH=VALUE",
+            help="Set a key of every source, such as columns.answer=NAME; may be repeated.",
+        ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of a dataset on the hub.")] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Only this split of a dataset on the hub; may be repeated.")
+        list[str] | None, typer.Option(help="Split of a dataset on the hub; may be repeated. By default all.")
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Revision of a dataset on the hub.")] = None,
 ) -> None:
-    """Look at unknown data and write a recipe for it.
+    """Inspect unknown data and write a recipe for it.
 
-    Guesses which columns hold question, answer, choices, images and chains, tries the readers on the first rows, and
-    says what it is sure of and what it is not.
+    The command guesses which columns hold question, answer, choices, images and chains, tries them on the first rows,
+    and says which guesses are sure and which are not.
     """
     from curate.discovery import hub, run
     from curate.discovery.tables import Found, local

@@ -39,9 +39,9 @@ def _table(frame: pl.DataFrame, as_json: bool, title: str | None = None) -> None
 
 
 def status(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:
-    """Show the accounts of every stage, and the imports with where they came from.
+    """Show the account of every stage, and the imports.
 
-    in = out + rejected + duplicate + failed
+    In every account, in = out + rejected + duplicate + failed.
     """
     from curate.tables import catalog
     from curate.tables.store import Store
@@ -61,19 +61,25 @@ def sql(
     as_json: options.Json = False,
     write: Annotated[
         Path | None,
-        typer.Option("--write", metavar="FILE", help="Write all rows to this .parquet, .csv, .jsonl or .json."),
+        typer.Option("--write", metavar="FILE", help="Write all rows to this .parquet, .csv, .jsonl or .json file."),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help=f"Rows to show, print or write; 0 is all. A table shows {_ROWS} where left out."),
+        typer.Option(
+            min=0, help=f"Maximum number of rows; 0 is all. Without it a table shows {_ROWS}, and a file gets all."
+        ),
     ] = None,
-    seconds: Annotated[float | None, typer.Option("--max-seconds", min=0, help="Stop a query after this.")] = None,
-    megabytes: Annotated[int | None, typer.Option("--max-megabytes", min=1, help="Memory that it may take.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--max-seconds", min=0, help="Stop the query after this many seconds.")
+    ] = None,
+    megabytes: Annotated[
+        int | None, typer.Option("--max-megabytes", min=1, help="Maximum memory of the query, in megabytes.")
+    ] = None,
 ) -> None:
-    """Ask the tables with SQL.
+    """Query the tables with SQL.
 
-    They are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
-    reads these and no other files, and changes nothing. A second column n is called n_2.
+    Tables are problems, images, rejects, rollouts, completions, step_labels, judgements, examples, ..., ledger. A query
+    reads only these and changes nothing. Of two columns with the name n, the second is renamed to n_2.
     """
     from curate.inspect import query_results
     from curate.tables import catalog
@@ -109,13 +115,13 @@ def _shown(answer: QueryResult, limit: int | None) -> None:
 
 
 def show(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="A problem or rollout id, or its beginning.")],
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Id of a problem or rollout, or the beginning of one.")],
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
 ) -> None:
-    """Show one problem or one rollout with its steps.
+    """Show one problem, or one rollout with its steps.
 
-    A problem comes with its image and its rollouts, a rollout with its step labels.
+    A problem is shown with its image and its rollouts, a rollout with its step labels.
     """
     from curate.inspect import show as inspection
     from curate.tables.store import Store
@@ -132,11 +138,12 @@ def show(
 def profile(
     workspace: options.Workspace = options.WORKSPACE,
     as_json: options.Json = False,
-    samples: Annotated[int, typer.Option(min=0, help="Sample problems of each domain on the page.")] = 3,
+    samples: Annotated[int, typer.Option(min=0, help="Number of sample problems per domain on the page.")] = 3,
 ) -> None:
-    """Show what came in, domain by domain, and write a page of it.
+    """Summarise the ingested data by domain.
 
-    Counts, lengths, sizes, rejects, duplicates, overlaps and licences.
+    The summary has counts, lengths, sizes, rejects, duplicates, overlaps and licences. It is also written as an HTML
+    page with sample problems.
     """
     from curate.inspect import profile as profiles
     from curate.inspect import profile_page
@@ -165,13 +172,13 @@ def plan(
     settings: options.Settings = None,
     as_json: options.Json = False,
     pilot: Annotated[
-        int | None, typer.Option(min=1, help="Roll out and complete so many problems of each domain first.")
+        int | None, typer.Option(min=1, help="Run rollouts and completions of this many problems per domain first.")
     ] = None,
 ) -> None:
-    """Estimate what rollout and label are still going to cost.
+    """Estimate what rollout and label will still cost.
 
-    From the rollouts that are there or from a pilot, which times the warm engine at rollouts and at completions, and
-    whose rollouts are kept. Prints the first prompt of each domain, and counts a judge's votes.
+    The estimate is based on the stored rollouts or on a pilot, which times the engine, and whose rollouts are kept. The
+    first prompt of each domain is printed, and the votes of a judge are counted.
     """
     from curate import pipeline
     from curate.inspect import plan as plans

@@ -13,50 +13,50 @@ from curate.errors import UserError
 
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Workspace = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder that holds all tables and runs.")
+    Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder with all tables and runs.")
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the recipe; may be repeated."),
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the recipe; may be repeated."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Delete this stage's rows first and start over.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables and progress.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Delete the rows of this stage and start over.")]
 
 WORKSPACE = Path("workspace")
 
 # Short forms of --set for the key that each names in `ROLLOUT_KEYS`.
-Model = Annotated[str | None, typer.Option("--model", help="Folder or name of the policy.")]
+Model = Annotated[str | None, typer.Option("--model", help="Folder, hub id or served name of the policy.")]
 Engine = Annotated[
     str | None,
     typer.Option(
-        "--engine", help="vllm, server, transformers, simulated, replay, auto, or one of an installed package."
+        "--engine",
+        help="Engine: vllm, server, transformers, simulated, replay, auto, or one of an installed package.",
     ),
 ]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", help="Rollouts per problem.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="Sampling temperature.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling threshold.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Budget of a whole chain.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Maximum length of a whole chain, in tokens.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of the recipe.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only so many problems of each domain and role.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Maximum number of problems per domain and role.")]
 Domain = Annotated[
     list[str] | None, typer.Option("--domain", metavar="NAME", help="Only this domain; may be repeated.")
 ]
-Url = Annotated[list[str] | None, typer.Option("--url", help="A server's base URL; may be repeated.")]
+Url = Annotated[list[str] | None, typer.Option("--url", help="Base URL of a server; may be repeated.")]
 EngineArg = Annotated[
     list[str] | None,
-    typer.Option("--engine-arg", metavar="KEY=VALUE", help="An argument of the engine; may be repeated."),
+    typer.Option("--engine-arg", metavar="KEY=VALUE", help="Argument of the engine; may be repeated."),
 ]
-TensorParallel = Annotated[int | None, typer.Option("--tp", help="GPUs that share the model (vllm).")]
+TensorParallel = Annotated[int | None, typer.Option("--tp", help="Number of GPUs that share the model (vllm).")]
 GpuMemory = Annotated[
-    float | None, typer.Option("--gpu-memory-utilization", help="Share of the GPU's memory to use (vllm).")
+    float | None, typer.Option("--gpu-memory-utilization", help="Share of the GPU memory to use (vllm).")
 ]
 MaxModelLen = Annotated[
-    int | None, typer.Option("--max-model-len", help="Longest prompt and output, in tokens (vllm, transformers).")
+    int | None,
+    typer.Option("--max-model-len", help="Maximum tokens of prompt and output together (vllm, transformers)."),
 ]
-MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", help="Scale larger images down to this (vllm, transformers, server).")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print prompts and the number of requests; write nothing.")]
+MaxPixels = Annotated[int | None, typer.Option("--max-pixels", help="Scale images with more pixels down to this many.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print prompts and the number of requests, and write nothing.")]
 
 ROLLOUT_KEYS = {
     "model": "rollout.engine.model",

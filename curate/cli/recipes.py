@@ -37,8 +37,8 @@ def every(context: typer.Context, as_json: options.Json = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Name of a recipe.", show_default=False)]) -> None:
-    """Print a recipe, to look at or to start one's own from."""
+def show(name: Annotated[str, typer.Argument(help="Name of the recipe.", show_default=False)]) -> None:
+    """Print a recipe, to read it or to start your own from it."""
     from curate.recipe.shipped import text
 
     typer.echo(text(name), nl=False)

@@ -45,33 +45,40 @@ def _shared_out(replace: Sequence[str], recipes: Sequence[Recipe]) -> list[list[
 def ingest(
     recipes: Annotated[
         list[Path],
-        typer.Argument(metavar="RECIPE...", help="YAML files, or names from `curate recipes`.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE...", help="Recipes: YAML files, or names that `curate recipes` lists.", show_default=False
+        ),
     ],
     workspace: options.Workspace = options.WORKSPACE,
     settings: options.Settings = None,
     as_json: options.Json = False,
     replace: Annotated[
-        list[str] | None, typer.Option("--replace", metavar="SOURCE", help="Delete this source's rows first.")
+        list[str] | None,
+        typer.Option(
+            "--replace", metavar="SOURCE", help="Delete the rows of this source and read it again; may be repeated."
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of local copies, for relative paths and dataset ids.")
+        Path | None, typer.Option(help="Folder with local copies of the data, for relative paths and hub ids.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows of each source.")] = None,
-    split: Annotated[str | None, typer.Option(help="Another split than the recipe's.")] = None,
-    config: Annotated[str | None, typer.Option(help="Another configuration of the dataset.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of the dataset.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows per source.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset, in place of the recipe's.")] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of the dataset, in place of the recipe's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of the dataset, in place of the recipe's.")] = None,
     shuffle: Annotated[
-        int | None, typer.Option(metavar="BUFFER", help="Take rows in random order, from a buffer of so many.")
+        int | None, typer.Option(metavar="BUFFER", help="Read rows in random order, from a buffer of this many rows.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of --shuffle.")] = None,
-    sample_id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only the row of this name.")] = None,
+    sample_id: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Read only the row with this id; may be repeated.")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the first row and its prompt; write nothing.")
+        bool, typer.Option("--dry-run", help="Print the first row and its prompt, and write nothing.")
     ] = False,
 ) -> None:
-    """Bring problems and images in; odd rows become rejects.
+    """Read sources into problems and images.
 
-    Each reject keeps its source's row and the reason.
+    A row that cannot be used becomes a reject, which names the row and the reason.
     """
     from curate import api, pipeline
     from curate.inspect import preview
@@ -105,10 +112,10 @@ def dedup(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Drop all but one of problems that are the same.
+    """Drop near duplicates, so that one of each problem stays.
 
-    Nothing is deleted: the table drops says which, against what, and why; the same problem with another gold answer is
-    a contradiction.
+    Nothing is deleted: the table drops lists each dropped problem with the problem that stays and the reason. The same
+    problem with another gold answer is listed as a contradiction.
     """
     _run("dedup", recipe, workspace, settings, as_json)
 
@@ -119,9 +126,10 @@ def decontaminate(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Drop training problems that the meta or test set shows.
+    """Drop training problems that the meta or test set contains.
 
-    By image and by text; the table drops says against what.
+    Images and texts are compared. Nothing is deleted: the table drops lists each dropped problem with the problem that
+    it overlaps with.
     """
     _run("decontaminate", recipe, workspace, settings, as_json)
 
@@ -149,9 +157,9 @@ def rollout(
     max_pixels: options.MaxPixels = None,
     dry_run: options.DryRun = False,
 ) -> None:
-    """Sample chains of thought, cut into steps and graded.
+    """Sample chains of thought; cut and grade them.
 
-    Most options are short forms of --set, for the recipe's rollout section.
+    Most options are short forms of --set for keys of the recipe's section rollout.
     """
     from curate import api
     from curate.inspect import preview
@@ -188,10 +196,14 @@ def label(
     ] = None,
     budget_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens to spend on all completions instead (mode pooled).", show_default=False),
+        typer.Option(
+            min=1,
+            help="Tokens to spend on all completions, in place of a mean number (mode pooled).",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Estimate step labels by completing every prefix."""
+    """Estimate step labels from sampled completions."""
     changes = {
         "mode": mode, "completions": completions, "mean_completions": mean_completions, "budget_tokens": budget_tokens,
     }  # fmt: skip
@@ -218,7 +230,8 @@ def relabel(
 ) -> None:
     """Estimate step labels again from stored completions.
 
-    By any mode that needs no more of them; generates nothing. `curate shard` takes the new labels.
+    Any mode is possible that needs no more completions than are stored; nothing is generated. Run `curate shard`
+    afterwards to use the new labels.
     """
     from curate import api
     from curate.runtime import progress
@@ -235,10 +248,10 @@ def judge(
     as_json: options.Json = False,
     replace: options.Replace = False,
 ) -> None:
-    """Ask a language model for wrong steps.
+    """Ask a language model for the first wrong steps.
 
-    A second opinion on labelled rollouts, by the recipe's judge section: which step is the first wrong one.
-    `shard.consensus` takes labels out of training that it disagrees with.
+    This is a second opinion on labelled rollouts, set by the recipe's section judge. `shard.consensus` removes labels
+    from training that it disagrees with.
     """
     _run("judge", recipe, workspace, settings, as_json, replace)
 
@@ -249,7 +262,7 @@ def shard(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write examples for training, meta and test set."""
+    """Write training, meta and test examples."""
     _run("shard", recipe, workspace, settings, as_json)
 
 
@@ -259,9 +272,9 @@ def run(
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run a recipe's whole chain, or what is left of it.
+    """Run all stages of a recipe, or what is left of them.
 
-    The same command again resumes, and skips what is finished.
+    The same command again resumes where it was stopped and skips finished work.
     """
     from curate import api
     from curate.runtime import progress

@@ -66,7 +66,7 @@ def _train_together(
 
 def _option(key: str, text: str, flag: str = "") -> Any:
     """A setting of the section `train` that has an option of its own."""
-    return typer.Option(flag or f"--{key}", help=f"{text}; as --set train.{key}=N.", show_default=False)
+    return typer.Option(flag or f"--{key}", help=f"{text}; the same as --set train.{key}=N.", show_default=False)
 
 
 @app.command()
@@ -74,17 +74,19 @@ def train(
     recipe: RecipeFile,
     workspace: Place = _PLACE,
     settings: Settings = None,
-    seeds: Annotated[int | None, _option("seeds", "Real runs, which differ in their batches and head")] = None,
-    null: Annotated[int | None, _option("null_runs", "Runs with shuffled meta outcomes", "--null")] = None,
-    parallel: Annotated[int | None, _option("parallel", "Runs at once, each in a process of its own")] = None,
+    seeds: Annotated[int | None, _option("seeds", "Number of runs with different batches and heads")] = None,
+    null: Annotated[
+        int | None, _option("null_runs", "Number of null runs, with shuffled meta outcomes", "--null")
+    ] = None,
+    parallel: Annotated[int | None, _option("parallel", "Number of runs at a time, each in its own process")] = None,
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
-    """Train PRMs and learn the weights of domains, or of single rollouts.
+    """Train PRMs and learn the weights of domains or rollouts.
 
-    One PRM for each seed, and null controls with shuffled meta outcomes. `train.mode` says what is weighted. Runs go
-    side by side where there are several GPUs. One run on several devices: torchrun --nproc-per-node 4 -m prm train
-    RECIPE.
+    One PRM is trained for each seed, and null runs with shuffled meta outcomes beside them. `train.mode` says what is
+    weighted. With several GPUs, runs are trained side by side. To train one run on several devices, use torchrun
+    --nproc-per-node 4 -m prm train RECIPE.
     """
     given = {"seeds": seeds, "null_runs": null, "parallel": parallel}
     settings = [*(settings or ()), *(f"train.{key}={value}" for key, value in given.items() if value is not None)]
@@ -102,15 +104,15 @@ def score(
     as_json: Json = False,
     replace: Replace = False,
 ) -> None:
-    """Score every step of the chosen rollouts."""
+    """Score every step of rollouts with the trained PRMs."""
     _stage("score", recipe, workspace, settings, as_json, replace)
 
 
 @app.command()
 def select(recipe: RecipeFile, workspace: Place = _PLACE, settings: Settings = None, as_json: Json = False) -> None:
-    """Pick the best of N chains of the test set.
+    """Pick the best of N rollouts of each test problem.
 
-    The PRM's pick stands beside first, majority vote, random and oracle.
+    The pick of the PRM is compared with first, majority vote, random and oracle.
     """
     _stage("select", recipe, workspace, settings, as_json)
 

@@ -24,30 +24,37 @@ class Name(StrEnum):
 
 def command(
     benchmark: Annotated[
-        Name, typer.Argument(help="Which benchmark; calibration needs no data but the workspace's.", show_default=False)
+        Name, typer.Argument(help="Benchmark; calibration needs no data besides the workspace.", show_default=False)
     ],
     data: Annotated[
         str | None,
         typer.Argument(
             metavar="PATH_OR_HUB_ID",
-            help="The benchmark's file, a folder of its files, or its id on the hub.",
+            help="File or folder of the benchmark, or its id on the hub.",
             show_default=False,
         ),
     ] = None,
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Where runs are, and reports go.")
+        Path,
+        typer.Option(
+            "--workspace",
+            "-w",
+            envvar="CURATE_WORKSPACE",
+            help="Folder with the trained runs; results are written to it.",
+        ),
     ] = Path("workspace"),
     runs: Annotated[
-        list[str] | None, typer.Option("--run", help="A trained run; may be repeated. All of the workspace by default.")
+        list[str] | None, typer.Option("--run", help="Trained run to evaluate; may be repeated. By default all runs.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Folder of a saved PRM, instead of runs.", show_default=False)
+        Path | None,
+        typer.Option("--model", help="Folder of a saved PRM to evaluate in place of runs.", show_default=False),
     ] = None,
     images: Annotated[
         Path | None,
         typer.Option(
             "--images",
-            help="Folder or zip archive that image paths are relative to; the data's own folder by default.",
+            help="Folder or zip archive of the images; by default the folder of the data.",
             show_default=False,
         ),
     ] = None,
@@ -55,19 +62,23 @@ def command(
         str | None, typer.Option(help="Revision of the dataset on the hub.", show_default=False)
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only so many rows of each file or split.", show_default=False)
+        int | None, typer.Option(min=1, help="Maximum number of rows per file or split.", show_default=False)
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set threshold, tune, missing, target, ...; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set threshold, tune, missing, target, ...; may be repeated (see docs/recipe.md).",
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")
+        bool, typer.Option("--json", help="Print one JSON document instead of tables and progress.")
     ] = False,
 ) -> None:
-    """Evaluate trained PRMs on a benchmark with step labels, or their calibration on held-out examples.
+    """Evaluate PRMs on a benchmark, or their calibration.
 
-    Every figure comes with an interval. Results, and files for the benchmark's own scorer, go to
+    Every figure has an interval. Results, and files for the benchmark's own scorer, are written to
     WORKSPACE/reports/eval/BENCHMARK/RUN.
     """
     from curate.runtime.progress import reporter

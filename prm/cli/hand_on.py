@@ -14,21 +14,21 @@ from prm.cli.options import PLACE, Json, Place
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A trained run of the workspace, by name.", show_default=False)],
-    folder: Annotated[Path, typer.Argument(help="Where to write it.", show_default=False)],
+    run: Annotated[str, typer.Argument(help="Name of a trained run of the workspace.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write to.", show_default=False)],
     workspace: Place = PLACE,
-    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16; of the weights, not of the head.")] = (
+    dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16, for the weights without the head.")] = (
         "float32"
     ),
     licence: Annotated[
-        str, typer.Option("--licence", help="For the model card; the backbone's and the data's bind you.")
+        str, typer.Option("--licence", help="Licence for the model card; those of backbone and data bind you.")
     ] = "other",
     as_json: Json = False,
-    over: Annotated[bool, typer.Option("--replace", help="Delete an earlier export in that folder.")] = False,
+    over: Annotated[bool, typer.Option("--replace", help="Replace an earlier export in the folder.")] = False,
 ) -> None:
-    """Write a PRM as a folder that transformers loads and vLLM serves.
+    """Export a PRM to a folder for transformers and vLLM.
 
-    Adapters are merged; a model card and how to read scores (prm.json) come with it.
+    Adapters are merged. The folder also has a model card, and prm.json, which says how to read scores.
     """
     from curate.tables.store import Store
     from prm.serving import export as exports
@@ -44,32 +44,43 @@ def serve(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="FOLDER_OR_RUN", help="An exported folder, or a run of the workspace.", show_default=False
+            metavar="FOLDER_OR_RUN", help="Exported folder, or name of a run of the workspace.", show_default=False
         ),
     ],
     workspace: Place = PLACE,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8765,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8765,
     remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Listen where other machines reach it; there is no password.")
+        bool, typer.Option("--allow-remote", help="Let other machines connect; there is no password.")
     ] = False,
-    batch_rows: Annotated[int, typer.Option("--batch-rows", min=1, help="Chains in one forward.")] = 16,
-    queue_rows: Annotated[int, typer.Option("--queue-rows", min=1, help="Chains that wait; then 503.")] = 256,
+    batch_rows: Annotated[
+        int, typer.Option("--batch-rows", min=1, help="Maximum number of chains in one forward pass.")
+    ] = 16,
+    queue_rows: Annotated[
+        int, typer.Option("--queue-rows", min=1, help="Maximum number of waiting chains; more are refused with 503.")
+    ] = 256,
     names: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", metavar="NAME", help="Another name that it is asked by; may be repeated."),
+        typer.Option("--allow-host", metavar="NAME", help="Further host name that requests may use; may be repeated."),
     ] = None,
     max_pixels: Annotated[
         int,
         typer.Option(
-            "--max-pixels", min=1, help="Most pixels of an image; a request's images may have four times as many."
+            "--max-pixels",
+            min=1,
+            help="Maximum pixels of an image; all images of a request may have four times as many.",
         ),
     ] = 32_000_000,
-    max_megabytes: Annotated[int, typer.Option("--max-megabytes", min=1, help="Largest request, in megabytes.")] = 64,
+    max_megabytes: Annotated[
+        int, typer.Option("--max-megabytes", min=1, help="Maximum size of a request, in megabytes.")
+    ] = 64,
 ) -> None:
-    """Score chains over HTTP, with the numbers of `prm score`.
+    """Serve the scores of a PRM over HTTP.
 
-    POST /score takes {"question", "choices", "images" (base64), "steps"} or a list of such; GET /health, GET /info.
+    POST /score takes {"question", "choices", "images" (base64), "steps"} or a list of these; GET /health and GET /info
+    describe the server.
     """
     from prm.serving import server
     from prm.serving.rows import Limits

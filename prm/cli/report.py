@@ -22,33 +22,33 @@ def report(
     context: typer.Context,
     target: Annotated[
         Path | None,
-        typer.Argument(help="A recipe or a workspace; left out, the one of --workspace.", show_default=False),
+        typer.Argument(help="Recipe or workspace; by default the workspace of --workspace.", show_default=False),
     ] = None,
     workspace: Annotated[
         Path,
-        typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder that holds all tables and runs."),
+        typer.Option("--workspace", "-w", envvar="CURATE_WORKSPACE", help="Folder with all tables and runs."),
     ] = Path("workspace"),
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override one key of the recipe; may be repeated."),
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a key of the recipe; may be repeated."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="WORKSPACE", help="Show what differs from this workspace.")
+        Path | None, typer.Option("--against", metavar="WORKSPACE", help="Report the differences from this workspace.")
     ] = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve the page to this machine, every chain from the tables; Ctrl+C ends.")
+        bool, typer.Option("--serve", help="Serve the page with every chain, to this machine only; Ctrl+C ends it.")
     ] = False,
     port: Annotated[
-        int | None, typer.Option("--port", help=f"Port of --serve, {_PORT} by default; 0 takes a free one.")
+        int | None, typer.Option("--port", help=f"Port of --serve, by default {_PORT}; 0 takes a free one.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document on standard output, no progress.")
+        bool, typer.Option("--json", help="Print one JSON document instead of tables and progress.")
     ] = False,
 ) -> None:
-    """Write the dataset-quality table and its page.
+    """Write the dataset-quality table and its HTML page.
 
-    As terminal table, JSON, Markdown, CSV and one HTML page, of a recipe's workspace or of a workspace alone, with the
-    settings of its last run. `prm report A --against B` writes what differs between two workspaces.
+    The table is printed, and written as JSON, Markdown, CSV and one HTML page. For a workspace without a recipe, the
+    settings of its last run are used. `prm report A --against B` reports the differences of two workspaces.
     """
     if launch.several():
         raise UserError("`prm report` runs as one process; start it without torchrun.")
