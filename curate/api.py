@@ -102,7 +102,7 @@ def load(recipe: str | Path | Recipe, settings: Settings = (), data: str | Path 
     """
     if isinstance(recipe, Recipe):
         if settings or data is not None:
-            raise UserError("This recipe is loaded already; give settings and data to `curate.load`.")
+            raise UserError("This recipe is already loaded; give settings and data to `curate.load`.")
         return recipe
     return pipeline.load(shipped.find(Path(recipe)), _assignments(settings), None if data is None else Path(data))
 

@@ -47,7 +47,7 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
         loss = f", loss {info['train_loss']:.4f}" if "train_loss" in info else ""
         reporter.advance(reached[run] - before, f"{run}{loss}{found}")
         if ends:
-            reporter.note(f"{run} ends at step {step:,} of {total:,}: {metric} became no better for long enough.")
+            reporter.note(f"{run} ends at step {step:,} of {total:,}: {metric} did not improve for long enough.")
 
     result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace, current())
     reporter.finish()

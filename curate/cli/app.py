@@ -28,7 +28,7 @@ app.add_typer(recipes.app, name="recipes")
 
 def _alone() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError("`curate` runs as one process; of the stages only training takes several (`prm train --help`).")
+        raise UserError("`curate` runs as one process; only training runs in several (`prm train --help`).")
     app()
 
 

@@ -43,7 +43,7 @@ def tables(wanted: HubDataset) -> list[CandidateTable]:
         splits = datasets.get_dataset_split_names(name, config, revision=commit)
     except failures() as error:
         raise UserError(
-            f"{name} is no file or folder here, and cannot be read from the hub ({hubs.reason(error)}); check the "
+            f"{name} is not a file or folder here, and cannot be read from the hub ({hubs.reason(error)}); check the "
             "name, the network and, for a dataset that is not public, the login (`hf auth login`)."
         ) from None
     strange = [split for split in wanted.splits if split not in splits]

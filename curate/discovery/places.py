@@ -51,7 +51,7 @@ def contents(where: Path) -> Contents:
             places += _archive(base / file)
     if where.is_file():
         if Input.of(where).kind not in KINDS:
-            raise UserError(f"{where.name} is none of {', '.join(KINDS)}; convert it first.")
+            raise UserError(f"{where.name} is not one of {', '.join(KINDS)}; convert it first.")
         return Contents([where], places, partly)
     tables = [base / file for file in sorted(files) if _is_table(file)]
     if not tables:

@@ -219,7 +219,7 @@ def write(name: str, data: str, result: InitResult, force: bool) -> None:
 def check_free(path: Path, force: bool) -> None:
     """UserError when the recipe is there already and is not to be written over."""
     if path.exists() and not force:
-        raise UserError(f"There is {path} already; give --force to write over it, or another --recipe.")
+        raise UserError(f"{path} already exists; give --force to overwrite it, or another --recipe.")
 
 
 def name_of(where: Path) -> str:

@@ -48,8 +48,8 @@ def check(model: str, prompt: str, sampling: Mapping[str, Any]) -> dict[str, Any
     )
     if wanted:
         raise UserError(
-            f"The samples of {model} were drawn otherwise than the recipe says ({'; '.join(wanted)}); set it back to "
-            "replay them."
+            f"The samples of {model} were drawn with other settings than the recipe's ({'; '.join(wanted)}); set them "
+            "back to replay them."
         )
     return there
 

@@ -137,7 +137,9 @@ class VllmEngine:
             if name not in known:
                 raise UserError(f'vLLM has no engine argument "{name}"{did_you_mean(name, list(known))}')
         if "max_pixels" in (given.get("mm_processor_kwargs") or {}):
-            raise UserError("Set engine.max_pixels instead of it in mm_processor_kwargs: it is a part of the policy.")
+            raise UserError(
+                "Set engine.max_pixels in place of max_pixels in mm_processor_kwargs; it belongs to the policy."
+            )
         chosen: dict[str, Any] = {
             "model": self._config.model,
             "revision": self._config.revision,

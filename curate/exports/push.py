@@ -59,7 +59,7 @@ def push(folder: Path, repo: str, public: bool, api: HubApi) -> str:
         private = bool(api.repo_info(repo, repo_type="dataset").private)
         if private == public:
             cure = "make it public there, or leave --public out" if private else "give --public, or another name"
-            raise UserError(f"{repo} is there already and {'private' if private else 'public'}; {cure}.")
+            raise UserError(f"{repo} already exists and is {'private' if private else 'public'}; {cure}.")
         api.upload_folder(
             repo_id=repo,
             folder_path=folder,

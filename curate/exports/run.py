@@ -51,7 +51,9 @@ class _ExportCounts:
         self.rollouts.check(STAGE)
         self.steps.check(STAGE)
         if not self.rollouts.out:
-            raise UserError(f"Nothing can be exported so: {self.rollouts.line()}; see `curate export --help`.")
+            raise UserError(
+                f"Nothing can be exported with these options: {self.rollouts.line()}; see `curate export --help`."
+            )
 
 
 def run(

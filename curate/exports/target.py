@@ -25,7 +25,7 @@ def fresh(folder: Path, replace: bool) -> Iterator[Path]:
     folder = folder.absolute()
     part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
     if not folder.name:
-        raise UserError(f"{folder} is no place for an export; give a new folder.")
+        raise UserError(f"{folder} cannot be the place of an export; give a new folder.")
     if old.is_dir() and not folder.exists():
         # A run that was killed between the two renames.
         old.rename(folder)
@@ -70,13 +70,13 @@ def _alone(part: Path, folder: Path) -> Iterator[None]:
 
 def _check(folder: Path, replace: bool) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder.name} is a file or a link already; give the export another folder.")
+        raise UserError(f"{folder.name} is already a file or a link; give the export another folder.")
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / MANIFEST).is_file():
         raise UserError(f"The folder {folder.name} has files that no export wrote; give the export another one.")
     if not replace:
-        raise UserError(f"There is an export in {folder.name} already; give --replace, or another folder.")
+        raise UserError(f"There is already an export in {folder.name}; give --replace, or another folder.")
 
 
 def _sync(folder: Path) -> None:

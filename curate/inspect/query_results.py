@@ -113,15 +113,13 @@ WRITERS: dict[str, Callable[[QueryResult, int | None, Path], int]] = {
 def check(path: Path, workspace: Store) -> None:
     """UserError when a result cannot be written there: before anything is computed."""
     if path.suffix.lower() not in WRITERS:
-        raise UserError(f"{path.name} ends in none of {', '.join(WRITERS)}, which say how a result is written.")
+        raise UserError(f"{path.name} must end in one of {', '.join(WRITERS)}, which decides the format.")
     if path.exists():
-        raise UserError(f"{path} is there already; give another name, or delete it.")
+        raise UserError(f"{path} already exists; give another name, or delete it.")
     if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent}; make it first.")
+        raise UserError(f"There is no folder {path.parent}; create it first.")
     if (workspace.root / "tables").resolve() in path.resolve().parents:
-        raise UserError(
-            f"{path} lies among the workspace's tables, which a query does not write; choose another place."
-        )
+        raise UserError(f"{path} is inside the workspace's tables, where a query cannot write; choose another place.")
 
 
 def write(answer: QueryResult, limit: int | None, path: Path) -> int:
@@ -133,7 +131,7 @@ def write(answer: QueryResult, limit: int | None, path: Path) -> int:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another place.") from None
     except pa.ArrowException as error:
-        raise UserError(f"{path.name} cannot hold this result ({str(error).splitlines()[0]}); take .jsonl.") from None
+        raise UserError(f"{path.name} cannot hold this result ({str(error).splitlines()[0]}); use .jsonl.") from None
     finally:
         temporary.unlink(missing_ok=True)
     return count

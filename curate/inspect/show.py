@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 def _matches(workspace: Store, identity: str) -> tuple[str, str | None]:
     """(problem id, rollout id or None) that `identity` begins."""
     if not re.fullmatch(r"[0-9a-f]{4,32}(-([0-9]{0,3}|[0-9a-f]{4,12}))?", identity):
-        raise UserError(f'"{identity}" is no id; ids are hexadecimal, from four characters on, see `curate sql`.')
+        raise UserError(
+            f'"{identity}" is not an id; ids are hexadecimal and have at least four characters, see `curate sql`.'
+        )
     head, dash, _ = identity.partition("-")
     found = workspace.read(PROBLEMS, ["problem_id"], where=pc.starts_with(pc.field("problem_id"), head))
     ids = sorted(found["problem_id"].to_pylist())

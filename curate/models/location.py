@@ -19,7 +19,7 @@ def check_model(model: str) -> None:
         return
     if path.is_dir():
         raise UserError(
-            f"{model} is no model folder: it has no config.json; give the folder that `save_pretrained` wrote."
+            f"{model} is not a model folder: it has no config.json; give the folder that `save_pretrained` wrote."
         )
     raise UserError(
         f"There is no model at {model}; check `engine.model`, a folder or a hub id such as Qwen/Qwen2-VL-2B."

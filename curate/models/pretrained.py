@@ -71,7 +71,7 @@ def check_attention(given: Any, where: str) -> None:
     """UserError where attention is to come from the hub: such kernels are programs."""
     for name in given.values() if isinstance(given, Mapping) else [given]:
         if name is not None and not _ATTENTION.fullmatch(str(name)):
-            raise UserError(f"{where} is {name!r}, a program to download; use one that is installed, such as sdpa.")
+            raise UserError(f"{where} is {name!r}, a program to download; use an installed one, such as sdpa.")
 
 
 def asks_for_code(error: Exception) -> bool:
@@ -83,16 +83,16 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     """UserError when arguments of vLLM would make it run a model's code, import code by name, or open pickles."""
     for name in ("model", "revision"):
         if name in given:
-            raise UserError(f"Set engine.{name} instead of engine.args.{name}: it is a part of the policy.")
+            raise UserError(f"Set engine.{name} in place of engine.args.{name}; it belongs to the policy.")
     for name, value in _named(given):
         if name == "trust_remote_code" and value is not False:
-            raise UserError("engine.args.trust_remote_code must stay false: no model's own code is run here.")
+            raise UserError("engine.args.trust_remote_code must stay false: the code of models is never run.")
         if name in _CODE and value is not None:
             raise UserError(f"engine.args.{name} names code to run, and a recipe is data; leave it out.")
     weights = given.get("load_format", _FORMATS[0])
     if weights not in _FORMATS:
         raise UserError(
-            f"engine.args.load_format is {weights!r}, which can open pickles; take one of {', '.join(_FORMATS)}."
+            f"engine.args.load_format is {weights!r}, which can open pickles; use one of {', '.join(_FORMATS)}."
         )
 
 
@@ -116,6 +116,6 @@ def _pickled(folder: Path) -> str | None:
 
 def _code_of_its_own(model: str) -> UserError:
     return UserError(
-        f"{model} brings code of its own (auto_map) that would have to run to load it, and no model's code is run "
-        "here; use a model whose classes transformers has itself."
+        f"{model} needs its own Python code (auto_map) to load, and the code of models is never run; use a "
+        "model whose classes are part of transformers."
     )

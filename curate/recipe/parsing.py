@@ -34,7 +34,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     for key in keys[:-1]:
         node = _below(node, key, assignment)
         if not isinstance(node, dict | list):
-            raise UserError(f'--set {assignment}: "{key}" is a plain value in the recipe, it has no keys below it.')
+            raise UserError(f'--set {assignment}: "{key}" is a plain value in the recipe and has no keys below it.')
     try:
         value = plain_yaml.parse(text.encode(errors="surrogatepass"))
     except plain_yaml.Unreadable as error:
@@ -88,7 +88,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         # ValueError: a path with a zero byte.
         raise UserError(f"The recipe {path} cannot be read: {error}.") from None
     if not isinstance(tree, dict):
-        raise UserError(f"The recipe {path} must be a mapping of sections; see recipes/runs/demo.yaml.")
+        raise UserError(f"The recipe {path} must be a mapping of sections; recipes/runs/demo.yaml is an example.")
     return tree
 
 

@@ -167,10 +167,10 @@ def _sound_pattern(text: str) -> str:
         found = re.compile(text)
     except re.error as error:
         raise ValueError(
-            f"{text!r} is no regular expression ({error}); write the marks of one behind a backslash"
+            f"{text!r} is not a regular expression ({error}); put a backslash before its special characters"
         ) from None
     if found.groups > 1:
-        raise ValueError(f"{text!r} has {found.groups} groups; one is the answer, the others are written (?:...)")
+        raise ValueError(f"{text!r} has {found.groups} groups; only one may be the answer, write the others as (?:...)")
     return text
 
 
@@ -262,11 +262,12 @@ class MappedSource(_SourceConfig):
         if chain is not None and columns.conversation is not None:
             raise ValueError("columns.conversation has no effect with chain; give one of them")
         if columns.answer is None and chain is None:
-            raise ValueError("columns.answer is needed: only a source with chain can do without gold answers")
+            raise ValueError("columns.answer is needed: only a source with chain may lack gold answers")
         if (columns.question is None) != (chain is not None and chain.brings_question):
             form = chain.form if chain is not None else "none"
             raise ValueError(
-                f"columns.question is null with chain.form tagged or conversation only; chain.form: {form}"
+                "columns.question must be null with chain.form tagged or conversation, and only then; "
+                f"chain.form is {form}"
             )
         return self
 

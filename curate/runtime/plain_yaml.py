@@ -46,7 +46,7 @@ def parse(data: bytes) -> Any:
         raise Unreadable(f"is not valid YAML: {_said(error)}") from None
     except (ValueError, OverflowError) as error:
         # A date such as 2025-02-30, which YAML takes for one.
-        raise error if isinstance(error, Unreadable) else Unreadable(f"has a value that is none ({error})") from None
+        raise error if isinstance(error, Unreadable) else Unreadable(f"has an invalid value ({error})") from None
 
 
 def dump(value: Any, **style: Any) -> str:
@@ -110,7 +110,7 @@ _Loader.add_constructor(f"{_TAG}float", _Loader.construct_yaml_float)
 
 
 def _number(node: Any) -> Unreadable:
-    return Unreadable(f"has a number of {len(node.value):,} characters, line {_line(node)}, which no setting takes")
+    return Unreadable(f"has a number of {len(node.value):,} characters, line {_line(node)}, which no setting can be")
 
 
 def _line(node: Any) -> int:
@@ -152,13 +152,13 @@ def _check_one(node: Any) -> None:
     if node.tag not in [_TAG + kind for kind in _KINDS]:
         raise Unreadable(f"has a tag ({node.tag.replace(_TAG, '!!')[:60]}), line {_line(node)}; write plain values")
     if isinstance(node, yaml.ScalarNode) and ("\0" in node.value or _broken(node.value)):
-        raise Unreadable(f"has a text that is no valid Unicode, or has a zero byte, line {_line(node)}")
+        raise Unreadable(f"has a text that is not valid Unicode, or has a zero byte, line {_line(node)}")
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[tuple[str, str], Any] = {}
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise Unreadable(f"has a key that is no plain text, line {_line(key)}")
+            raise Unreadable(f"has a key that is not plain text, line {_line(key)}")
         before = seen.setdefault((key.tag, key.value), key)
         if before is not key:
             raise Unreadable(

@@ -99,9 +99,9 @@ class DreamPrmReader:
             found = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             first = str(error).splitlines()[0]
-            raise UserError(f"{self._path.name} is no readable JSON file ({first}); get it again.") from None
+            raise UserError(f"{self._path.name} is not a readable JSON file ({first}); get it again.") from None
         if not isinstance(found, list):
-            raise UserError(f"{self._path.name} is no JSON array of rows; check ingest.sources.")
+            raise UserError(f"{self._path.name} is not a JSON array of rows; check ingest.sources.")
         return found
 
     def _train(self, chain: _ChainRecords) -> SourceRow:

@@ -40,7 +40,7 @@ class FileReader:
         self.notes: list[str] = []
         if config.records is not None and Input.of(self._path).kind != _JSON:
             raise UserError(
-                f'Source "{config.name}": records has no effect with {config.path.name}, which is no .json.'
+                f'Source "{config.name}": records has no effect with {config.path.name}, which is not a .json file.'
             )
         if not self._path.is_file():
             raise UserError(f'Source "{config.name}": there is no file at {config.path}; check ingest.sources.')
@@ -78,7 +78,7 @@ def read_input(
         return table(found)
     if found.kind not in (*_LINES, _JSON):
         raise UserError(
-            f"{what}{found.name} is none of {', '.join(KINDS)}, as it is or packed (.gz); convert it first."
+            f"{what}{found.name} is not one of {', '.join(KINDS)}, plain or compressed (.gz); convert it first."
         )
 
     def records() -> Iterator[Numbered]:

@@ -63,7 +63,7 @@ class Archive:
             self._zip = zipfile.ZipFile(path)
         except Exception as error:
             # Of damaged archives zipfile raises anything.
-            raise UserError(f"{path.name} is no readable zip archive ({error}); get it again.") from None
+            raise UserError(f"{path.name} is not a readable zip archive ({error}); get it again.") from None
         self._names = {name for name in self._zip.namelist() if not name.endswith("/")}
         tops = {name.partition("/")[0] for name in self._names if "/" in name}
         self._top = tops.pop() if len(tops) == 1 and all("/" in name for name in self._names) else None

@@ -89,7 +89,7 @@ class _StageStop:
             self.at_once = True
             self._task.cancel()
         self.asked = True
-        self._reporter.note("Stopping: what is under way is finished and kept (Ctrl+C again stops at once).")
+        self._reporter.note("Stopping: work in progress is finished and kept (Ctrl+C again stops at once).")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,8 @@ def check(workspace: Store, *tables: Table) -> None:
     if changed:
         first = min(changed)
         raise UserError(
-            f"The gold answers of {len(changed)} problems are not those that their chains were graded by (the first: "
-            f"{first}, domain {changed[first]}), so stored outcomes and labels do not hold. Grade the same chains "
-            "anew, without generating, in a new --workspace with `rollout.engine: {kind: replay, model: WORKSPACE}`."
+            f"The gold answers of {len(changed)} problems are not those that their chains were graded with (the first: "
+            f"{first}, domain {changed[first]}), so stored outcomes and labels are out of date. Grade the "
+            "same chains again, without generating, in a new --workspace with `rollout.engine: {kind: replay, model: "
+            "WORKSPACE}`."
         )

@@ -214,7 +214,7 @@ def _failed(error: Exception) -> UserError:
     if isinstance(error, duckdb.PermissionException | duckdb.IOException):
         return UserError(f"The query failed: {first}; SQL reads the tables of the workspace and no other files.")
     if isinstance(error, duckdb.OutOfMemoryException):
-        return UserError(f"The query needs more memory than it may take ({first}); ask for less, or give it more.")
+        return UserError(f"The query needs more memory than it may use ({first}); ask for less, or raise its limit.")
     return UserError(f"The query failed: {first} Tables: {', '.join(all_tables())}, ledger.")
 
 
@@ -223,9 +223,9 @@ def _only_reads(sql: str) -> None:
     # What is not closed costs DuckDB's parser the square of its depth.
     depths = itertools.accumulate((char in "([{") - (char in ")]}") for char in sql)
     if max(depths, default=0) > _DEEPEST:
-        raise UserError(f"The query has more than {_DEEPEST:,} brackets within one another; write it flatter.")
+        raise UserError(f"The query has more than {_DEEPEST:,} nested brackets; simplify it.")
     if sql != sql.encode(errors="replace").decode():
-        raise UserError("The query has bytes that are no UTF-8.")
+        raise UserError("The query has bytes that are not UTF-8.")
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:

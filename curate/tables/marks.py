@@ -140,7 +140,9 @@ def _read(path: Path) -> _CheckedMarker:
         found = [part for each in (marker, path) for part in _print(each)]
     except FileNotFoundError:
         if marker.exists():
-            raise UserError(f"{path} is gone, and its marker says that it was written; {cures.anew(path)}.") from None
+            raise UserError(
+                f"{path} is missing, although its marker says that it was written; {cures.anew(path)}."
+            ) from None
         raise UserError(f"{path} was replaced while it was read; run the command again.") from None
     known = _known.get(path)
     if known is None or known.print != tuple(found):

@@ -302,7 +302,7 @@ class Store:
         manifest = root / MANIFEST
         if not manifest.exists():
             if (held := manifests.remembered(root)) is not None:
-                raise UserError(f"{manifest} is gone; write it again, with this text: {held}")
+                raise UserError(f"{manifest} is missing; write it again, with this text: {held}")
             if not create:
                 raise UserError(f"There is no workspace at {root}; run `curate ingest` first, or give --workspace.")
             _make(root)

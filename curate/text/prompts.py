@@ -94,7 +94,9 @@ def template(name: str | Template, known: Mapping[str, Template] = TEMPLATES) ->
         return known[name]
     except KeyError:
         near = did_you_mean(name, list(known))
-        raise UserError(f'There is no prompt template "{name}"{near}; a file of your own ends in {SUFFIX}.') from None
+        raise UserError(
+            f'There is no prompt template "{name}"{near}; the name of your own file must end in {SUFFIX}.'
+        ) from None
 
 
 def from_file(name: str, text: str, judges: bool = False) -> Template:
@@ -109,17 +111,19 @@ def from_file(name: str, text: str, judges: bool = False) -> Template:
     except sandbox.TemplateError as error:
         if error.line is None:
             raise UserError(f"The prompt {name} cannot be used: {error}.") from None
-        raise UserError(f"The prompt {name} is no Jinja2, line {error.line}: {error}") from None
+        raise UserError(f"The prompt {name} is not valid Jinja2, line {error.line}: {error}") from None
     used, known = set(lines), JUDGE_VARIABLES if judges else VARIABLES
     for unknown in sorted(used.difference(known), key=lambda each: lines[each]):
         near = did_you_mean(unknown, known)
         raise UserError(f'The prompt {name}, line {lines[unknown]}, uses an unknown variable "{unknown}"{near}')
     if not used & {"question", "problem"}:
         raise UserError(
-            f"The prompt {name} shows no problem, line 1: use {{{{ problem }}}} or {{{{ question }}}} in it."
+            f"The prompt {name} does not show the problem, line 1: use {{{{ problem }}}} or {{{{ question }}}} in it."
         )
     if judges and not used & {"steps", "solution"}:
-        raise UserError(f"The prompt {name} shows no steps, line 1: use {{{{ solution }}}} or {{{{ steps }}}} in it.")
+        raise UserError(
+            f"The prompt {name} does not show the steps, line 1: use {{{{ solution }}}} or {{{{ steps }}}} in it."
+        )
     return Template(name, digest(text, length=12), text, jinja=True)
 
 
@@ -169,5 +173,5 @@ def _filled(found: Template, values: Mapping[str, Any]) -> str:
         line = "?" if error.line is None else error.line
         raise UserError(
             f"The prompt {found.name} fails in line {line} ({error}) for a problem with "
-            f"{len(values['choices'])} choices that begins {values['question'][:40]!r}; mend it there."
+            f"{len(values['choices'])} choices that begins {values['question'][:40]!r}; correct it there."
         ) from None

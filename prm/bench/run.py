@@ -34,7 +34,7 @@ def evaluate(
     UserError when the settings do not fit the benchmark, or the part that the threshold is chosen on has no figure.
     """
     if config.tune == _TUNING_GROUP and benchmark.name != "processbench":
-        raise UserError(f"eval.tune gsm8k is for processbench, and this is {benchmark.name}; take held-out.")
+        raise UserError(f"eval.tune gsm8k is for processbench, and this is {benchmark.name}; use held-out.")
     found = []
     reporter.start("eval", len(loaded.chains) * len(models), f"chains by {len(models)} PRM{'s' * (len(models) > 1)}")
     for model in models:
@@ -92,7 +92,9 @@ def _parts(
     if config.tune == _TUNING_GROUP:
         part = [each for each in scored if each.chain.group == _TUNING_GROUP]
         if not part:
-            raise UserError("eval.tune is gsm8k, and no chain is of that subset; read it too, or take held-out.")
+            raise UserError(
+                "eval.tune is gsm8k, and no chain belongs to that subset; read it as well, or use held-out."
+            )
         return list(scored), part, "the best for the F1 of gsm8k, whose own figures are therefore too good"
     held = [each for each in scored if _held(each.chain.problem, config)]
     used = [each for each in scored if not _held(each.chain.problem, config)]

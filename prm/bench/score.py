@@ -34,8 +34,8 @@ def models(workspace: Store, runs: Sequence[str], folder: Path | None) -> list[M
     for model in found:
         if read_card(model.folder).of_outcomes:
             raise UserError(
-                f"{model.name} is an outcome reward model and has no scores of steps; name PRMs with --run or --model. "
-                "`prm select` compares it."
+                f"{model.name} is an outcome reward model and has no scores of steps; choose PRMs with --run or "
+                "--model. `prm select` compares it."
             )
     return found
 

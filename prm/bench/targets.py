@@ -68,12 +68,12 @@ def aims(workspace: Store, examples: Sequence[Example], target: Target | None) -
         if target == "counts":
             raise UserError(
                 "No step of these examples has counts of independent completions; label them with `label.mode` exact "
-                "or pooled (`label.roles`), or take another eval.target."
+                "or pooled (`label.roles`), or choose another eval.target."
             )
     found = _outcomes(examples) if target in (None, "outcome") else _truths(workspace, examples)
     if not any(aim for steps in found.of.values() for aim in steps):
         wanted = {"outcome": "a graded outcome", "truth": "a known truth: they are not of synthetic problems"}
-        raise UserError(f"None of {len(examples):,} examples has {wanted[found.target]}; take another eval.target.")
+        raise UserError(f"None of {len(examples):,} examples has {wanted[found.target]}; choose another eval.target.")
     return found
 
 

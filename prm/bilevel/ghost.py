@@ -257,6 +257,6 @@ class Ghost:
         tolerance = _HALF_TOLERANCE if self._half else _TOLERANCE
         if not abs(whole - total) <= tolerance * max(size, abs(whole)):
             raise UserError(
-                f"Inner products per rollout add up to {total:.4g} and not to {whole:.4g}: this model uses parameters "
-                "in a way that is not known here; use mode domain."
+                f"Inner products per rollout add up to {total:.4g} and not to {whole:.4g}: this model uses "
+                "parameters in an unsupported way; use mode domain."
             )

@@ -76,7 +76,7 @@ def _found(target: Path | None, workspace: Path, given: bool, settings: list[str
 
     folder = target if target is not None and target.is_dir() else None
     if folder is not None and given:
-        raise UserError(f"{folder} is a workspace already; leave --workspace out, or give a recipe in its place.")
+        raise UserError(f"{folder} is already a workspace; leave --workspace out, or give a recipe in its place.")
     # Before the workspace of --workspace is looked for: it is not what is missing.
     if target is not None and not target.exists():
         raise UserError(f"There is neither a recipe nor a workspace at {target}; check the path.")
@@ -104,7 +104,7 @@ def _difference(loaded: Recipe, place: Store, other: Path, as_json: bool) -> Non
     from prm.reporting import build, compare
 
     if other.resolve() == place.root.resolve():
-        raise UserError(f"{other} cannot be held against itself; give another workspace to --against.")
+        raise UserError(f"{other} cannot be compared with itself; give another workspace to --against.")
     # What differs is shown by domain; there are no chains in it.
     config, choice = loaded.section("report").model_copy(update={"chains": 0}), loaded.sections.get("select")
     held = Store.open(other, create=False)

@@ -102,7 +102,9 @@ def check_disjoint(examples: Sequence[Example]) -> None:
 def _check_names(weights: Mapping[str, float], domains: Sequence[str]) -> None:
     unknown, missing = sorted(set(weights) - set(domains)), sorted(set(domains) - set(weights))
     if unknown:
-        raise UserError(f'`train.weights` names "{unknown[0]}", no train domain{did_you_mean(unknown[0], domains)}')
+        raise UserError(
+            f'`train.weights` names "{unknown[0]}", which is not a train domain{did_you_mean(unknown[0], domains)}'
+        )
     if missing:
         raise UserError(f"`train.weights` has no weight for {', '.join(missing)}; give each train domain one.")
 

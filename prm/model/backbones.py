@@ -117,14 +117,14 @@ class Backbone:
         known = (*ROTARY, *COUNTED, *BRANCHING)
         if self.kind not in known:
             raise UserError(
-                f"train.read is branch, and it is not known whether {self.kind} takes side branches; use step-end, or "
-                f"a model of these kinds: {', '.join(known)}."
+                f"train.read is branch, and it is not known whether {self.kind} supports side branches; use step-end, "
+                f"or a model of these kinds: {', '.join(known)}."
             )
         kinds = set(getattr(self._text_config, "layer_types", None) or ()) - {"full_attention"}
         if kinds:
             raise UserError(
-                f"train.read is branch, and this {self.kind} has layers of {', '.join(sorted(kinds))}, which see by "
-                "distance and not by side branch; use step-end."
+                f"train.read is branch, and this {self.kind} has layers of {', '.join(sorted(kinds))}, whose "
+                "attention follows distance and not side branches; use step-end."
             )
 
     def look(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:

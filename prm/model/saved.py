@@ -103,7 +103,7 @@ def read_card(folder: Path) -> Card:
         raise UserError(f"{folder / CARD} is damaged; {digests.cure(folder)}.") from None
     if not card.files:
         raise UserError(
-            f"The PRM at {folder} was saved by an earlier version of this program; train or export it anew."
+            f"The PRM at {folder} was saved by an earlier version of this program; train or export it again."
         )
     if card.seal != digests.of_card(content):
         raise UserError(f"{folder / CARD} is damaged: it is not the card that was saved; {digests.cure(folder)}.")

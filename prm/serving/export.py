@@ -66,13 +66,13 @@ def run(
     something that is no export, or by one while `over` is off.
     """
     if dtype not in DTYPES:
-        raise UserError(f"There is no --dtype {dtype}; known: {', '.join(DTYPES)}.")
+        raise UserError(f"There is no --dtype {dtype}; choose one of: {', '.join(DTYPES)}.")
     source = _source(workspace, name)
     card = read_card(source)
     if card.suffix is not None:
         raise UserError(
-            f"{name} was trained with train.read: branch: it reads each step in a side branch, which neither vLLM nor "
-            "an Auto class has; train with read: step-end, or serve it with `prm serve`."
+            f"{name} was trained with train.read: branch: it reads each step in a side branch, which neither "
+            "vLLM nor an Auto class supports; train with read: step-end, or serve it with `prm serve`."
         )
     folder = folder.resolve()
     _check_place(folder, source, over)
@@ -126,9 +126,11 @@ def _check_place(folder: Path, source: Path, over: bool) -> None:
     if folder == source.resolve():
         raise UserError(f"{folder} is the run's own folder; export to another one.")
     if not over:
-        raise UserError(f"{folder} is there already; give another folder, or --replace.")
+        raise UserError(f"{folder} already exists; give another folder, or --replace.")
     if not (folder / CARD).is_file() or read_card(folder).reading is None:
-        raise UserError(f"{folder} is no export, so --replace leaves it alone; delete it, or give another folder.")
+        raise UserError(
+            f"{folder} is not an export, so --replace does not delete it; delete it, or give another folder."
+        )
 
 
 def _save(whole: Any, row: Any, name: str, folder: Path, dtype: Any) -> None:

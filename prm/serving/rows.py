@@ -183,7 +183,7 @@ def _texts(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
 def _bytes(text: str) -> bytes:
     """What an image's text stands for; RowError when it is no data."""
     if text[:6].lower().startswith(_ADDRESSES):
-        raise RowError("image", "images are data (base64, or a data: URL), and no addresses")
+        raise RowError("image", "images must be data (base64, or a data: URL), not addresses")
     encoded = text
     if text[:5].lower() == "data:":
         head, comma, encoded = text.partition(",")

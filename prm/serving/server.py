@@ -31,7 +31,7 @@ def locate(target: str, workspace: Path) -> Path:
     if (Path(target) / CARD).is_file():
         return Path(target)
     if Path(target).is_dir():
-        raise UserError(f"{target} holds no PRM (no {CARD}); give a folder that `prm train` or `prm export` wrote.")
+        raise UserError(f"{target} contains no PRM (no {CARD}); give a folder that `prm train` or `prm export` wrote.")
     if Path(target).name != target:
         # No run's name has a separator: it is not the workspace that is missing.
         raise UserError(f"There is no folder {target}; check the path, or give a run of --workspace by its name.")
@@ -50,11 +50,10 @@ def bind(host: str, port: int, remote: bool) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (OSError, UnicodeError):
-        raise UserError(f"{host} is no address; give one such as 127.0.0.1.") from None
+        raise UserError(f"{host} is not an address; give one such as 127.0.0.1.") from None
     if not remote and not _loopback(str(address[0])):
         raise UserError(
-            f"Other machines would reach {host}, and anybody there could use the service, which asks for no password; "
-            "take 127.0.0.1, or add --allow-remote."
+            f"Other machines can reach {host}, and the service has no password; use 127.0.0.1, or add --allow-remote."
         )
     made = socket.socket(family, socket.SOCK_STREAM)
     try:

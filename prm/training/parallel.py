@@ -241,6 +241,6 @@ class _Hand:
 
     def _lost(self) -> NoReturn:
         raise UserError(
-            "A process that trained was ended from outside (most often for want of memory); set train.parallel lower "
-            "and run again: finished runs are kept, the others go on from their last checkpoints."
+            "A training process was killed (most often because memory ran out); lower train.parallel and run again: "
+            "finished runs are kept, the others continue from their last checkpoints."
         )

@@ -74,7 +74,7 @@ def _check(config: TrainConfig, how: ValidationConfig, rows: Sequence[Encoded]) 
     if measure(how, aggregation(config.aggregation), rows, blank) is None:
         raise UserError(
             f"The {len(rows)} held-out rollouts lack {_MISSING[how.metric]}, so train.validation.metric {how.metric} "
-            "has no value; raise train.validation.share, or take another metric."
+            "has no value; raise train.validation.share, or choose another metric."
         )
 
 

@@ -60,7 +60,7 @@ class ImageFolder:
         if name not in self._there:
             # A hash is hexadecimal: whatever else stood in a table would not be a path of ours.
             if not name.replace(".", "").isalnum():
-                raise UserError(f"The image {name} has no name that a file may have; ingest its source again.")
+                raise UserError(f"The name of image {name} cannot be the name of a file; ingest its source again.")
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / name).write_bytes(image.data)
             self._there.add(name)

@@ -113,7 +113,7 @@ def _one_after_the_other(text: str, name: str, error: Exception) -> Iterator[Num
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise UserError(f"{name} is no sound JSON ({error}); mend it or get it again.")
+            raise UserError(f"{name} is not valid JSON ({error}); repair it or get it again.")
         yield number, record
         while at < len(text) and text[at] in " \t\r\n,":
             at += 1

@@ -33,7 +33,7 @@ def read(path: Path) -> Iterator[Numbered]:
                 key=lambda name: int(re.sub(r"\D", "", name)),
             )
             if not sheets:
-                raise UserError(f"{path.name} is no workbook with a sheet; save it as .csv or .tsv.")
+                raise UserError(f"{path.name} is not a workbook with a sheet; save it as .csv or .tsv.")
             texts = list[str]()
             if "xl/sharedStrings.xml" in members:
                 with _open(archive, members["xl/sharedStrings.xml"], path) as member:
@@ -41,7 +41,9 @@ def read(path: Path) -> Iterator[Numbered]:
             with _open(archive, members[sheets[0]], path) as member:
                 yield from _records(_rows(member, texts))
     except (zipfile.BadZipFile, ElementTree.ParseError, OSError, EOFError, ValueError, IndexError, KeyError) as error:
-        raise UserError(f"{path.name} is no readable workbook ({str(error)[:80]}); save it as .csv or .tsv.") from None
+        raise UserError(
+            f"{path.name} is not a readable workbook ({str(error)[:80]}); save it as .csv or .tsv."
+        ) from None
 
 
 def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[bytes]:
@@ -50,7 +52,7 @@ def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> IO[byt
     member = archive.open(info)
     # Entities have no place in a workbook, and are how XML makes much of little.
     if b"<!DOCTYPE" in member.read(1024):
-        raise UserError(f"{path.name} declares a document type, as no workbook does; save it as .csv or .tsv.")
+        raise UserError(f"{path.name} declares a document type, which no workbook does; save it as .csv or .tsv.")
     member.seek(0)
     return member
 

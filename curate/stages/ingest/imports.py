@@ -145,7 +145,7 @@ def _columns(config: ImportConfig) -> Columns:
     if not config.file.is_file():
         raise UserError(f"There is no file at {config.file}; check the path.")
     if config.file.suffix.lower() == ".xls":
-        raise UserError(f"{config.file.name} is an old workbook, which is not read here; save it as .xlsx or .csv.")
+        raise UserError(f"{config.file.name} is an old workbook, which cannot be read; save it as .xlsx or .csv.")
     if "" in config.stop:
         raise UserError("--stop takes a text that is not empty.")
     if config.policy is not None and config.policy_column is not None:
@@ -155,7 +155,7 @@ def _columns(config: ImportConfig) -> Columns:
     given |= {"source": config.source_column, "policy": config.policy_column}
     columns = columns_of(names, config.file.name, given, config.response, config.lists)
     if config.filter is not None and columns.filter is None:
-        raise UserError(f"--filter: {config.file.name} is no log that has a line for each filter (doc_id, filter).")
+        raise UserError(f"--filter: {config.file.name} is not a log with one line per filter (doc_id, filter).")
     return columns
 
 
@@ -165,11 +165,11 @@ def _name(config: ImportConfig, workspace: Store, ingest: IngestConfig | None) -
     if name is None:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.file.stem).lstrip("._-")
     if not re.fullmatch(NAME, name):
-        raise UserError(f'"{name}" is no name; give --name of letters, digits, dots, dashes and underscores.')
+        raise UserError(f'"{name}" cannot be a name; give a --name of letters, digits, dots, dashes and underscores.')
     sources = {part.folder.name for part in workspace.partitions(PROBLEMS)}
     sources |= {source.name for source in ingest.sources} if ingest is not None else set()
     if name in sources | RESERVED:
-        raise UserError(f'"{name}" is the name of a source or of a stage already; give the import another --name.')
+        raise UserError(f'"{name}" is already the name of a source or of a stage; give the import another --name.')
     return name
 
 

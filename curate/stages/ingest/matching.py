@@ -80,16 +80,16 @@ class Problems:
         """A log that counts rows says nothing of a source whose rows have names, nor which of several it counts."""
         if len(self.sources) > 1:
             raise UserError(
-                f"The file counts rows ({self._columns.id}), and the workspace has several sources; give --source, one "
-                f"of {', '.join(self.sources)}."
+                f"The file numbers its rows ({self._columns.id}), and the workspace has several sources; give "
+                f"--source, one of {', '.join(self.sources)}."
             )
         (name,) = self.sources
         config = (lineage.read(workspace.partition(PROBLEMS, name)) or {}).get("config") or {}
         named = (config.get("columns") or {}).get("id")
         if named is not None:
             raise UserError(
-                f'The file counts rows ({self._columns.id}), and the rows of source "{name}" are named by its column '
-                f"{named}; give --id, a column with those names."
+                f'The file numbers its rows ({self._columns.id}), and the rows of source "{name}" are named by its '
+                f"column {named}; give --id, a column with those names."
             )
 
     def _check_names_are_apart(self) -> None:

@@ -197,7 +197,7 @@ class JudgeWork:
                 if judged.get(name, (now := digest(row.steps))) != now:
                     raise UserError(
                         f"The rollout {name} has other steps than when it was judged; run `curate judge --replace` to "
-                        "judge anew."
+                        "judge it again."
                     )
                 yield row, [vote for vote in range(self._config.samples) if vote not in there[name]]
 

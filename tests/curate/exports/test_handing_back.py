@@ -277,7 +277,7 @@ def test_odd_rows_of_dreamprm_files_are_rejects_with_reasons(tmp_path):
         "unknown-form": 1, "unusable-value": 1,
     }  # fmt: skip
     assert place.read(REJECTS).num_rows == 11
-    for content, message in (("{}", "no JSON array"), ("[", "no readable JSON")):
+    for content, message in (("{}", "not a JSON array"), ("[", "not a readable JSON")):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(UserError, match=message):
             ingest(tmp_path, {"kind": "dreamprm", "name": "bad", "path": "bad.json"})

@@ -383,7 +383,7 @@ def test_a_push_is_private_unless_it_is_told_otherwise(tmp_path, public):
     # One that is there keeps its visibility: nothing goes into the wrong one.
     broken = (Recorder(error=OSError("401 Client Error\nmore")), Recorder(error=hubs.failures()[0]("401 Client Error")))
     for hub in (Recorder(there=public), *broken):
-        with pytest.raises(UserError, match=r"is there already|401 Client Error; check"):
+        with pytest.raises(UserError, match=r"already exists|401 Client Error; check"):
             push(tmp_path, "me/set", public, hub)
         assert len(hub.calls) == 1
     # The real library, which is told that there is no network.

@@ -91,7 +91,7 @@ def test_one_of_several_tables_is_chosen(tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 30, 60])
 def test_json_that_is_cut_off_is_one_sentence(tmp_path, cut):
-    with pytest.raises(UserError, match="no sound JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         rows(tmp_path, "a.json", json.dumps(ROWS, indent=1)[:-cut])
 
 
@@ -247,7 +247,7 @@ def test_answers_behind_a_pattern_as_lists_and_by_index(answer, settings, seen):
     ("settings", "message"),
     [
         ({"answer_behind": "(a)(b)"}, "2 groups"),
-        ({"answer_behind": "("}, "no regular expression"),
+        ({"answer_behind": "("}, "not a regular expression"),
         ({"answer_behind": "#", "answer_form": "accepted"}, "answer_form: text"),
         ({"answer_from": 1}, "answer_form: index"),
     ],

@@ -471,7 +471,7 @@ def test_a_damaged_archive_costs_its_images_or_says_so(place):
         "image-unreadable"
     ]
     (place / "cut.zip").write_bytes(whole[:-30])
-    with pytest.raises(UserError, match="no readable zip archive"):
+    with pytest.raises(UserError, match="not a readable zip archive"):
         read(place, "rows.jsonl", root="cut.zip", columns=IMAGE)
 
 

@@ -133,7 +133,7 @@ def test_sample_logs_of_lmms_eval(tmp_path):
 def test_a_log_that_counts_rows_is_refused_where_rows_have_names(tmp_path, workspace):
     file = lines(tmp_path / "x_samples_y.jsonl", lmms(0, "2", filtered_resps=[RIGHT]))
     ingest = pipeline.load(tmp_path / "named.yaml").section("ingest")
-    with pytest.raises(UserError, match=r"counts rows \(doc_id\).* give --id"):
+    with pytest.raises(UserError, match=r"numbers its rows \(doc_id\).* give --id"):
         imports.run(ImportConfig(file=file), workspace, ingest)
 
 
@@ -230,9 +230,9 @@ def test_another_file_or_cut_is_refused_until_replaced(tmp_path, workspace):
         ({"source": "namd"}, 'no such source; did you mean "named"'),
         ({"name": "named"}, "give the import another --name"),
         ({"name": "main"}, "give the import another --name"),
-        ({"name": "a/b"}, "is no name"),
+        ({"name": "a/b"}, "cannot be a name"),
         ({"file": "x.xlsx"}, "save it as .csv"),
-        ({"file": "x.txt"}, "is none of .jsonl"),
+        ({"file": "x.txt"}, "is not one of .jsonl"),
         ({"file": "gone.jsonl"}, "There is no file"),
     ],
 )

@@ -165,7 +165,7 @@ def test_lines_of_one_response_under_several_filters_are_one_response(tmp_path):
     assert [rollouts(workspace)["1", index]["answer"] for index in (2, 3)] == ["8", "9"]
     with pytest.raises(UserError, match='no line has the filter "strikt"; did you mean "strict"'):
         imported(workspace, file, name="strikt", filter="strikt", **options)
-    with pytest.raises(UserError, match="no log that has a line for each filter"):
+    with pytest.raises(UserError, match="not a log with one line per filter"):
         imported(workspace, lines(tmp_path / "r.jsonl", {"q": "1", "t": "9"}), filter="strict")
 
 
@@ -277,11 +277,11 @@ def test_a_workbook_that_is_none_or_more_than_one_is_one_sentence(tmp_path, work
     workbook(tmp_path / "d.xlsx", ["q", "t", "t"], ["u", "9", "8"])
     workbook(tmp_path / "e.xlsx", ["q", "t"], ["u", ("s", 7)])
     said = [
-        "no readable workbook",
+        "not a readable workbook",
         "document type",
-        "no workbook with a sheet",
+        "not a workbook with a sheet",
         'two columns "t"',
-        "no readable workbook",
+        "not a readable workbook",
     ]
     for name, message in zip("abcde", said, strict=True):
         with pytest.raises(UserError, match=message) as caught:

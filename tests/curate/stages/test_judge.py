@@ -304,7 +304,7 @@ def test_a_prompt_of_a_judge_shows_the_problem_and_the_steps(tmp_path):
     assert "\\boxed{-1}" in text
     mine = prompts.from_file("mine.j2", "{{ problem }}{% for step in steps %}|{{ step }}{% endfor %}", judges=True)
     assert prompts.render_judge(mine, "Q?", [], ["a\n", "b"]) == "Q?|a|b"
-    with pytest.raises(UserError, match="shows no steps"):
+    with pytest.raises(UserError, match="does not show the steps"):
         prompts.from_file("mine.j2", "{{ problem }}", judges=True)
     with pytest.raises(UserError, match='unknown variable "solution"'):
         prompts.from_file("mine.j2", "{{ problem }}{{ solution }}")

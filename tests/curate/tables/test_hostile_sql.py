@@ -164,13 +164,13 @@ def test_results_are_written_to_a_file_of_the_user_s(workspace, tmp_path):
         nested = {"l": "[299, 1]", "s": '{"a": "ü"}'} if kind == "csv" else {"l": [299, 1], "s": {"a": "ü"}}
         assert len(rows) == 300 and rows[-1] == {"n": 299, "e": None} | nested
         again = run(workspace, query, "--write", str(path))
-        assert isinstance(again.exception, UserError) and "there already" in str(again.exception)
+        assert isinstance(again.exception, UserError) and "already exists" in str(again.exception)
         short = tmp_path / f"short.{kind}"
         run(workspace, query, "--write", str(short), "--limit", "2")
         assert len(rows_of(short)) == 2
     for path, words in (
-        (workspace.root / "tables" / "x.csv", "among the workspace's tables"),
-        (tmp_path / "x.xlsx", "ends in none of"),
+        (workspace.root / "tables" / "x.csv", "inside the workspace's tables"),
+        (tmp_path / "x.xlsx", "must end in one of"),
         (tmp_path / "no" / "x.csv", "no folder"),
     ):
         refused = run(workspace, query, "--write", str(path))

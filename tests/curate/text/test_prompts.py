@@ -48,11 +48,11 @@ def test_what_a_problem_says_is_never_read_as_a_template(question, choices):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a\n{% if %}{{ question }}", r"mine\.j2 is no Jinja2, line 2"),
-        ("{{ question | nofilter }}", r"mine\.j2 is no Jinja2, line 1: No filter"),
+        ("a\n{% if %}{{ question }}", r"mine\.j2 is not valid Jinja2, line 2"),
+        ("{{ question | nofilter }}", r"mine\.j2 is not valid Jinja2, line 1: No filter"),
         ("a\n\n{{ questoin }}", r'mine\.j2, line 3, .*"questoin"; did you mean "question"'),
         ("{{ problem }}{{ choices | random }}", r"line 1: No filter named 'random'"),
-        ("Think!", r"mine\.j2 shows no problem"),
+        ("Think!", r"mine\.j2 does not show the problem"),
     ],
 )
 def test_an_unsound_template_is_one_sentence_with_its_line(text, said):

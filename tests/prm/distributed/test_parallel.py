@@ -110,7 +110,7 @@ def test_no_process_is_left_when_one_is_killed_or_the_key_is_pressed_twice(
     assert not any(map(alive, [server, *workers]))
     assert {
         "owner": "Traceback" not in said,
-        "worker": "set train.parallel lower" in said,
+        "worker": "lower train.parallel" in said,
         "impatient": "Interrupt" in said,
     }[victim]
 

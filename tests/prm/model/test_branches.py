@@ -110,7 +110,7 @@ def test_suffixes_count_towards_the_longest_length(tiny_model):
 def test_models_that_cannot_have_branches_are_refused(folders, make_workspace, tmp_path):
     sizes = {"vocab_size": 700, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
     other = GPT2LMHeadModel(GPT2Config(**sizes))
-    with pytest.raises(UserError, match="not known whether gpt2 takes side branches; use step-end"):
+    with pytest.raises(UserError, match="not known whether gpt2 supports side branches; use step-end"):
         Prm(other, True, 1).backbone.check_branches()
     sliding = Qwen2Config(
         **sizes, num_key_value_heads=1, intermediate_size=64, use_sliding_window=True, sliding_window=8,

@@ -65,7 +65,7 @@ def yes(monkeypatch):
 )
 def test_a_model_that_needs_its_own_code_is_refused_in_a_sentence(tiny_model, tmp_path, yes, load, changes):
     model = hostile(tiny_model, tmp_path / "model", tmp_path / "mark", changes)
-    with pytest.raises(UserError, match="brings code of its own") as caught:
+    with pytest.raises(UserError, match="needs its own Python code") as caught:
         load(model)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "mark").exists()

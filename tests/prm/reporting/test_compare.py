@@ -195,7 +195,7 @@ def test_a_workspace_alone_is_reported_on_as_its_last_run_was(tmp_path):
         (["--serve", "--json"], "leave --json and --against out"),
         (["--serve", "--against", "b"], "leave --json and --against out"),
         (["--serve", "--set", "report.browse=0"], "report.browse is 0"),
-        (["--against", "a"], "held against itself"),
+        (["--against", "a"], "compared with itself"),
         (["--against", "nowhere"], "There is no workspace"),
         (["-w", "b"], "leave --workspace out"),
         (["--set", "train.lr=1"], "no effect on a report of a workspace"),

@@ -211,7 +211,7 @@ def test_a_folder_is_replaced_only_when_asked_and_ours(workspace, tmp_path):
     assert not (out / "stray").exists() and not list(tmp_path.glob(".*"))
     other.mkdir()
     (other / "mine.txt").write_text("x")
-    for folder, words in ((other, "no export"), (model_folder(workspace, "seed-0"), "own folder")):
+    for folder, words in ((other, "not an export"), (model_folder(workspace, "seed-0"), "own folder")):
         with pytest.raises(UserError, match=words):
             export.run(workspace, "seed-0", folder, over=True)
     assert (other / "mine.txt").exists() and model_folder(workspace, "seed-0").exists()

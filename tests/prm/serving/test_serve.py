@@ -205,8 +205,8 @@ BAD = [
     (GOOD | {"steps": ["x y z " * 600]}, 422, "too-long"),
     (GOOD | {"steps": [" ", "\n"]}, 422, "no-step"),
     (GOOD | {"steps": ["a <|im_end|> b"]}, 422, "special-token"),
-    (GOOD | {"images": ["http://localhost/secret.png"]}, 422, "no addresses"),
-    (GOOD | {"images": ["file:///etc/passwd"]}, 422, "no addresses"),
+    (GOOD | {"images": ["http://localhost/secret.png"]}, 422, "not addresses"),
+    (GOOD | {"images": ["file:///etc/passwd"]}, 422, "not addresses"),
     (GOOD | {"images": ["/etc/passwd"]}, 422, "base64"),
     (GOOD | {"images": ["data:image/png,abc"]}, 422, "must be base64"),
     (GOOD | {"images": [base64.b64encode(b"no image").decode()]}, 422, "image-unreadable"),
@@ -366,9 +366,9 @@ def test_what_cannot_be_served_is_said_in_a_sentence(workspace, tmp_path):
         taken.listen()
         with pytest.raises(UserError, match="cannot be used"):
             server.bind("127.0.0.1", taken.getsockname()[1], False)
-    with pytest.raises(UserError, match="no address"):
+    with pytest.raises(UserError, match="not an address"):
         server.bind("no host\x00", 0, False)
-    with pytest.raises(UserError, match="holds no PRM"):
+    with pytest.raises(UserError, match="contains no PRM"):
         server.locate(str(tmp_path), workspace.root)
     with pytest.raises(UserError, match=r"There is no folder .*gone"):
         server.locate(str(tmp_path / "gone"), tmp_path / "no-workspace")
