@@ -145,7 +145,7 @@ class Key:
 
 def recipe() -> str:
     """Every key of a recipe, section by section, from the classes that check them."""
-    stages = sorted((make() for make in pipeline.stages().values()), key=lambda stage: stage.order)
+    stages = pipeline.ordered(pipeline.STAGES.names())
     parts = [
         RECIPE,
         *(part for stage in stages for part in _section(f"`{stage.name}`", "", stage.config, f"{stage.name}.")),
