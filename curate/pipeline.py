@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from curate.engines.supervisor import Engines
@@ -293,8 +294,11 @@ def run(
     reporter: Reporter,
     only: Sequence[str] = (),
     replace: frozenset[str] = frozenset(),
+    instead: Mapping[str, Stage] = MappingProxyType({}),
 ) -> dict[str, Ledger]:
     """Run the recipe's stages (or `only` those), in order, each resuming where it stood; their ledgers by name.
+
+    `instead` has stages that run in place of those of their names.
 
     UserError when another command writes to the workspace.
     """
@@ -303,7 +307,7 @@ def run(
     missing = [name for name in only if name not in recipe.sections]
     if missing:
         recipe.section(missing[0])
-    chosen = ordered(only or recipe.sections)
+    chosen = [instead.get(stage.name, stage) for stage in ordered(only or recipe.sections)]
     with workspace.writing():
         ledgers = _run_each(chosen, recipe, workspace, reporter, replace)
         catalog.write(workspace)

@@ -5,7 +5,10 @@ Imported by every command that reads such a recipe, so torch comes in only when 
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curate.models.location import locate
 from curate.pipeline import Context, Recipe, Stage
@@ -15,6 +18,9 @@ from curate.tables.store import Store
 from prm.config import TrainConfig
 from prm.sections import ReportConfig, ScoreConfig, SelectConfig
 
+if TYPE_CHECKING:
+    from prm.distributed.process_group import ProcessGroup
+
 
 def _located(recipe: Recipe) -> TrainConfig:
     """The recipe's train section with the model's folder found."""
@@ -22,16 +28,20 @@ def _located(recipe: Recipe) -> TrainConfig:
     return config.model_copy(update={"model": locate(config.model, recipe.base)})
 
 
-def follow(recipe: Recipe, workspace: Store, replace: bool) -> None:
+def follow(recipe: Recipe, workspace: Store, replace: bool, process_group: ProcessGroup) -> None:
     """`prm train` in a process of a group that another leads: trains along, tells and writes nothing."""
-    from prm.distributed.process_group import current
     from prm.training import train
 
-    train.run(_located(recipe), workspace, recipe.seed, replace=replace, process_group=current())
+    train.run(_located(recipe), workspace, recipe.seed, replace=replace, process_group=process_group)
 
 
-def _train(context: Context, config: TrainConfig) -> Ledger:
-    from prm.distributed.process_group import current
+def train_in(process_group: ProcessGroup) -> Stage:
+    """The stage `train` for the process of a group that leads it: it does what it would do alone, with the others."""
+    return dataclasses.replace(TRAIN, run=partial(_train, process_group=process_group))
+
+
+def _train(context: Context, config: TrainConfig, process_group: ProcessGroup | None = None) -> Ledger:
+    from prm.distributed.process_group import ALONE
     from prm.training import train
 
     config = _located(context.recipe)
@@ -49,7 +59,8 @@ def _train(context: Context, config: TrainConfig) -> Ledger:
         if ends:
             reporter.note(f"{run} ends at step {step:,} of {total:,}: {metric} did not improve for long enough.")
 
-    result = train.run(config, context.workspace, context.recipe.seed, on_step, "train" in context.replace, current())
+    group, replace = process_group or ALONE, "train" in context.replace
+    result = train.run(config, context.workspace, context.recipe.seed, on_step, replace, group)
     reporter.finish()
     for note in result.notes:
         reporter.note(note)

@@ -19,7 +19,7 @@ lower backward. Float64 throughout; the whole state of either is in `state`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,8 +29,6 @@ from torch.nn.functional import softplus
 from prm.bilevel.weights import adam_change, averaged
 from prm.config import UpperConfig
 
-# Features [n, 2] of these rollouts, of the forward that has just been done.
-Features = Callable[[Sequence[str]], Tensor]
 FEATURES, HIDDEN = 2, 10
 _MOMENTS = ("average", "m", "s")
 # Of the largest entry of a gradient in float64.
@@ -53,6 +51,9 @@ class RolloutWeights(ABC):
 
     `groups` maps a domain to its rollouts. State: `reads`, `dots`, `squares` [rollouts], over upper steps.
     """
+
+    featured = False
+    """Whether weights depend on what the PRM makes of a rollout when its turn comes."""
 
     def __init__(self, groups: Mapping[str, Sequence[str]], config: UpperConfig) -> None:
         self.config, self.updates = config, 0
@@ -77,11 +78,16 @@ class RolloutWeights(ABC):
         return places, torch.zeros(len(places), dtype=torch.float64).index_add(0, inverse, values)
 
     @abstractmethod
-    def factors(self, names: Sequence[str], features: Features) -> Tensor:
-        """What the losses of these rollouts are multiplied by, [n]; their weights but for the factor of `settle`."""
+    def factors(self, names: Sequence[str], features: Tensor | None = None) -> Tensor:
+        """What the losses of these rollouts are multiplied by, [n]; their weights but for the factor of `settle`.
 
-    def settle(self) -> float:
-        """What the gradient of a whole batch has to be multiplied by; call once a batch, after the last `factors`."""
+        `features` [n, 2] are of the rollouts' forward, for weights that are `featured`.
+        """
+
+    def settle(self, names: Sequence[str], features: Tensor | None = None) -> float:
+        """What the gradient of a whole batch has to be multiplied by; `names` and `features` are of all its forwards,
+        in their order. Weights that are `featured` keep these features as what was last seen of the rollouts.
+        """
         return 1.0
 
     @abstractmethod
@@ -140,7 +146,7 @@ class RolloutTable(RolloutWeights):
     def _mean(self) -> Tensor:
         return (self._share * softplus(self.state["raw"])).sum()
 
-    def factors(self, names: Sequence[str], features: Features) -> Tensor:
+    def factors(self, names: Sequence[str], features: Tensor | None = None) -> Tensor:
         """The weights of these rollouts, [n]."""
         return softplus(self.state["raw"][self.places(names)]) / self._mean()
 
@@ -167,6 +173,8 @@ class RolloutNet(RolloutWeights):
     State: `raw`, `average`, `m`, `s` [parameters], and `features` [rollouts, 2] as they were last seen (NaN: never).
     """
 
+    featured = True
+
     def __init__(self, groups: Mapping[str, Sequence[str]], config: UpperConfig, seed: int) -> None:
         super().__init__(groups, config)
         draw = torch.randn(_PARAMETERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -174,8 +182,6 @@ class RolloutNet(RolloutWeights):
         draw[-(HIDDEN + 1) :] = 0
         self.state |= {name: torch.zeros_like(draw) for name in _MOMENTS} | {"raw": draw}
         self.state["features"] = torch.full_like(self._nothing(FEATURES), torch.nan)
-        # The batch under way, in the order of its forwards.
-        self._names: list[str] = []
 
     @staticmethod
     def _values(raw: Tensor, features: Tensor) -> Tensor:
@@ -184,18 +190,16 @@ class RolloutNet(RolloutWeights):
         inner = torch.tanh(features @ first.view(FEATURES, HIDDEN) + bias)
         return softplus(inner @ last + shift)
 
-    def factors(self, names: Sequence[str], features: Features) -> Tensor:
-        """softplus(f) of these rollouts, [n]; keeps their features."""
-        found = features(names).detach().double().cpu()
-        self.state["features"] = self.state["features"].index_copy(0, self.places(names), found)
-        self._names += names
-        return self._values(self.state["raw"], found)
+    def factors(self, names: Sequence[str], features: Tensor | None = None) -> Tensor:
+        """softplus(f) of rollouts with these features, [n]."""
+        assert features is not None  # noqa: S101
+        return self._values(self.state["raw"], features)
 
-    def settle(self) -> float:
-        """1 / mean softplus(f) of the batch."""
-        mean = float(self._values(self.state["raw"], self._batch(self._names)).mean())
-        self._names = []
-        return 1 / mean
+    def settle(self, names: Sequence[str], features: Tensor | None = None) -> float:
+        """1 / mean softplus(f) of the batch; keeps its features."""
+        assert features is not None  # noqa: S101
+        self.state["features"] = self.state["features"].index_copy(0, self.places(names), features)
+        return 1 / float(self._values(self.state["raw"], self._batch(names)).mean())
 
     def _batch(self, names: Sequence[str]) -> Tensor:
         return self.state["features"][self.places(names)]

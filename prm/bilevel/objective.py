@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prm.bilevel.ghost import Ghost, RowLayout
+from prm.bilevel.rollout_level import Features
 from prm.data.encode import Encoded, Encoder, Prompt
 from prm.data.meta import OUTCOME, Item, UpperLoss
 from prm.losses import Targets, rollout_losses
@@ -27,6 +29,16 @@ class Usage:
     steps: int = 0
 
 
+def _features(names: Sequence[str], batch: Sequence[Encoded], logits: Sequence[Tensor], losses: Tensor) -> Tensor:
+    """Features [n, 2] of rows: mean loss of a labelled step, mean step score; without a graph."""
+    found: dict[str, Tensor] = {}
+    for name, row, of_steps, loss in zip(names, batch, logits, losses.detach(), strict=True):
+        labelled = sum(v is not None and at is not None for v, at in zip(row.example.values, row.reads, strict=True))
+        found[name] = torch.stack([loss / max(1, labelled), torch.sigmoid(of_steps.detach()).mean()])
+    # A rollout that is in a batch twice has one weight, though its places round otherwise.
+    return torch.stack([found[name] for name in names])
+
+
 @dataclass
 class PrmObjective:
     """Losses of rollouts by their names. `outcomes` are those of the meta set, shuffled or not, `upper` its loss."""
@@ -40,8 +52,6 @@ class PrmObjective:
     micro_rows: int
     upper: UpperLoss = OUTCOME
     usage: Usage = field(default_factory=Usage)
-    # Of the last forward of training rows: their logits and losses, detached.
-    _last: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def tokens(self, name: str) -> int:
         """Length of a row."""
@@ -65,30 +75,20 @@ class PrmObjective:
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:
         """Names and losses [n] of the lower level, one pair a forward; each pair's graph is its own."""
+        for part, losses, _ in self.featured_losses(names):
+            yield part, losses
+
+    def featured_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Features]]:
+        """Names and losses [n], and what makes the features of these rows; one triple a forward, with its own graph."""
         for items, batch in self._chunks([(name,) for name in names]):
             self.usage.steps += sum(value is not None for row in batch for value in row.example.values)
             # Through the module's call, where sharded parameters are gathered.
             found = self.prm(batch, self.encoder.prompt)
             logits = torch.cat(found)
             targets = Targets.of([(row.reads, row.example.values, row.example.weights) for row in batch])
-            losses, part = rollout_losses(self.loss, logits, targets.to(logits)), [name for (name,) in items]
-            kept = zip(part, found, losses.detach(), strict=True)
-            self._last = {name: (of_steps.detach(), loss) for name, of_steps, loss in kept}
-            yield part, losses
-
-    def features(self, names: Sequence[str]) -> Tensor:
-        """Features [n, 2] of rows just yielded by `train_losses`: mean loss of a labelled step, mean step score; no
-        graph.
-        """
-        rows = []
-        for name in names:
-            logits, loss = self._last[name]
-            row = self.rows[name]
-            labelled = sum(
-                v is not None and at is not None for v, at in zip(row.example.values, row.reads, strict=True)
-            )
-            rows.append(torch.stack([loss / max(1, labelled), torch.sigmoid(logits).mean()]))
-        return torch.stack(rows)
+            losses = rollout_losses(self.loss, logits, targets.to(logits))
+            part = [name for (name,) in items]
+            yield part, losses, partial(_features, part, batch, found, losses)
 
     def ghost(self, parameters: Sequence[Tensor], towards: Sequence[Tensor]) -> Ghost:
         """What reads <towards, g_i> off forwards of the PRM."""

@@ -8,7 +8,7 @@ On an upper step the joint backward of an ordinary one is taken with ghost probe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,14 +20,17 @@ from prm.bilevel.ghost import Ghost
 from prm.bilevel.hypergradient import derivative_of_clip, dot, gradients
 from prm.bilevel.instances import RolloutWeights
 
+# Makes the features [n, 2] of the rows of one forward: mean loss of a labelled step, mean step score.
+Features = Callable[[], Tensor]
+
 
 class RowObjective(Protocol):
-    """What a loss for each rollout needs: losses by name as `prm.bilevel.loop.Objective` has them, features [n, 2] of
-    the rows that were just yielded, and a ghost.
+    """What a loss for each rollout needs: losses by name as `prm.bilevel.loop.Objective` has them, also with the
+    features of their rows, and a ghost.
     """
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]: ...
-    def features(self, names: Sequence[str]) -> Tensor: ...
+    def featured_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor, Features]]: ...
     def ghost(self, parameters: Sequence[Tensor], towards: Sequence[Tensor]) -> Ghost: ...
 
 
@@ -49,10 +52,12 @@ class RolloutLevel:
     def backward(self, names: Sequence[str], towards: Sequence[Tensor] | None = None) -> list[Seen]:
         """Add the gradient of the weighted mean loss of a whole batch; dots are 0 without `towards`."""
         ghost = None if towards is None else self.objective.ghost(self.parameters, towards)
-        seen, taken = [], []
+        seen, taken, features = [], [], list[Tensor]()
         with ghost or nullcontext():
-            for part, losses in self.objective.train_losses(names):
-                factors = self.weights.factors(part, self.objective.features)
+            for part, losses, features_of in self.objective.featured_losses(names):
+                of_part = features_of().double().cpu() if self.weights.featured else None
+                features += [] if of_part is None else [of_part]
+                factors = self.weights.factors(part, of_part)
                 ((factors.to(losses) * losses).sum() / len(names)).backward()
                 products = [0.0] * len(part) if ghost is None else ghost.take()
                 taken += products
@@ -61,7 +66,7 @@ class RolloutLevel:
                 seen += [Seen(*row) for row in zip(part, losses.tolist(), dots, strict=True)]
         if ghost is not None:
             ghost.check(sum(taken), sum(map(abs, taken)))
-        factor = self.weights.settle()
+        factor = self.weights.settle([one.name for one in seen], torch.cat(features) if features else None)
         if factor != 1:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], factor)
         return seen

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,9 @@ from prm.cli import evaluate, hand_on, report
 from prm.cli.options import PLACE as _PLACE
 from prm.cli.options import Json, Place, Replace, Settings
 from prm.distributed import launch
+
+if TYPE_CHECKING:
+    from curate.pipeline import Stage
 
 app = typer.Typer(
     name="prm",
@@ -31,15 +35,22 @@ RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 
 
 def _stage(
-    name: str, recipe: Path, workspace: Path, settings: Sequence[str] | None, as_json: bool, replace: bool = False
+    name: str,
+    recipe: Path,
+    workspace: Path,
+    settings: Sequence[str] | None,
+    as_json: bool,
+    replace: bool = False,
+    instead: Mapping[str, Stage] = MappingProxyType({}),
 ) -> None:
-    from curate import api
+    from curate import api, pipeline
     from curate.runtime import progress
 
     if name != "train" and launch.several():
         raise UserError(f"`prm {name}` runs as one process; start it without torchrun.")
-    again, reporter = [name] if replace else [], progress.reporter(as_json)
-    ledger = api.run_stage(name, recipe, workspace, settings or (), again, reporter, create=False)
+    place, chosen = api.open_store(workspace, create=False), frozenset([name] if replace else ())
+    reporter, loaded = progress.reporter(as_json), api.load(recipe, settings or ())
+    ledger = pipeline.run(loaded, place, reporter, [name], chosen, instead)[name]
     if as_json:
         typer.echo(json.dumps({name: vars(ledger)}))
 
@@ -59,9 +70,9 @@ def _train_together(
             if process_group.leads:
                 held.enter_context(place.writing())
         if process_group.leads:
-            _stage("train", recipe, workspace, settings, as_json, replace)
+            _stage("train", recipe, workspace, settings, as_json, replace, {"train": stages.train_in(process_group)})
         else:
-            stages.follow(loaded, place, replace)
+            stages.follow(loaded, place, replace, process_group)
 
 
 def _option(key: str, text: str, flag: str = "") -> Any:

@@ -8,7 +8,7 @@ torch.distributed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -120,19 +120,3 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-_current = [ALONE]
-
-
-def current() -> ProcessGroup:
-    """The group that this process belongs to."""
-    return _current[-1]
-
-
-@contextlib.contextmanager
-def belonging(process_group: ProcessGroup) -> Iterator[None]:
-    """Makes that group the current one meanwhile."""
-    _current.append(process_group)
-    try:
-        yield
-    finally:
-        _current.pop()

@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from curate.errors import ExitCode, Interrupted, StalledError, UserError
-from prm.distributed.process_group import Item, Module, ProcessGroup, Share, belonging, local
+from prm.distributed.process_group import Item, Module, ProcessGroup, Share, local
 
 # How long a process waits for the others before it gives up. One that died is noticed at once; this is for one that
 # hangs, and must be longer than writing a checkpoint takes.
@@ -262,8 +262,7 @@ def _lost(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
-    """The group of all processes that were started with this one; it is `prm.distributed.process_group.current`
-    meanwhile.
+    """The group of all processes that were started with this one.
 
     UserError when they cannot be reached. When another one dies or hangs for `patience`, the first process ends in a
     StalledError and the others in silence, as they do whenever the first one has the word.
@@ -275,8 +274,7 @@ def joined(patience: timedelta = PATIENCE) -> Iterator[ProcessGroup]:
         raise UserError(f"The processes cannot reach one another ({reason}); start them with torchrun.") from None
     process_group = Replicated()
     try:
-        with belonging(process_group):
-            yield process_group
+        yield process_group
     except RuntimeError as error:
         if not _lost(error):
             raise

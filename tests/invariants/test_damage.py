@@ -20,13 +20,14 @@ from curate.stages.base import Outcome, Unit, settle
 from curate.tables import catalog, lineage, manifests
 from curate.tables.row_check import check
 from curate.tables.rows import RolloutRow
+from curate.tables.rows import whole as whole_row
 from curate.tables.schema import COMPLETIONS, JUDGEMENTS, PROBLEMS, REJECTS, ROLLOUTS, STEP_LABELS, TABLES
 from curate.tables.store import VERSION, Store, Writer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "campaign"))
 from cures import follow
 
-from tests.beds.rows import commit
+from tests.beds.rows import commit, made
 
 SHARDS = 2
 RECIPE = {
@@ -288,11 +289,11 @@ BAD = [
 
 @pytest.mark.parametrize("change", BAD, ids=str)
 def test_a_row_that_no_file_can_hold_is_a_reason_and_no_crash(whole, change):
-    row = Store.open(whole / "w", create=False).read(ROLLOUTS).to_pylist()[0]
+    row = next(Store.open(whole / "w", create=False).rows(RolloutRow))
     check(ROLLOUTS, [row])
     with pytest.raises(RowError, match=f"bad-value: {list(change)[-1]} of rollouts is"):
-        check(ROLLOUTS, [row | change])
-    check(ROLLOUTS, [row | {"seed": -5, "mean_logprob": None}])
+        check(ROLLOUTS, [replace(row, **change)])
+    check(ROLLOUTS, [replace(row, seed=-5, mean_logprob=None)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -300,14 +301,12 @@ def test_a_row_that_no_file_can_hold_is_a_reason_and_no_crash(whole, change):
 def test_whatever_passes_the_check_can_be_written(value):
     for table in (ROLLOUTS, COMPLETIONS):
         for column in table.schema:
-            row = dict.fromkeys(table.schema.names)
-            blank = dict.fromkeys(table.schema.names) | {column.name: value}
-            single = type(table)(table.name, 1, table.schema.empty_table().select([column.name]).schema, (), "")
+            row = made(whole_row(table), **{column.name: value})
             try:
-                check(single, [{column.name: blank[column.name]}])
+                check(table, [row])
             except RowError:
                 continue
-            written = single.to_arrow([{column.name: blank[column.name]}])[0].to_pylist()
+            written = table.to_arrow([row])[column.name].to_pylist()
             assert written == [value] or isinstance(value, int | float), (row, value)
 
 

@@ -24,15 +24,14 @@ FEATURES = {"a1": (0.2, 0.7), "a2": (0.9, 0.1), "a3": (0.4, 0.4), "b1": (0.1, 0.
 
 
 def features(names):
-    return torch.tensor([FEATURES[name] for name in names])
+    return torch.tensor([FEATURES[name] for name in names]).double()
 
 
 def moved(mode: str, **config) -> RolloutTable | RolloutNet:
     """Weights after a few updates of all rollouts."""
     weights = rollout_weights(mode, GROUPS, UpperConfig(lr=0.1, **config), 3)
     for step in range(5):
-        weights.factors(weights.names, features)
-        weights.settle()
+        weights.settle(weights.names, features(weights.names))
         weights.update(weights.names, [0.3, -0.1 * step, 0.2, -0.4])
     return weights
 
@@ -40,7 +39,7 @@ def moved(mode: str, **config) -> RolloutTable | RolloutNet:
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_are_positive_of_mean_one_and_start_at_one(mode):
     fresh = rollout_weights(mode, GROUPS, UpperConfig(), 3)
-    fresh.factors(fresh.names, features)
+    fresh.settle(fresh.names, features(fresh.names))
     assert fresh.all_weights().tolist() == pytest.approx([1] * 4)
     weights = moved(mode)
     found = weights.all_weights()
@@ -58,8 +57,8 @@ def test_other_modes_have_no_weights_of_rollouts():
 
 def test_the_factor_of_a_batch_brings_the_net_to_mean_one():
     weights = moved("instance-net")
-    part = [weights.factors(["a1", "a2"], features), weights.factors(["b1"], features)]
-    factors = torch.cat(part) * weights.settle()
+    part = [weights.factors(names, features(names)) for names in (["a1", "a2"], ["b1"])]
+    factors = torch.cat(part) * weights.settle(["a1", "a2", "b1"], features(["a1", "a2", "b1"]))
     assert float(factors.mean()) == pytest.approx(1)
     # Of a batch, not of all rollouts; in the order that it came in.
     assert factors.tolist() == pytest.approx(
@@ -82,8 +81,7 @@ def test_only_rollouts_of_the_batch_move_in_a_table(dots, place):
 def test_what_all_rollouts_have_in_common_moves_none(mode):
     weights = moved(mode) if mode == "instance-net" else rollout_weights(mode, GROUPS, UpperConfig(lr=0.1), 0)
     weights.state |= {name: torch.zeros_like(weights.state[name]) for name in ("m", "s")}
-    weights.factors(weights.names, features)
-    weights.settle()
+    weights.settle(weights.names, features(weights.names))
     weights.update(weights.names, [0.7] * 4)
     assert weights.state["m"].abs().max() < 1e-15
 
@@ -118,8 +116,7 @@ def test_what_is_learned_from_is_the_derivative_of_the_weights(mode):
 def test_the_account_of_dots(mode):
     weights = rollout_weights(mode, GROUPS, UpperConfig(), 0)
     for dots in ([1.0, 5.0], [3.0, 5.0]):
-        weights.factors(["a1", "b1"], features)
-        weights.settle()
+        weights.settle(["a1", "b1"], features(["a1", "b1"]))
         weights.update(["a1", "b1"], dots)
     rows = {row.rollout_id: row for row in weights.account()}
     assert rows["a1"] == rows["a1"]._replace(reads=2, dot=2.0, dot_deviation=pytest.approx(math.sqrt(2)))
@@ -138,7 +135,7 @@ class Toy:
         generator = torch.Generator().manual_seed(seed)
         rule = torch.randn(4, generator=generator)
         self.groups = {d: [f"{d}/{i:03d}" for i in range(SIZE)] for d in ("one", "two", "meta")}
-        self.inputs, self.labels, self.micro, self.last = {}, {}, micro, {}
+        self.inputs, self.labels, self.micro = {}, {}, micro
         for name in (name for group in self.groups.values() for name in group):
             self.inputs[name] = torch.randn(4, generator=generator)
             right = bool(self.inputs[name] @ rule > 0)
@@ -156,16 +153,16 @@ class Toy:
         return not name.startswith("meta") and int(name[-1]) < 3
 
     def train_losses(self, names):
+        for part, losses, _ in self.featured_losses(names):
+            yield part, losses
+
+    def featured_losses(self, names):
         for start in range(0, len(names), self.micro):
             part = list(names[start : start + self.micro])
             logits = self.net(torch.stack([self.inputs[name] for name in part]))[:, 0]
             losses = bce(logits, torch.tensor([float(self.labels[name]) for name in part]), reduction="none")
             pairs = torch.stack([losses, torch.sigmoid(logits)], 1).detach()
-            self.last = dict(zip(part, pairs, strict=True))
-            yield part, losses
-
-    def features(self, names):
-        return torch.stack([self.last[name] for name in names])
+            yield part, losses, lambda pairs=pairs: pairs
 
     def ghost(self, parameters, towards):
         return Ghost(self.net, dict(zip(parameters, towards, strict=True)), batch_first)

@@ -131,3 +131,21 @@ def test_a_gradient_is_that_of_a_plain_trainer_which_takes_row_by_row(bench):
     norm = float(torch.cat([g.flatten() for g in plain]).norm())
     assert norm > 0.05
     assert max(float((a - b).abs().max()) for a, b in zip(gradient, plain, strict=True)) < 1e-12 * norm
+
+
+def test_features_are_those_of_their_own_forward_whenever_they_are_asked_for(bench):
+    bench.restore()
+    objective, names = bench.run.objective, bench.names
+    objective.micro_rows = 2
+    late = [(part, make) for part, _, make in objective.featured_losses(names)]
+    at_once = {}
+    for part, _, make in objective.featured_losses(names):
+        at_once |= dict(zip(part, make(), strict=True))
+    assert len(late) > 1 and at_once.keys() == set(names)
+    for part, make in reversed(late):
+        assert torch.equal(make(), torch.stack([at_once[name] for name in part]))
+    # Mean loss of a labelled step, and a score.
+    for part, losses in objective.train_losses(names):
+        for name, found in zip(part, losses.tolist(), strict=True):
+            loss, score = at_once[name].tolist()
+            assert loss == pytest.approx(found / 5) and 0 < score < 1
