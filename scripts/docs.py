@@ -143,13 +143,17 @@ class Key:
         return f"| `{self.name}` | {self.value} | {self.default} | {self.text} |\n"
 
 
+def sections() -> dict[str, Any]:
+    """The class of every section of a recipe, or the union of its variants, in the order of the stages."""
+    stages = sorted((make() for make in pipeline.stages().values()), key=lambda stage: stage.order)
+    return {stage.name: stage.config for stage in stages}
+
+
 def recipe() -> str:
     """Every key of a recipe, section by section, from the classes that check them."""
-    stages = pipeline.ordered(pipeline.STAGES.names())
-    parts = [
-        RECIPE,
-        *(part for stage in stages for part in _section(f"`{stage.name}`", "", stage.config, f"{stage.name}.")),
-    ]
+    parts = [RECIPE]
+    for name, kind in sections().items():
+        parts += _section(f"`{name}`", "", kind, f"{name}.")
     for heading, text, kind in BESIDE:
         parts += _section(heading, f"{text}\n\n", kind)
     return "".join(parts)
@@ -314,8 +318,16 @@ def _alternatives(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:
         yield _list_words(inside) + _bounds(metadata)
     elif origin is dict:
         yield f"mapping from {words(inside[0])} to {words(inside[1])}"
+    elif names := _names(metadata):
+        yield from (*(f"`{name}`" for name in names), "a name that an installed package adds")
     elif annotation in PLAIN:
         yield PLAIN[annotation] + _bounds(metadata)
+
+
+def _names(metadata: Sequence[Any]) -> list[str]:
+    """The names of the table whose method checks a value, where one does."""
+    tables = [getattr(getattr(each, "func", None), "__self__", None) for each in metadata]
+    return [name for table in tables for name in getattr(table, "own", ())]
 
 
 def _list_words(inside: tuple[Any, ...]) -> str:

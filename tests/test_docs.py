@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typer.testing import CliRunner
 
 from curate import pipeline
@@ -32,7 +32,7 @@ def test_generated_documents_are_fresh(name):
     assert (ROOT / "docs" / name).read_text() == docs.GENERATED[name](), "run: .venv/bin/python scripts/docs.py"
 
 
-SECTIONS = {name: make().config for name, make in pipeline.stages().items()}
+SECTIONS = docs.sections()
 BESIDE = {heading: kind for heading, _, kind in docs.BESIDE}
 
 
@@ -56,8 +56,17 @@ def test_every_key_of_a_recipe_says_what_it_does(section):
     ],
 )
 def test_a_key_names_all_that_it_may_be(section, key, names):
-    told = {each.name: each.text for each in docs.keys(SECTIONS[section])}
-    assert names.keys() <= set(re.findall(r"`([^`]+)`", told[key]))
+    told = {each.name: each.value + each.text for each in docs.keys(SECTIONS[section])}
+    assert set(names) <= set(re.findall(r"`([^`]+)`", told[key]))
+
+
+class Colours:
+    """Checks names as a table does that installed packages can add to."""
+
+    own = ("red", "blue")
+
+    def checked(self, name: str) -> str:
+        return name
 
 
 class Animal(Config):
@@ -83,6 +92,8 @@ class Cat(Animal):
     """`cat` purrs."""
     lives: float | None = None
     """How often it may fall."""
+    colour: Annotated[str, AfterValidator(Colours().checked)] = "red"
+    """Colour of its fur."""
 
 
 class Owner(Config):
@@ -111,7 +122,10 @@ def test_variants_of_a_section_have_common_keys_once_and_then_their_own():
             ["`name`", "text", "`Rex`", "Name of the animal."],
         ],
         "With `kind: dog`": [["`volume`", "whole number (from 1 to 9)", "`3`", "How loud it barks."]],
-        "With `kind: cat`": [["`lives`", "number or `null`", "`null`", "How often it may fall."]],
+        "With `kind: cat`": [
+            ["`lives`", "number or `null`", "`null`", "How often it may fall."],
+            ["`colour`", "`red`, `blue` or a name that an installed package adds", "`red`", "Colour of its fur."],
+        ],
     }
 
 
@@ -123,6 +137,12 @@ def test_variants_below_a_key_say_when_they_count_and_take_the_defaults_of_what_
         ["`pet.name`", "text", "`Rex`", "Name of the animal."],
         ["`pet.volume`", "whole number (from 1 to 9)", "`5`", "Only with `pet.kind` `dog`. How loud it barks."],
         ["`pet.lives`", "number or `null`", "`null`", "Only with `pet.kind` `cat`. How often it may fall."],
+        [
+            "`pet.colour`",
+            "`red`, `blue` or a name that an installed package adds",
+            "`red`",
+            "Only with `pet.kind` `cat`. Colour of its fur.",
+        ],
         ["`others`", "list of mappings (see below)", "`[]`", "Animals outside."],
     ]
     assert [row[0] for row in told["Items of `others`"]] == ["`kind`", "`name`"]
@@ -212,7 +232,7 @@ WITHOUT_KEYS = ("evaluation", "handing-on")
 
 @pytest.mark.parametrize("name", [name for name in GUIDES if name not in WITHOUT_KEYS])
 def test_a_guide_names_keys_that_there_are(name):
-    known: dict[str, type[Config]] = {name: pipeline.STAGES.find(name).config for name in pipeline.STAGES}
+    known: dict[str, type[Config]] = docs.sections()
     named = [path for span in spans(name) for path in keys(span) if len(path) > 1 and path[0] in known]
     assert named
     for first, *path in named:
