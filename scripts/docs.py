@@ -145,7 +145,7 @@ class Key:
 
 def sections() -> dict[str, Any]:
     """The class of every section of a recipe, or the union of its variants, in the order of the stages."""
-    stages = sorted((make() for make in pipeline.stages().values()), key=lambda stage: stage.order)
+    stages = pipeline.ordered(pipeline.STAGES.names())
     return {stage.name: stage.config for stage in stages}
 
 

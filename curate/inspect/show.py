@@ -71,7 +71,7 @@ class FoundProblem:
     image_files: Sequence[str]
     rollouts: Sequence[FoundRollout]
     tables: Mapping[str, Sequence[Mapping[str, Any]]]
-    """Its rows in the tables that installed packages bring."""
+    """Rows of the problem in the tables that installed packages bring."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: `problem`, `image_files`, and `rollouts`, each with its `labels` and `judgements`."""

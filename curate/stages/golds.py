@@ -23,7 +23,7 @@ from curate.tables.store import Store
 
 @columns_of(PROBLEMS)
 @dataclass(frozen=True, slots=True)
-class _Gold:
+class _GradedProblem:
     """A problem with all that its answers are graded by; its choices are part of its identity."""
 
     problem_id: str
@@ -73,7 +73,7 @@ def check(workspace: Store, *tables: Table) -> None:
         if not frames:
             continue
         graded = pl.concat(frames).drop_nulls().unique()
-        now = {row.problem_id: row for row in workspace.rows(_Gold, shard=shard)}
+        now = {row.problem_id: row for row in workspace.rows(_GradedProblem, shard=shard)}
         for name, gold in graded.iter_rows():
             if name in now and gold_of(now[name]) != gold:
                 changed[name] = now[name].domain

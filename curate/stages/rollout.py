@@ -54,7 +54,7 @@ K = TypeVar("K", bound=_Placed)
 
 @columns_of(PROBLEMS)
 @dataclass(frozen=True, slots=True)
-class _Name:
+class _NamedProblem:
     """A problem by its name alone."""
 
     problem_id: str
@@ -88,7 +88,7 @@ class RolloutWork:
         domains: set[str] = set()
         first = None if config.limit is None else FirstByHash(config.limit)
         seen = 0
-        for row in self._rows(_Name, None):
+        for row in self._rows(_NamedProblem, None):
             seen += 1
             domains.add(row.domain)
             if first is not None:
@@ -146,7 +146,7 @@ class RolloutWork:
         found = RolloutCounts()
         for shard in range(self._workspace.shards):
             held = self._held(shard)
-            for row in self.rows(_Name, shard):
+            for row in self.rows(_NamedProblem, shard):
                 wanted, missing = self._config.samples_for(row.role), len(self._missing(row, held))
                 there = min(wanted, len(held.generated[row.problem_id]))
                 found.problems += 1

@@ -41,7 +41,7 @@ _CHUNK = 5000
 
 @columns_of(PROBLEMS)
 @dataclass(frozen=True, slots=True)
-class _Problem:
+class _ShownProblem:
     """A problem as far as an example shows it, and where it came from."""
 
     problem_id: str
@@ -96,7 +96,7 @@ class _Completion:
 
 def _example(
     rollout: _Rollout,
-    problem: _Problem,
+    problem: _ShownProblem,
     labels: Mapping[int, _Label],
     min_graded: int,
     verdicts: Sequence[bool | None],
@@ -144,7 +144,7 @@ def run(
 
     `max_steps` and `min_characters` are those that rollouts are cut with; harvested completions are cut likewise.
     """
-    problems = {row.problem_id: row for row in workspace.rows(_Problem)}
+    problems = {row.problem_id: row for row in workspace.rows(_ShownProblem)}
     if not workspace.files(ROLLOUTS):
         raise UserError("The workspace has no rollouts; run `curate rollout` first.")
     golds.check(workspace, ROLLOUTS, COMPLETIONS)
@@ -219,7 +219,7 @@ def _harvested(
 
 
 def _write_role(
-    role: str, config: ShardConfig, workspace: Store, problems: Mapping[str, _Problem], opinions: Opinions
+    role: str, config: ShardConfig, workspace: Store, problems: Mapping[str, _ShownProblem], opinions: Opinions
 ) -> Ledger:
     by_rollout: dict[str, dict[int, _Label]] = defaultdict(dict)
     for label in workspace.rows(_Label, pc.field("role") == role):

@@ -84,7 +84,7 @@ class Origin(Protocol):
 
     @property
     def domain(self) -> str | None:
-        """Its domain; null where it is not known."""
+        """Domain of the problem; null where it is not known."""
         ...
 
 

@@ -19,7 +19,7 @@ from curate.tables.schema import Table
 
 
 @dataclass(frozen=True)
-class Context:
+class MigrationContext:
     """What a migration may know besides the rows: of the partition its settings, and of the workspace who is who."""
 
     settings: Mapping[str, Any]
@@ -30,13 +30,13 @@ class Context:
     """(problem, sample index) -> rollout."""
 
 
-Migration = Callable[[pa.Table, Context], pa.Table]
+Migration = Callable[[pa.Table, MigrationContext], pa.Table]
 
 
 def _null(*columns: str) -> Migration:
     """Columns that are null in older rows."""
 
-    def migrate(rows: pa.Table, _context: Context) -> pa.Table:
+    def migrate(rows: pa.Table, _context: MigrationContext) -> pa.Table:
         for name in columns:
             rows = rows.append_column(name, pa.nulls(rows.num_rows))
         return rows
@@ -44,7 +44,7 @@ def _null(*columns: str) -> Migration:
     return migrate
 
 
-def _as_it_is(rows: pa.Table, _context: Context) -> pa.Table:
+def _as_it_is(rows: pa.Table, _context: MigrationContext) -> pa.Table:
     """More columns may be null than before; older rows have values in them."""
     return rows
 
@@ -55,7 +55,7 @@ _OF_SAMPLES = frozenset({"label", "judge", "shard", "train", "score"})
 _PLACE = re.compile(r"/(\d+)(?:/(\d+)|(\.\d+\.\d+))?")
 
 
-def _place_rejects(rows: pa.Table, context: Context) -> pa.Table:
+def _place_rejects(rows: pa.Table, context: MigrationContext) -> pa.Table:
     """`rollout_id` and `step_index` stood behind the name of the row."""
     rollouts, steps = list[str | None](), list[int | None]()
     for stage, problem, name in zip(
@@ -68,7 +68,7 @@ def _place_rejects(rows: pa.Table, context: Context) -> pa.Table:
     return found.append_column("step_index", pa.array(steps, pa.int64()))
 
 
-def _placed(problem: str | None, name: str, context: Context) -> tuple[str | None, int | None]:
+def _placed(problem: str | None, name: str, context: MigrationContext) -> tuple[str | None, int | None]:
     # A problem that is gone was named "?".
     head = context.source_rows.get(problem or "", "?")
     match = _PLACE.fullmatch(name.removeprefix(head)) if name.startswith(head) else None
@@ -78,7 +78,7 @@ def _placed(problem: str | None, name: str, context: Context) -> tuple[str | Non
     return rollout + (match[3] or ""), None if match[2] is None else int(match[2])
 
 
-def _name_upper_rule(rows: pa.Table, context: Context) -> pa.Table:
+def _name_upper_rule(rows: pa.Table, context: MigrationContext) -> pa.Table:
     """`upper_rule` stood in the lineage record only."""
     rule = (context.settings.get("upper") or {}).get("rule")
     return rows.append_column("upper_rule", pa.array([rule] * rows.num_rows, pa.string()))
@@ -105,7 +105,7 @@ def check(table: Table, version: int) -> None:
         )
 
 
-def migrated(table: Table, version: int, rows: pa.Table, context: Context) -> pa.Table:
+def migrated(table: Table, version: int, rows: pa.Table, context: MigrationContext) -> pa.Table:
     """Rows of an older version as rows of today's, in the order of its columns. UserError as `check` raises it."""
     check(table, version)
     for each in range(version, table.version):

@@ -25,7 +25,7 @@ from curate.tables.rows import rows_of, whole
 from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS
 from curate.tables.store import Partition, Store, write_atomic
 from curate.upgrade import layout, migrations, regrading, settings
-from curate.upgrade.migrations import Context
+from curate.upgrade.migrations import MigrationContext
 from curate.upgrade.regrading import Regraded
 
 
@@ -111,7 +111,7 @@ def _versions(partition: Partition) -> Iterator[tuple[Path, int]]:
 
 
 def _who(store: Store) -> dict[str, Any]:
-    """Problems by the names of their rows, and rollouts by their problems and indices, for `Context`."""
+    """Problems by the names of their rows, and rollouts by their problems and indices, for `MigrationContext`."""
     source_rows, rollouts = dict[str, str](), dict[tuple[str, int], str]()
     for partition in store.partitions(PROBLEMS):
         for table in _columns(partition, ["problem_id", "source_row"]):
@@ -141,7 +141,7 @@ def _read(path: Path, names: list[str] | None = None) -> pa.Table:
 
 def _migrate(partition: Partition, versions: Mapping[Path, int], who: Mapping[str, Any]) -> Migrated:
     table, rows = partition.table, 0
-    context = Context(settings=(lineage.read(partition) or {}).get("config") or {}, **who)
+    context = MigrationContext(settings=(lineage.read(partition) or {}).get("config") or {}, **who)
     for path, version in versions.items():
         if path.suffix == ".journal":
             _migrate_journal(partition, path, version, context)
@@ -152,7 +152,7 @@ def _migrate(partition: Partition, versions: Mapping[Path, int], who: Mapping[st
     return Migrated(table.name, partition.folder.name, min(versions.values()), table.version, rows)
 
 
-def _migrate_journal(partition: Partition, path: Path, version: int, context: Context) -> None:
+def _migrate_journal(partition: Partition, path: Path, version: int, context: MigrationContext) -> None:
     """The rows of an unfinished shard; they are committed when the stage goes on."""
     table = partition.table
     head, units = partition.journal(int(path.name[5:10])).units()

@@ -100,7 +100,7 @@ def run(
 
 @columns_of(PROBLEMS)
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _ShownImages:
     """The images that a problem shows."""
 
     problem_id: str
@@ -117,7 +117,7 @@ def _clear(name: str, workspace: Store) -> None:
     for problems in workspace.partitions(PROBLEMS):
         if not owned or problems.folder.name == name:
             continue
-        found = problems.rows(_Shown)
+        found = problems.rows(_ShownImages)
         shown = {key: row.problem_id for row in found for key in row.image_hashes if key in owned}
         heir = workspace.partition(IMAGES, problems.folder.name)
         wanted = shown.keys() - _hashes(heir)

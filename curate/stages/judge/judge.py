@@ -39,7 +39,7 @@ STAGE = "judge"
 
 @columns_of(ROLLOUTS)
 @dataclass(frozen=True, slots=True)
-class _Name:
+class _NamedRollout:
     """A rollout by its name alone."""
 
     rollout_id: str
@@ -75,7 +75,7 @@ class JudgedProblem:
 
 @columns_of(JUDGEMENTS)
 @dataclass(frozen=True, slots=True)
-class _Vote:
+class _GivenVote:
     """Which vote there is, and on which steps."""
 
     rollout_id: str
@@ -156,7 +156,7 @@ class JudgeWork:
         first = None if config.limit is None else FirstByHash(config.limit)
         seen = 0
         for shard in range(workspace.shards):
-            for row in self._labelled(_Name, shard):
+            for row in self._labelled(_NamedRollout, shard):
                 seen += 1
                 if first is not None:
                     first.add((row.role, row.domain), row.rollout_id)
@@ -187,7 +187,7 @@ class JudgeWork:
         judged: dict[str, str] = {}
         partition = self._workspace.partition(JUDGEMENTS)
         waiting = [row for row in partition.journal(shard).rows() if isinstance(row, JudgementRow)]
-        votes: list[_Vote | JudgementRow] = [*partition.rows(_Vote, shard), *waiting]
+        votes: list[_GivenVote | JudgementRow] = [*partition.rows(_GivenVote, shard), *waiting]
         for vote in votes:
             there[vote.rollout_id].add(vote.sample_index)
             judged[vote.rollout_id] = vote.steps_digest

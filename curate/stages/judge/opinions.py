@@ -17,7 +17,7 @@ from curate.tables.store import Store
 
 @columns_of(JUDGEMENTS)
 @dataclass(frozen=True, slots=True)
-class _Vote:
+class _ReadVote:
     """What a vote says of which steps."""
 
     rollout_id: str
@@ -42,7 +42,7 @@ class Opinions:
     def of(cls, workspace: Store) -> Opinions:
         """Read the opinions of the table of judgements."""
         votes: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
-        for row in workspace.rows(_Vote):
+        for row in workspace.rows(_ReadVote):
             votes[row.rollout_id].append((row.steps_digest, row.first_error))
         return cls(votes)
 

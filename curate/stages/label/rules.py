@@ -24,7 +24,7 @@ class Completed(Protocol):
 
     @property
     def rollout_id(self) -> str:
-        """Its name."""
+        """Name of the rollout."""
         ...
 
     @property

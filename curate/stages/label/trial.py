@@ -19,7 +19,7 @@ from curate.tables.store import Store
 
 @columns_of(COMPLETIONS)
 @dataclass(frozen=True, slots=True)
-class _Drawn:
+class _TrialCompletion:
     """What a completion took."""
 
     rollout_id: str
@@ -75,7 +75,7 @@ def complete_some(
     found.seconds = time.perf_counter() - begin
     reporter.finish()
     domains = {unit.payload.rollout.rollout_id: unit.payload.problem.domain for unit in units}
-    for drawn in staged.rows(_Drawn):
+    for drawn in staged.rows(_TrialCompletion):
         found.completions[domains[drawn.rollout_id]] += 1
         found.tokens[domains[drawn.rollout_id]] += drawn.tokens or 0
         found.counted[domains[drawn.rollout_id]] += drawn.tokens is not None
