@@ -14,7 +14,7 @@ from prm.render.terminal import named_tables
 from prm.reporting.columns import COLUMNS, report_columns
 from prm.reporting.compare import Change, Comparison
 from prm.reporting.formats import MISSING, as_it_is, percent, plain
-from prm.reporting.report_column import DomainRow, Form, ReportColumn, Shown, arranged
+from prm.reporting.report_column import DomainRow, Form, ReportColumn, ShownAs, arranged
 
 
 def signed(value: float | None) -> str:
@@ -66,34 +66,34 @@ DIFFERENCE: tuple[ReportColumn[Change], ...] = (
         "name of the training domain",
         lambda change: change.domain,
         left=True,
-        terminal=Shown(),
-        markdown=Shown(),
-        page=Shown(),
+        terminal=ShownAs(),
+        markdown=ShownAs(),
+        page=ShownAs(),
     ),
     ReportColumn(
         "weight_a",
         "mean final weight in the workspace reported on",
         lambda change: change.weight_a,
-        terminal=Shown(heading="A"),
-        markdown=Shown(heading="A"),
-        page=Shown(heading="weight in A"),
+        terminal=ShownAs(heading="A"),
+        markdown=ShownAs(heading="A"),
+        page=ShownAs(heading="weight in A"),
     ),
     ReportColumn(
         "weight_b",
         "mean final weight in the one it is held against",
         lambda change: change.weight_b,
-        terminal=Shown(heading="B"),
-        markdown=Shown(heading="B"),
-        page=Shown(heading="in B"),
+        terminal=ShownAs(heading="B"),
+        markdown=ShownAs(heading="B"),
+        page=ShownAs(heading="in B"),
     ),
     ReportColumn(
         "difference",
         "weight_a - weight_b",
         lambda change: change.difference,
         signed,
-        terminal=Shown(heading="A - B"),
-        markdown=Shown(heading="A - B"),
-        page=Shown(heading="A − B"),
+        terminal=ShownAs(heading="A - B"),
+        markdown=ShownAs(heading="A - B"),
+        page=ShownAs(heading="A − B"),
     ),
     ReportColumn("difference_low", "lower end of the difference's 95 % interval (Welch)", _end("low")),
     ReportColumn("difference_high", "upper end of the difference's 95 % interval", _end("high")),
@@ -103,9 +103,9 @@ DIFFERENCE: tuple[ReportColumn[Change], ...] = (
         lambda change: change.interval,
         interval,
         "95 % interval",
-        terminal=Shown(show=partial(interval, between=" – ")),
-        markdown=Shown(),
-        page=Shown(),
+        terminal=ShownAs(show=partial(interval, between=" – ")),
+        markdown=ShownAs(),
+        page=ShownAs(),
         csv=False,
     ),
     ReportColumn(
@@ -114,9 +114,9 @@ DIFFERENCE: tuple[ReportColumn[Change], ...] = (
         lambda change: change.moved,
         heading="weight is",
         left=True,
-        terminal=Shown(),
-        markdown=Shown(),
-        page=Shown(),
+        terminal=ShownAs(),
+        markdown=ShownAs(),
+        page=ShownAs(),
     ),
     ReportColumn("verdict_changed", "whether the verdicts differ", lambda change: change.verdict_changed),
     ReportColumn(
@@ -125,9 +125,9 @@ DIFFERENCE: tuple[ReportColumn[Change], ...] = (
         verdicts,
         heading="verdict (B → A)",
         left=True,
-        terminal=Shown(),
-        markdown=Shown(),
-        page=Shown(),
+        terminal=ShownAs(),
+        markdown=ShownAs(),
+        page=ShownAs(),
         csv=False,
     ),
     ReportColumn(
@@ -137,8 +137,8 @@ DIFFERENCE: tuple[ReportColumn[Change], ...] = (
         as_it_is,
         "counts that differ (B → A)",
         left=True,
-        markdown=Shown(),
-        page=Shown(),
+        markdown=ShownAs(),
+        page=ShownAs(),
         csv=False,
     ),
 )

@@ -45,7 +45,7 @@ class DomainRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownAs:
     """How a column stands in one form for people, where it differs from what the column says of itself.
 
     `title` is that of the terminal's table or of the page's group of columns that it belongs to. One that is not there
@@ -84,9 +84,9 @@ class ReportColumn(Generic[R]):
     show: Callable[[Any], str] = formats.text
     heading: str = ""
     left: bool = False
-    terminal: Shown | None = None
-    markdown: Shown | None = None
-    page: Shown | None = None
+    terminal: ShownAs | None = None
+    markdown: ShownAs | None = None
+    page: ShownAs | None = None
     csv: bool = True
     json: bool | str = True
     compared: bool = False
@@ -102,9 +102,9 @@ class ReportColumn(Generic[R]):
         """The key that it has in the JSON; None where it has none."""
         return self.json if isinstance(self.json, str) else self.name if self.json else None
 
-    def shown(self, form: Form) -> Shown | None:
+    def shown(self, form: Form) -> ShownAs | None:
         """How it stands in a form; None where it does not."""
-        found: Shown | None = getattr(self, form)
+        found: ShownAs | None = getattr(self, form)
         return found
 
     def heading_in(self, form: Form | None = None) -> str:

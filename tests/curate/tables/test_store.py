@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from curate.errors import UserError
 from curate.seeds import shard_of
 from curate.tables.journal import Journal
-from curate.tables.rows import Row, StepScoreRow, UpdateRow, columns_of
+from curate.tables.rows import RejectRow, Row, StepScoreRow, UpdateRow, columns_of
 from curate.tables.schema import REJECTS, STEP_SCORES, TABLES, Table
 from curate.tables.store import VERSION, CommittedFiles, Store, Writer
 from tests.beds.rows import made
@@ -202,21 +202,7 @@ def test_a_full_disk_is_one_sentence():
 
 def test_clear_leaves_nothing(workspace):
     partition = workspace.partition(REJECTS, "x")
-    partition.commit_all(
-        [
-            {
-                "stage": "s",
-                "source": "x",
-                "source_row": "1",
-                "problem_id": None,
-                "domain": None,
-                "rollout_id": None,
-                "step_index": None,
-                "reason": "r",
-                "detail": "d",
-            }
-        ]
-    )
+    partition.commit_all([made(RejectRow, stage="s", source="x", source_row="1", reason="r", detail="d")])
     partition.clear()
     assert workspace.read(REJECTS).num_rows == 0
     assert not partition.folder.exists()
@@ -226,5 +212,5 @@ def test_a_workspace_of_another_version_is_refused(tmp_path):
     Store.open(tmp_path)
     manifest = tmp_path / "workspace.json"
     manifest.write_text(manifest.read_text().replace(f'"version": {VERSION}', '"version": 1'))
-    with pytest.raises(UserError, match="tables of version 1"):
+    with pytest.raises(UserError, match=r"files of version 1, now 7.*run `curate upgrade"):
         Store.open(tmp_path)

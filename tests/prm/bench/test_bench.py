@@ -221,7 +221,7 @@ def test_what_cannot_be_read_is_counted_by_reason(tmp_path):
         "no-steps": 1, "unusable-label": 2, "unusable-value": 1, "malformed-line": 1
     }  # fmt: skip
     assert (loaded.ledger.taken, loaded.ledger.out, len(loaded.chains)) == (7, 2, 2)
-    assert [row["row"] for row in loaded.unread] == [1, 2, 3, 4, 7]
+    assert [row.row for row in loaded.unread] == [1, 2, 3, 4, 7]
 
 
 def test_images_stay_in_their_folder_and_missing_ones_are_named(tmp_path):

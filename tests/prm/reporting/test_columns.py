@@ -18,13 +18,13 @@ from curate.runtime import installed
 from curate.tables.store import Store
 from prm.render import difference, markdown, page, table, terminal
 from prm.reporting import build, columns, compare
-from prm.reporting.report_column import DomainRow, ReportColumn, Shown
+from prm.reporting.report_column import DomainRow, ReportColumn, ShownAs
 from prm.reporting.stats import DomainFacts
 
 # What docs and CONTRIBUTING show: a module of any package, named by an entry point `prm.report_columns`.
 MODULE = """
 from prm.reporting.formats import percent
-from prm.reporting.report_column import ReportColumn, Shown
+from prm.reporting.report_column import ReportColumn, ShownAs
 
 
 def rejected_share(row):
@@ -37,9 +37,9 @@ REJECTED_SHARE = ReportColumn(
     "share of a domain's rows that ingest rejected, in [0, 1]",
     rejected_share,
     percent,
-    terminal=Shown("Data and training", heading="rejected", key="share of the rows that came in"),
-    markdown=Shown(),
-    page=Shown("data"),
+    terminal=ShownAs("Data and training", heading="rejected", key="share of the rows that came in"),
+    markdown=ShownAs(),
+    page=ShownAs("data"),
     compared=True,
     told=True,
 )
@@ -149,7 +149,8 @@ def test_every_field_of_a_row_has_a_column():
 def test_columns_that_do_not_fit_go_on_in_a_further_table(stores):
     rows = build.build(stores[0]).domains
     wide = [
-        ReportColumn(f"figure_{place}", "a figure", lambda row: 1234567890.125, terminal=Shown()) for place in range(12)
+        ReportColumn(f"figure_{place}", "a figure", lambda row: 1234567890.125, terminal=ShownAs())
+        for place in range(12)
     ]
     lines = [
         line for each in terminal.named_tables("Wide", wide, [(row.domain, row) for row in rows])
@@ -183,7 +184,7 @@ def test_a_column_has_a_name_for_programs_and_help_for_people(name, text):
 def test_a_text_of_a_column_is_harmless_in_every_form(stores, monkeypatch):
     odd = ReportColumn(
         "odd", "an odd text", lambda row: "<b>|\x1b[31m=1", str, left=True,
-        terminal=Shown("Odd"), markdown=Shown(), page=Shown("odd"),
+        terminal=ShownAs("Odd"), markdown=ShownAs(), page=ShownAs("odd"),
     )  # fmt: skip
     monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, odd))
     built = build.build(stores[0])
