@@ -18,7 +18,7 @@ from curate.recipe.parsing import Config, _fields
 from curate.sources.synthetic import TASKS
 from curate.text import prompts
 from curate.text.forms import FORMS
-from prm.aggregations import FORMULAS
+from prm.aggregations import AGGREGATIONS
 from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +51,8 @@ def test_every_key_of_a_recipe_says_what_it_does(section):
         ("rollout", "engine.kind", ENGINES),
         ("rollout", "prompt", prompts.TEMPLATES),
         ("judge", "prompt", prompts.JUDGE_TEMPLATES),
-        ("train", "aggregation", FORMULAS),
-        ("select", "aggregation", FORMULAS),
+        ("train", "aggregation", AGGREGATIONS),
+        ("select", "aggregation", AGGREGATIONS),
     ],
 )
 def test_a_key_names_all_that_it_may_be(section, key, names):
