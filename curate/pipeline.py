@@ -23,6 +23,8 @@ from curate.errors import UserError, did_you_mean, redacted
 from curate.models.location import locate
 from curate.recipe.parsing import Config, apply_settings, read_small, read_yaml, validate
 from curate.recipe.sections import (
+    AnyDecontaminateConfig,
+    AnyLabelConfig,
     DecontaminateConfig,
     DedupConfig,
     IngestConfig,
@@ -54,7 +56,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of the chain: the type of its section, what runs it, and what places it among the others.
+    """A stage of the chain: its section's type (a class or a union of them), what runs it, and what places it.
 
     It comes behind every stage that writes a table it `reads`, or that it names there because what it needs of that one
     is no table. `writes` are the tables that it adds to. What does not `generate` has the machine to itself: a running
@@ -62,7 +64,7 @@ class Stage:
     """
 
     name: str
-    config: type[Config]
+    config: Any
     run: Callable[[Context, Any], Ledger]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
@@ -211,9 +213,10 @@ STAGES: Registry[Stage] = Registry(
         for stage in (
             Stage("ingest", IngestConfig, _ingest, (), ("problems", "images", "rollouts", "step_labels", "rejects")),
             Stage("dedup", DedupConfig, _dedup, ("problems", "images"), ("drops",)),
-            Stage("decontaminate", DecontaminateConfig, _decontaminate, ("problems", "images"), ("drops",)),
+            Stage("decontaminate", AnyDecontaminateConfig, _decontaminate, ("problems", "images"), ("drops",)),
             Stage("rollout", RolloutConfig, _rollout, _ASKED, ("rollouts", "rejects"), True),
-            Stage("label", LabelConfig, _label, (*_ASKED, "rollouts"), ("completions", "step_labels", "rejects"), True),
+            Stage("label", AnyLabelConfig, _label, (*_ASKED, "rollouts"), ("completions", "step_labels", "rejects"),
+                  True),
             Stage("judge", JudgeConfig, _judge, (*_ASKED, "rollouts", "step_labels"), ("judgements", "rejects"), True),
             Stage("shard", ShardConfig, _shard, (*_ASKED, "rollouts", "completions", "step_labels", "judgements"),
                   ("examples", "rejects")),

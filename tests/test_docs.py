@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from curate import pipeline
 from curate.cli.app import app as curate
 from curate.recipe.engine_table import ENGINES
-from curate.recipe.parsing import Config, _fields
+from curate.recipe.parsing import Config, fields
+from curate.recipe.variants import find
 from curate.sources.synthetic import TASKS
 from curate.text import prompts
 from curate.text.forms import FORMS
@@ -232,12 +233,12 @@ WITHOUT_KEYS = ("evaluation", "handing-on")
 
 @pytest.mark.parametrize("name", [name for name in GUIDES if name not in WITHOUT_KEYS])
 def test_a_guide_names_keys_that_there_are(name):
-    known: dict[str, type[Config]] = docs.sections()
+    known = docs.sections()
     named = [path for span in spans(name) for path in keys(span) if len(path) > 1 and path[0] in known]
     assert named
     for first, *path in named:
         for place in range(1, len(path) + 1):
-            assert path[place - 1] in _fields(known[first], path[:place]), f"{first}.{'.'.join(path)}"
+            assert path[place - 1] in fields(find(known[first], path[:place]).holders), f"{first}.{'.'.join(path)}"
 
 
 def test_the_glossary_names_what_is_there():

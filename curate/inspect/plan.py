@@ -18,7 +18,7 @@ from typing import Any
 
 from curate.engines.supervisor import Engines, Supervisor
 from curate.inspect.chains import Chains, MeasuredRollout, brought
-from curate.recipe.sections import JudgeConfig, LabelConfig, RolloutConfig
+from curate.recipe.sections import HardLabels, JudgeConfig, LabelConfig, LegacyLabels, PooledLabels, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.stages import rollout
 from curate.stages.active import dropped
@@ -260,10 +260,11 @@ def _labels(
             prefixes[group] = 0.0 if like is None else fresh[group] * like.prefixes / like.count
             tokens[group] = _tokens(group, like, pending, tried)
     shared = None
-    if label.budget_tokens is not None and not pending.settled and any(fresh.values()):
+    budget = label.budget_tokens if isinstance(label, PooledLabels) else None
+    if budget is not None and not pending.settled and any(fresh.values()):
         # Sizes are chosen when all rollouts are there.
         spent = sum((pending.prefixes[group] + prefixes[group]) * (tokens[group] or 0.0) for group in prefixes)
-        shared = min(label.most, label.budget_tokens / spent) if spent else 0.0
+        shared = min(label.max_per_step, budget / spent) if spent else 0.0
     found = dict.fromkeys(chains, Labels(None, None, None))
     for group, new in prefixes.items():
         if shared is not None:
@@ -297,20 +298,20 @@ def _looks(
     group: Group, label: LabelConfig, pending: labelling.PrefixCounts, tried: trial.LabelTrial | None
 ) -> float | None:
     """Completions a prefix, in the mean, by a rule that may stop before it has all; None for the others."""
-    if label.mode not in ("hard", "legacy"):
+    if not isinstance(label, HardLabels | LegacyLabels):
         return None
     if tried is not None and tried.completions[group[1]]:
         return tried.completions[group[1]] / tried.prefixes[group[1]]
     if pending.settled and (done := pending.prefixes[group] - pending.open[group]):
         return (pending.drawn[group] - pending.begun[group]) / done
     # At most: where another rule drew, those that are left may be the ones that need most.
-    return label.most - (label.mode == "legacy")  # which counts the rollout itself
+    return label.max_per_step - isinstance(label, LegacyLabels)  # which counts the rollout itself
 
 
 def _size(group: Group, label: LabelConfig, pending: labelling.PrefixCounts) -> float:
     """Completions a prefix, in the mean, by a rule that does not look at them."""
-    if label.mode == "exact":
-        return label.most
+    if not isinstance(label, PooledLabels):
+        return label.max_per_step
     if label.budget_tokens is None or not pending.prefixes[group]:
         return label.mean
     return (pending.drawn[group] + pending.asked[group]) / pending.prefixes[group]

@@ -5,24 +5,60 @@ Unknown keys are refused with the nearest known key. What the sections hold is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from curate.errors import UserError, did_you_mean
+from curate.recipe import variants
+from curate.recipe.variants import SHOWN, SettingPlace
 from curate.runtime import plain_yaml
 
 T = TypeVar("T", bound="Config")
-# Characters of a user's word in a sentence.
-_SHOWN = 100
 
 
 class Config(BaseModel):
     """Base of every section: frozen, no unknown keys, documented field by field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Variant(Config):
+    """Base of the members of a union by a key (`curate.recipe.variants.OneOf`): each has only what it can use."""
+
+    stored: ClassVar[Mapping[str, Any]] = {}
+    """Keys that some members lack, with the values that are stored for these members all the same: workspaces and
+    resolved recipes have them, from before there were members. Where they are read, such values are passed over."""
+    silent: ClassVar[Mapping[str, Any]] = {}
+    """Keys that some members lack, with values that ask for nothing, such as 0 null runs: they are passed over, too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pass_over(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        nothing = {key: value for key, value in {**cls.stored, **cls.silent}.items() if key not in cls.model_fields}
+        return {key: value for key, value in given.items() if key not in nothing or not _same(value, nothing[key])}
+
+    @model_serializer(mode="wrap")
+    def _with_stored(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = handler(self)
+        return {**self.stored, **dumped}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
 
 
 def _set(tree: dict[str, Any], assignment: str) -> None:
@@ -38,7 +74,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     try:
         value = plain_yaml.parse(text.encode(errors="surrogatepass"))
     except plain_yaml.Unreadable as error:
-        raise UserError(f"--set {path[:_SHOWN]}: the value {error}; quote it if it is a text.") from None
+        raise UserError(f"--set {path[:SHOWN]}: the value {error}; quote it if it is a text.") from None
     if isinstance(node, list):
         _below(node, keys[-1], assignment)
         node[int(keys[-1])] = value
@@ -64,13 +100,13 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
     return tree
 
 
-def read_small(path: Path, most: int) -> bytes:
+def read_small(path: Path, max_bytes: int) -> bytes:
     """The first so many bytes of a file; OSError when it cannot be read, or is a folder, a pipe or a device."""
     if path.exists() and not path.is_file():
         # A pipe or a device would be read for ever.
         raise OSError(f"{path} is no file")
     with path.open("rb") as file:
-        return file.read(most)
+        return file.read(max_bytes)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -92,38 +128,70 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def validate(kind: type[T], tree: Any, where: str, holder: str = "the recipe") -> T:
-    """`tree` as a section of type `kind`; UserError that names the key, what is wrong, and the nearest known key."""
+@overload
+def validate(kind: type[T], tree: Any, where: str, holder: str = ...) -> T: ...
+@overload
+def validate(kind: Any, tree: Any, where: str, holder: str = ...) -> Any: ...
+def validate(kind: Any, tree: Any, where: str, holder: str = "the recipe") -> Any:
+    """Check `tree` as a section of type `kind`, a class or a union of them.
+
+    UserError that names the key, what is wrong, and the nearest known key, or the mode that a key belongs to.
+    """
     try:
-        return kind.model_validate(tree)
+        return _adapter(kind).validate_python(tree)
     except ValidationError as error:
         raise UserError(_explain(kind, error, where, holder)) from None
 
 
-def _explain(kind: type[Config], error: ValidationError, where: str, holder: str) -> str:
-    first = error.errors()[0]
-    place = ".".join([where, *(str(part)[:_SHOWN] for part in first["loc"])])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _explain(kind: Any, error: ValidationError, where: str, holder: str) -> str:
+    first, *further = error.errors()
+    # What holds a wrong part is wrong as well.
+    more = sum(first["loc"][: len(each["loc"])] != each["loc"] for each in further)
+    place = variants.find(kind, first["loc"])
+    name, others = ".".join([where, *place.keys]), f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
-        known = did_you_mean(str(first["loc"][-1]), _fields(kind, first["loc"]))
-        return f'Unknown key "{place}" in {holder}{known}{more}'
-    said = first["msg"].removeprefix("Value error, ") + more
-    return f'"{place}" in {holder}: {said}{"" if said.endswith("?") else "."}'
+        if (owned := variants.owners(place)) is not None:
+            fork, tags = owned
+            return (
+                f'"{name}" in {holder} has no effect with {fork.tag}: it belongs to {_either(fork.one_of.key, tags)}; '
+                f"leave it out{others}."
+            )
+        return f'Unknown key "{name}" in {holder}{did_you_mean(place.keys[-1], fields(place.holders))}{others}'
+    if first["type"] == "literal_error" and (owned := variants.owners(place, (first["input"],))) is not None:
+        fork, tags = owned
+        return (
+            f'"{name}" in {holder} cannot be {str(first["input"])[:SHOWN]} with {fork.tag}: that belongs to '
+            f"{_either(fork.one_of.key, tags)}{others}."
+        )
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{_choice(place, first.get('ctx', {}).get('tag'), name, holder)}{others}"
+    if first["type"] == "model_type":
+        return f'"{name}" in {holder}: Input should be a mapping of keys{others}.'
+    said = first["msg"].removeprefix("Value error, ") + others
+    return f'"{name}" in {holder}: {said}{"" if said.endswith("?") else "."}'
 
 
-def _fields(kind: Any, location: Sequence[int | str]) -> list[str]:
-    """Field names of the model that holds the last part of `location`."""
+def _either(key: str, tags: Sequence[str]) -> str:
+    """Join the tags of one key: "mode exact, hard or legacy"."""
+    *others, last = (tag.removeprefix(f"{key} ") for tag in tags)
+    return f"{key} {', '.join(others)} or {last}" if others else f"{key} {last}"
 
-    def models(annotation: Any) -> list[type[BaseModel]]:
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return [annotation]
-        return [model for part in get_args(annotation) for model in models(part)]
 
-    current: list[type[BaseModel]] = [kind]
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        below = [m for model in current for m in models(getattr(model.model_fields.get(part), "annotation", None))]
-        tagged = [m for m in current if part in get_args(getattr(m.model_fields.get("kind"), "annotation", None))]
-        current = below or tagged or current
-    return sorted({name for model in current for name in model.model_fields})
+def _choice(place: SettingPlace, tag: str | None, name: str, holder: str) -> str:
+    """Say that a key which chooses a member of a union is missing, or has a value that there is not."""
+    one_of, union = next(found for kind in place.types for found in variants.unions(kind))
+    known = [each.removeprefix(f"{one_of.key} ") for each in variants.tags(union, one_of)]
+    if tag is None:
+        return f'"{name}.{one_of.key}" is missing in {holder}; known: {", ".join(sorted(known))}'
+    given = tag.removeprefix(f"{one_of.key} ")
+    return f'"{name}.{one_of.key}" in {holder}: there is no {one_of.key} "{given}"{did_you_mean(given, known)}'
+
+
+def fields(kinds: Sequence[Any]) -> list[str]:
+    """Names of the fields of all sections that these annotations are made of."""
+    return sorted({name for kind in kinds for model in variants.models(kind) for name in model.model_fields})

@@ -6,15 +6,18 @@ through the entry point group `curate.stages` (`prm` does).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, InstanceOf, model_validator
 
 from curate.errors import did_you_mean
 from curate.graders.extraction.languages import Words, words
 from curate.recipe.engine_table import AUTO, ENGINES
-from curate.recipe.parsing import Config
+from curate.recipe.parsing import Config, Variant
 from curate.recipe.source_sections import RESERVED, Role, SourceConfig
+from curate.recipe.variants import OneOf
 from curate.text.prompts import Template
 
 
@@ -52,29 +55,38 @@ class DedupConfig(Config):
     """Compare problems of different domains, too; `false` compares within each domain only."""
 
 
-class DecontaminateConfig(Config):
+class DecontaminateConfig(Variant):
     """Says when `curate decontaminate` drops a training problem because the meta or test set contains it."""
+
+    stored: ClassVar[Mapping[str, Any]] = {"min_characters": 60}
 
     image_distance: int = Field(default=4, ge=0, le=16)
     """Two images are compared in detail when at most this many of the 64 bits of their perceptual hashes differ."""
     text_similarity: float = Field(default=0.8, gt=0, le=1)
     """Two questions (with their choices) count as the same text when the Jaccard similarity of their 5-character
     shingles is at least this."""
-    other_images: bool = False
-    """Whether the same text with another image, or with an image on one side only, counts as an overlap when the
-    answers agree. It is off by default because templates ("Is the function linear?") repeat the same text, and often
-    the same answer, with every image."""
-    min_characters: int = Field(default=60, ge=1)
-    """Only with `other_images`: a question that is shorter than this and has an image is not compared by its text,
-    because short questions ("How many bars?") repeat."""
     clean: tuple[Role, ...] = ("meta", "test")
     """The sets that training problems must not overlap with."""
 
-    @model_validator(mode="after")
-    def _settings_have_an_effect(self) -> Self:
-        if self.min_characters != type(self).model_fields["min_characters"].default and not self.other_images:
-            raise ValueError("min_characters has no effect without other_images: true; leave it out")
-        return self
+
+class DecontaminateSameImages(DecontaminateConfig):
+    """A text with other images than the clean set's is no overlap."""
+
+    other_images: Literal[False] = False
+    """Leave in what has the same text with other images, or with none on one side: templates ("Is the function
+    linear?") have the same text, and often the same answer, with every image."""
+
+
+class DecontaminateOtherImages(DecontaminateConfig):
+    """A text with other images than the clean set's is an overlap, too, where the answers agree."""
+
+    other_images: Literal[True]
+    """Leave out also what has the same text and answer with other images, or with none on one side."""
+    min_characters: int = Field(default=60, ge=1)
+    """A shorter question that has an image is no overlap by its text: "How many bars?"."""
+
+
+AnyDecontaminateConfig = Annotated[DecontaminateSameImages | DecontaminateOtherImages, OneOf("other_images", False)]
 
 
 def _known_engine(name: str) -> str:
@@ -191,29 +203,16 @@ class RolloutConfig(Config):
         return self.samples if isinstance(self.samples, int) else self.samples[role]  # type: ignore[index]
 
 
-class LabelConfig(Config):
+class LabelConfig(Variant, ABC):
     """Says how `curate label` estimates step labels: by completing prefixes with the rollouts' own engine and
     sampling.
     """
 
-    mode: Literal["pooled", "exact", "hard", "legacy"] = "pooled"
-    """How a label is estimated. `pooled` samples a few completions per step and pools them over the chain; it is
-    unbiased and needs about half the tokens of `exact`. `exact` samples exactly `completions` per step; the label is
-    the share that is right. `hard` samples until one completion is right; the label is 1 if one is, otherwise 0.
-    `legacy` is DreamPRM's rule, which stops early and is biased by up to 0.05; use it only to compare with its
-    labels."""
-    completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Completions per step. `exact`: exactly this many, 8 when `null`. `hard`: at most this many, 16 when `null`.
-    `legacy`: at most this many, the rollout itself included, 11 when `null`."""
-    mean_completions: Annotated[float, Field(gt=0)] | None = None
-    """Only with `pooled`: mean number of completions per step, 2 when `null`. Late steps, which are cheap, and problems
-    whose rollouts disagree get more."""
-    max_completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Only with `pooled`: maximum number of completions per step; 8, or four times the mean if that is more, when
-    `null`."""
-    budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Only with `pooled`, in place of `mean_completions`: samples as many completions as this number of tokens is
-    expected to pay for."""
+    stored: ClassVar[Mapping[str, Any]] = dict.fromkeys(
+        ("completions", "mean_completions", "max_completions", "budget_tokens")
+    )
+
+    mode: Literal["pooled", "exact", "hard", "legacy"]
     rollouts: int | None = Field(default=None, ge=1)
     """Label only this many rollouts of each problem, the first ones by index (never chosen by outcome); `null` labels
     all."""
@@ -222,34 +221,96 @@ class LabelConfig(Config):
     error_budget: float = Field(default=0.02, ge=0, le=1)
     """Share of the requested work (finished or not) that may fail before the command exits with code 1."""
 
-    @model_validator(mode="after")
-    def _settings_fit_the_mode(self) -> Self:
-        pooled = {"mean_completions", "max_completions", "budget_tokens"}
-        strange = {"completions"} if self.mode == "pooled" else pooled
-        given = sorted(name for name in strange if getattr(self, name) is not None)
-        if given:
-            raise ValueError(f"{', '.join(given)} has no effect with mode {self.mode}; leave it out")
-        if self.mean_completions is not None and self.budget_tokens is not None:
-            raise ValueError("mean_completions and budget_tokens say the same; give one of them")
-        if self.mode == "pooled" and self.budget_tokens is None and self.mean > self.most:
-            raise ValueError(f"mean_completions {self.mean} is above max_completions {self.most}")
-        return self
-
     def takes(self, sample_index: int) -> bool:
         """Whether rollouts of this index get labels; their outcomes have no say."""
         return self.rollouts is None or sample_index < self.rollouts
 
     @property
+    @abstractmethod
+    def max_per_step(self) -> int:
+        """Largest number of completions that a step gets; `legacy` counts the rollout itself."""
+
+
+class PooledLabels(LabelConfig):
+    """Few completions per step, whose results are pooled over the chain: unbiased, and about half the tokens."""
+
+    mode: Literal["pooled"] = "pooled"
+    """How labels are estimated: few completions per step, pooled over the chain; unbiased, and about half the tokens
+    of `exact`."""
+    mean_completions: Annotated[float, Field(gt=0)] | None = None
+    """Completions per step in the mean, 2 when null. Cheap late steps and problems whose rollouts disagree get more."""
+    max_completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Largest number of completions that a step gets, 8 when null (or four times the mean)."""
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Draw as many completions as these tokens are expected to pay for, instead of `mean_completions`."""
+
+    @model_validator(mode="after")
+    def _mean_fits(self) -> Self:
+        if self.mean_completions is not None and self.budget_tokens is not None:
+            raise ValueError("mean_completions and budget_tokens say the same; give one of them")
+        if self.budget_tokens is None and self.mean > self.max_per_step:
+            raise ValueError(f"mean_completions {self.mean} is above max_completions {self.max_per_step}")
+        return self
+
+    @property
     def mean(self) -> float:
-        """Completions a step in the mean, for `pooled`."""
+        """Completions per step in the mean, where no budget decides."""
         return self.mean_completions if self.mean_completions is not None else 2.0
 
     @property
-    def most(self) -> int:
-        """The most completions that a step gets."""
-        if self.mode == "pooled":
-            return self.max_completions or max(8, min(256, round(4 * self.mean)))
-        return self.completions or {"exact": 8, "hard": 16, "legacy": 11}[self.mode]
+    def max_per_step(self) -> int:
+        """Largest number of completions that a step gets."""
+        return self.max_completions or max(8, min(256, round(4 * self.mean)))
+
+
+class CountedLabels(LabelConfig):
+    """Base of the modes that are given a number of completions per step."""
+
+    when_null: ClassVar[int]
+
+    completions: Annotated[int, Field(ge=1, le=256)] | None = None
+
+    @property
+    def max_per_step(self) -> int:
+        """Largest number of completions that a step gets; `legacy` counts the rollout itself."""
+        return self.completions or self.when_null
+
+
+class ExactLabels(CountedLabels):
+    """Exactly so many completions per step; the label is the share of right ones."""
+
+    when_null: ClassVar[int] = 8
+
+    mode: Literal["exact"] = "exact"
+    """How labels are estimated: exactly `completions` per step, of which the share of right ones is the label."""
+    completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Completions per step, 8 when null."""
+
+
+class HardLabels(CountedLabels):
+    """Completions are drawn until one is right; the label says whether any is."""
+
+    when_null: ClassVar[int] = 16
+
+    mode: Literal["hard"] = "hard"
+    """How labels are estimated: by whether any of `completions` is right, which are drawn until one is."""
+    completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Largest number of completions per step, 16 when null."""
+
+
+class LegacyLabels(CountedLabels):
+    """DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to compare with its labels."""
+
+    when_null: ClassVar[int] = 11
+
+    mode: Literal["legacy"] = "legacy"
+    """How labels are estimated: by DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to
+    compare with its labels."""
+    completions: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Largest number of samples per step, the rollout itself among them; 11 when null."""
+
+
+AnyLabelConfig = Annotated[PooledLabels | ExactLabels | HardLabels | LegacyLabels, OneOf("mode", "pooled")]
 
 
 class JudgeSamplingConfig(SamplingConfig):

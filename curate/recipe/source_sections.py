@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from curate.errors import did_you_mean
 from curate.graders import GRADERS
 from curate.recipe import source_table
-from curate.recipe.parsing import Config
+from curate.recipe.parsing import Config, Variant
+from curate.recipe.variants import OneOf
 
 Role = Literal["train", "meta", "test"]
 AnswerType = Annotated[str, AfterValidator(GRADERS.checked)]
@@ -106,60 +108,119 @@ class ColumnMap(Config):
         return found
 
 
-class ChainMap(Config):
+class ChainMap(Variant):
     """Says where the source has chains of thought. Each row then becomes a rollout, with step labels where the source
     has them, and the policy does not sample for it.
     """
 
-    form: Literal["columns", "tagged", "conversation", "rated"] = "columns"
-    """How chains are written. `columns`: steps and labels are columns. `tagged` (Math-Shepherd): a text whose steps end
-    in a tag, and a copy of it with + or - in place of the tag. `conversation` (VisualPRM400K): one step per turn,
-    answered by + or -. `rated` (PRM800K): alternatives of every step with ratings -1, 0 and 1."""
+    stored: ClassVar[Mapping[str, Any]] = {
+        "labels": None, "labels_form": "value", "labels_from": 0, "right": None, "graded": None,
+    }  # fmt: skip
+    brings_question: ClassVar[bool] = False
+    """Whether the form has the question too."""
+
+    form: Literal["columns", "tagged", "conversation", "rated"]
     steps: str
-    """Column of the steps: a list of texts, or the text, the turns or the rated steps of the other forms. `a.b` is the
-    field `b` of every struct in the list `a`."""
-    labels: str | None = None
-    """Column of the labels: one per step, or one number (see `labels_form`); for `tagged`, the copy with + and -."""
-    labels_form: Literal["value", "sign", "first-error", "wrong-steps"] = "value"
-    """How labels are written. `value`: true, false or a number from 0 to 1. `sign`: 1 is right, -1 is wrong, 0 is no
-    label. `first-error`: index of the first wrong step (the smallest of a list), `null` or -1 when all are right; later
-    steps get no label. `wrong-steps`: list of the indices of all wrong steps; the others are right."""
-    labels_from: Literal[0, 1] = 0
-    """Index of the first step, where labels are indices. With 1, an index of 0 means that no step is wrong."""
-    right: str | None = None
-    """Column of the number of right completions per step."""
-    graded: str | None = None
-    """Column of the number of graded completions per step."""
     outcome: str | None = None
     """Column that says whether the final answer is right; when `null`, the answer is graded against the gold answer."""
     policy: str | None = None
     """Column that names the model that wrote the chain."""
 
-    @model_validator(mode="after")
-    def _settings_fit_the_form(self) -> Self:
-        if (self.right is None) != (self.graded is None):
-            raise ValueError("right and graded belong together; give both or neither")
-        if self.form == "tagged" and self.labels is None:
-            raise ValueError("form tagged needs labels, the column of the marked text")
-        if self.form != "columns" and (self.right or self.labels_form != "value"):
-            raise ValueError(f"right, graded and labels_form have no effect with form {self.form}")
-        if self.form in ("conversation", "rated") and self.labels:
-            raise ValueError(f"labels has no effect with form {self.form}, which has them in its steps")
-        if self.labels_from and self.labels_form not in ("first-error", "wrong-steps"):
-            raise ValueError("labels_from has no effect without labels_form first-error or wrong-steps")
-        if self.labels is None and self.labels_form != "value":
-            raise ValueError("labels_form has no effect without labels; give both or neither")
-        return self
-
-    @property
-    def brings_question(self) -> bool:
-        """Whether the form has the question too."""
-        return self.form in ("tagged", "conversation")
-
     def named(self) -> list[tuple[str, str]]:
         """(role, column) of every column that is named."""
         roles = ("steps", "labels", "right", "graded", "outcome", "policy")
-        return [(role, column) for role in roles if (column := getattr(self, role))]
+        return [(role, column) for role in roles if (column := getattr(self, role, None))]
+
+
+class ColumnChains(ChainMap):
+    """Base of the forms in which steps and labels are columns of their own."""
+
+    form: Literal["columns"] = "columns"
+    """How a row holds its chain: steps and labels are columns."""
+    steps: str
+    """Column of the steps, a list of texts. `a.b` is field b of every struct in the list a."""
+    labels_form: Literal["value", "sign", "first-error", "wrong-steps"]
+    labels: str | None = None
+    right: str | None = None
+    """Column of the numbers of right completions, one per step."""
+    graded: str | None = None
+    """Column of the numbers of all graded completions, one per step."""
+
+    @model_validator(mode="after")
+    def _counts_belong_together(self) -> Self:
+        if (self.right is None) != (self.graded is None):
+            raise ValueError("right and graded belong together; give both or neither")
+        return self
+
+
+class ValueChains(ColumnChains):
+    """Steps with a label from 0 to 1 each, or with counts of completions, or without labels."""
+
+    labels_form: Literal["value"] = "value"
+    """What a label is: true or false, or a number from 0 to 1."""
+    labels: str | None = None
+    """Column of the labels, one per step."""
+
+
+class SignChains(ColumnChains):
+    """Steps with a label of -1, 0 or 1 each."""
+
+    labels_form: Literal["sign"] = "sign"
+    """What a label is: 1 where the step is right, -1 where it is wrong, 0 where it has no label."""
+    labels: str
+    """Column of the labels, one per step."""
+
+
+class IndexChains(ColumnChains):
+    """Steps of which the wrong ones are named by their indices."""
+
+    labels_form: Literal["first-error", "wrong-steps"]
+    """What the labels are. `first-error`: the index of the first wrong step (of a list the least), null or -1 where
+    there is none; what comes after it has no label. `wrong-steps`: a list of the indices of all wrong steps, the others
+    are right."""
+    labels: str
+    """Column of the index, or of the list of indices."""
+    labels_from: Literal[0, 1] = 0
+    """The index of the first step; where that is 1, 0 says that no step is wrong, too."""
+
+
+AnyColumnChains = Annotated[ValueChains | SignChains | IndexChains, OneOf("labels_form", "value")]
+
+
+class TaggedChains(ChainMap):
+    """Math-Shepherd's form: a text whose steps end in a tag, and its twin with marks in place of the tags."""
+
+    brings_question: ClassVar[bool] = True
+
+    form: Literal["tagged"] = "tagged"
+    """How a row holds its chain: as a text whose steps end in a tag, with a twin that has + or - there."""
+    steps: str
+    """Column of the text."""
+    labels: str
+    """Column of its marked twin."""
+
+
+class ConversationChains(ChainMap):
+    """VisualPRM400K's form: a turn for each step, answered by + or -."""
+
+    brings_question: ClassVar[bool] = True
+
+    form: Literal["conversation"] = "conversation"
+    """How a row holds its chain: as a conversation, in which each turn is a step that is answered by + or -."""
+    steps: str
+    """Column of the turns."""
+
+
+class RatedChains(ChainMap):
+    """PRM800K's form: alternatives of every step, with ratings."""
+
+    form: Literal["rated"] = "rated"
+    """How a row holds its chain: as alternatives of every step with ratings -1, 0 and 1."""
+    steps: str
+    """Column of the rated steps."""
+
+
+AnyChainMap = Annotated[AnyColumnChains | TaggedChains | ConversationChains | RatedChains, OneOf("form", "columns")]
 
 
 def _sound_pattern(text: str) -> str:
@@ -187,7 +248,7 @@ class MappedSource(_SourceConfig):
 
     columns: ColumnMap = ColumnMap()
     """Which column of the source holds what; `null` where it has none. `a.b` is the field `b` of the struct `a`."""
-    chain: ChainMap | None = None
+    chain: AnyChainMap | None = None
     """Chains of thought that the source brings with its problems; these problems get no rollouts of the policy."""
     form: Annotated[str, AfterValidator(_known_form)] = "plain"
     """How question and answer are written: `plain`, or a dataset's own layout: `cauldron`, `geomverse`, `mathv360k`,
@@ -242,18 +303,18 @@ class MappedSource(_SourceConfig):
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
         columns = self.columns
-        for is_set, needs, there in (
-            (self.turns is not None, "columns.conversation", columns.conversation),
-            (self.choices_form != "list", "columns.choices", columns.choices),
-            (self.answer_form == "index", "columns.choices", columns.choices),
-            (self.answer_types, "columns.answer_type", columns.answer_type),
-            (columns.answer_type, "answer_types", self.answer_types),
-            (self.seed, "shuffle", self.shuffle),
-            (self.answer_from, "answer_form: index", self.answer_form == "index"),
-            (self.answer_behind, "answer_form: text", self.answer_form == "text"),
+        for name, is_set, needs, there in (
+            ("turns", self.turns is not None, "columns.conversation", columns.conversation),
+            ("choices_form", self.choices_form != "list", "columns.choices", columns.choices),
+            ("answer_form: index", self.answer_form == "index", "columns.choices", columns.choices),
+            ("answer_types", self.answer_types, "columns.answer_type", columns.answer_type),
+            ("columns.answer_type", columns.answer_type, "answer_types", self.answer_types),
+            ("seed", self.seed, "shuffle", self.shuffle),
+            ("answer_from", self.answer_from, "answer_form: index", self.answer_form == "index"),
+            ("answer_behind", self.answer_behind, "answer_form: text", self.answer_form == "text"),
         ):
             if is_set and not there:
-                raise ValueError(f"a setting has no effect without {needs}; give both or neither")
+                raise ValueError(f"{name} has no effect without {needs}; give both or neither")
         return self
 
     @model_validator(mode="after")
@@ -346,6 +407,4 @@ class PackageSource(MappedSource):
     """Arguments of the adapter."""
 
 
-SourceConfig = Annotated[
-    SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource, Field(discriminator="kind")
-]
+SourceConfig = Annotated[SyntheticSource | FilesSource | HubSource | DreamPrmSource | PackageSource, OneOf("kind")]

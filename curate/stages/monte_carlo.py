@@ -86,10 +86,10 @@ def count(outcomes: Sequence[bool | None]) -> tuple[int, int]:
 HARD_ROUNDS = (1, 1, 2, 4, 8)
 
 
-def hard_owed(outcomes: Sequence[bool | None], most: int) -> int:
-    """How many completions to draw next for "any of `most` is right"; 0 when that is decided."""
+def hard_owed(outcomes: Sequence[bool | None], max_completions: int) -> int:
+    """How many completions to draw next for "any of `max_completions` is right"; 0 when that is decided."""
     drawn = len(outcomes)
-    if any(outcomes) or drawn >= most:
+    if any(outcomes) or drawn >= max_completions:
         return 0
     size, reached = HARD_ROUNDS[-1], 0
     for each in HARD_ROUNDS:
@@ -97,17 +97,17 @@ def hard_owed(outcomes: Sequence[bool | None], most: int) -> int:
             size = each
             break
         reached += each
-    return min(size, most - drawn)
+    return min(size, max_completions - drawn)
 
 
-def hard(outcomes: Sequence[bool | None], most: int) -> StepLabel:
-    """1 when any of the first `most` is right, 0 when none is (the hard label of Math-Shepherd); no error is given.
+def hard(outcomes: Sequence[bool | None], max_completions: int) -> StepLabel:
+    """1 when any of the first `max_completions` is right, 0 when none is (the hard label of Math-Shepherd).
 
-    Stopping at the first success changes no label. Undefined while neither is known.
+    No error is given. Stopping at the first success changes no label. Undefined while neither is known.
     """
-    if any(outcomes[:most]):
+    if any(outcomes[:max_completions]):
         return StepLabel(1.0, None)
-    if len(outcomes) < most or all(outcome is None for outcome in outcomes[:most]):
+    if len(outcomes) < max_completions or all(outcome is None for outcome in outcomes[:max_completions]):
         return UNDEFINED
     return StepLabel(0.0, None)
 
@@ -117,26 +117,26 @@ def hard(outcomes: Sequence[bool | None], most: int) -> StepLabel:
 LEGACY_LEAST = 4
 
 
-def legacy_owed(outcomes: Sequence[bool | None], own: bool | None, most: int) -> int:
+def legacy_owed(outcomes: Sequence[bool | None], own: bool | None, max_completions: int) -> int:
     """How many completions to draw next by DreamPRM's public code; 0 when it stops.
 
     The rollout's own outcome is the first sample of each of its steps. Draws go on while there are fewer than
-    `LEGACY_LEAST`, and then, up to `most` in all, while right and wrong ones have both been seen.
+    `LEGACY_LEAST`, and then, up to `max_completions` in all, while right and wrong ones have both been seen.
     """
     drawn = len(outcomes) + 1
     right, graded = count([own, *outcomes])
     if drawn < LEGACY_LEAST:
-        return min(LEGACY_LEAST, most) - drawn
-    return int(drawn < most and 0 < right < graded)
+        return min(LEGACY_LEAST, max_completions) - drawn
+    return int(drawn < max_completions and 0 < right < graded)
 
 
-def legacy(outcomes: Sequence[bool | None], own: bool | None, most: int) -> StepLabel:
+def legacy(outcomes: Sequence[bool | None], own: bool | None, max_completions: int) -> StepLabel:
     """k/t of that rule, biased by up to 0.05 because it stops by what it has seen; undefined before it stops.
 
     Kept for comparison with published labels.
     """
     for drawn in range(len(outcomes) + 1):
-        if legacy_owed(outcomes[:drawn], own, most) == 0:
+        if legacy_owed(outcomes[:drawn], own, max_completions) == 0:
             return exact(*count([own, *outcomes[:drawn]]))
     return UNDEFINED
 

@@ -16,7 +16,8 @@ from PIL import Image, features
 from curate.errors import RowError
 from curate.graders import GRADERS, extract, grade, infer_type
 from curate.images import inspect
-from curate.recipe.source_sections import ChainMap, ColumnMap, HubSource
+from curate.recipe.parsing import validate
+from curate.recipe.source_sections import AnyChainMap, ColumnMap, HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.fields.rollouts import chains
@@ -152,7 +153,8 @@ def test_chains():
         if form == "columns":
             labels_form = draw.choice(["value", "sign", "first-error"])
             more = draw.choice([{}, {"labels": "l", "labels_form": labels_form}, {"right": "k", "graded": "m"}])
-        map_ = ChainMap(form=form, steps="s.step" if form == "columns" else "s", **more)
+        tree = {"form": form, "steps": "s.step" if form == "columns" else "s"} | more
+        map_ = validate(AnyChainMap, tree, "chain")
         with no_hang((number, record)):
             try:
                 taken = list(chains(record, map_))

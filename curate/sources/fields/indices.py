@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curate.recipe.source_sections import MappedSource
+from curate.recipe.source_sections import IndexChains, MappedSource
 from curate.sources.base import Record
 from curate.sources.values import look, number_of
 
@@ -18,8 +18,7 @@ class IndexColumns:
         self._seen: dict[tuple[str, str], list[int]] = {}
         self._columns: list[tuple[str, str]] = []
         chain, answer = source.chain, source.columns.answer
-        indexed = chain is not None and chain.labels_form in ("first-error", "wrong-steps")
-        if chain is not None and chain.labels and indexed and not chain.labels_from:
+        if isinstance(chain, IndexChains) and not chain.labels_from:
             self._columns.append((chain.labels, "chain.labels_from"))
         if source.answer_form == "index" and answer and not source.answer_from:
             self._columns.append((answer, "answer_from"))

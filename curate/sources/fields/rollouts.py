@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.errors import RowError
-from curate.recipe.source_sections import ChainMap
+from curate.recipe.source_sections import (
+    ChainMap,
+    ColumnChains,
+    ConversationChains,
+    IndexChains,
+    SignChains,
+    TaggedChains,
+)
 from curate.sources.base import GivenChain, Record
 from curate.sources.fields import lists
 from curate.sources.values import look, number_of, text_of
@@ -27,7 +34,7 @@ def chains(record: Record, map_: ChainMap) -> Iterator[tuple[str | None, GivenCh
     """(question, chain) of every chain of the record; the question is null where the form does not hold it."""
     policy = text_of(look(record, map_.policy)) if map_.policy else None
     outcome = _flag(look(record, map_.outcome), map_.outcome) if map_.outcome else None
-    for question, steps, values, counts in _FORMS[map_.form](record, map_):
+    for question, steps, values, counts in _found(record, map_):
         if not steps or not all(step.strip() for step in steps):
             raise RowError("no-steps", f"{map_.steps} has no steps, or an empty one")
         yield question, GivenChain(joinable(steps), values, counts, outcome, policy)
@@ -41,9 +48,17 @@ def joinable(steps: Sequence[str]) -> tuple[str, ...]:
 _Found = tuple[str | None, list[str], Sequence[float | None], Sequence[tuple[int, int] | None]]
 
 
-def _columns(record: Record, map_: ChainMap) -> Iterator[_Found]:
+def _found(record: Record, map_: ChainMap) -> Iterator[_Found]:
+    if isinstance(map_, ColumnChains):
+        return _columns(record, map_)
+    if isinstance(map_, TaggedChains):
+        return _tagged(record, map_)
+    return _conversation(record, map_) if isinstance(map_, ConversationChains) else _rated(record, map_)
+
+
+def _columns(record: Record, map_: ColumnChains) -> Iterator[_Found]:
     steps = [_step(step) for step in _list(look(record, map_.steps), map_.steps)]
-    values = _values(look(record, map_.labels), map_, len(steps)) if map_.labels else []
+    values = _values(look(record, map_.labels), map_.labels, map_, len(steps)) if map_.labels else []
     counts: list[tuple[int, int] | None] = []
     if map_.right and map_.graded:
         right, graded = (_each(look(record, column), column, len(steps)) for column in (map_.right, map_.graded))
@@ -70,9 +85,9 @@ def _whole(found: Any) -> int | None:
     return int(found) if float(found).is_integer() else None
 
 
-def _tagged(record: Record, map_: ChainMap) -> Iterator[_Found]:
+def _tagged(record: Record, map_: TaggedChains) -> Iterator[_Found]:
     """The marked twin has one character, + or -, where the text has the tag of two."""
-    plain, marked = (text_of(look(record, column)) or "" for column in (map_.steps, map_.labels or ""))
+    plain, marked = (text_of(look(record, column)) or "" for column in (map_.steps, map_.labels))
     *pieces, rest = plain.split(_TAG)
     marks, at = [], 0
     for piece in pieces:
@@ -142,9 +157,6 @@ def _rated(record: Record, map_: ChainMap) -> Iterator[_Found]:
     yield from others
 
 
-_FORMS = {"columns": _columns, "tagged": _tagged, "conversation": _conversation, "rated": _rated}
-
-
 def _list(value: Any, what: str) -> Sequence[Any]:
     """A list, also one that stands in a text, as in a cell of CSV."""
     if isinstance(value, str) and value.lstrip().startswith("["):
@@ -171,21 +183,20 @@ def _step(value: Any) -> str:
     return text.strip()
 
 
-def _values(found: Any, map_: ChainMap, count: int) -> list[float | None]:
-    what = map_.labels or ""
-    if map_.labels_form in ("first-error", "wrong-steps"):
+def _values(found: Any, what: str, map_: ColumnChains, count: int) -> list[float | None]:
+    if isinstance(map_, IndexChains):
         wrong = _indices(found, map_, count)
         if map_.labels_form == "wrong-steps":
             return [0.0 if place in wrong else 1.0 for place in range(count)]
         right = min(wrong, default=count)
         return [1.0 if place < right else 0.0 if place == right else None for place in range(count)]
-    read = _sign if map_.labels_form == "sign" else _value
+    read = _sign if isinstance(map_, SignChains) else _value
     return [read(each) for each in _each(found, what, count)]
 
 
-def _indices(found: Any, map_: ChainMap, count: int) -> set[int]:
+def _indices(found: Any, map_: IndexChains, count: int) -> set[int]:
     """Which steps are wrong, from 0; none where the record says null, or the index before the first step's, or -1."""
-    what, first = map_.labels or "", map_.labels_from
+    what, first = map_.labels, map_.labels_from
     if isinstance(found, str) and found.lstrip().startswith("["):
         found = _list(found, what)
     if not isinstance(found, list):

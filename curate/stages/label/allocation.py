@@ -102,29 +102,29 @@ def rate(
     pulls: Sequence[float] | NDArray[np.float64],
     costs: Sequence[float] | NDArray[np.float64] | None,
     goal: float,
-    most: int,
+    max_completions: int,
 ) -> float:
-    """The factor for which the sum of min(factor * pull, most) * cost over these prefixes is `goal`.
+    """The factor for which the sum of min(factor * pull, max_completions) * cost over these prefixes is `goal`.
 
-    Without costs the goal is a number of completions, else of tokens. The factor that gives every prefix `most` where
-    even that does not reach the goal. Sums go from the first to the last prefix, in double precision: the same prefixes
-    in the same order give the same factor to the last bit.
+    Without costs the goal is a number of completions, else of tokens. The factor that gives every prefix
+    `max_completions` where even that does not reach the goal. Sums go from the first to the last prefix, in double
+    precision: the same prefixes in the same order give the same factor to the last bit.
     """
     if not len(pulls):
         return 0.0
     pulled = np.asarray(pulls, np.float64)
     each = None if costs is None else np.asarray(costs, np.float64)
-    high = most / float(pulled.min())
+    high = max_completions / float(pulled.min())
 
     def spent(factor: float) -> float:
         total = 0.0
         for start in range(0, len(pulled), _BLOCK):
             block = slice(start, start + _BLOCK)
-            sizes = np.minimum(factor * pulled[block], most)
+            sizes = np.minimum(factor * pulled[block], max_completions)
             total = _sum(total, sizes if each is None else sizes * each[block])
         return total
 
-    # At twice the highest factor no rounding leaves a prefix below `most`.
+    # At twice the highest factor no rounding leaves a prefix below `max_completions`.
     if spent(2 * high) <= goal:
         return high
     low = 0.0
@@ -139,19 +139,19 @@ def _sum(start: float, values: NDArray[np.float64]) -> float:
     return float(np.add.accumulate(np.concatenate([[start], values]))[-1])
 
 
-def size(expected: float, most: int, *name: object) -> int:
+def size(expected: float, max_completions: int, *name: object) -> int:
     """A whole number of completions with this mean: rounded up or down by a draw that the prefix's name decides."""
-    return min(most, math.floor(expected + rng("size", *name).random()))
+    return min(max_completions, math.floor(expected + rng("size", *name).random()))
 
 
-def tau(siblings: Siblings, step: int, factor: float, most: int, floor: int = 0) -> float:
+def tau(siblings: Siblings, step: int, factor: float, max_completions: int, floor: int = 0) -> float:
     """The pooling share of a step (see `montecarlo.shares`) when its chain goes on as others did.
 
-    `factor` and `most` are those of the sizes, `floor` is what every step has at least.
+    `factor` and `max_completions` are those of the sizes, `floor` is what every step has at least.
     """
     left = max(round(siblings.left(step)), 1)
     sizes = [
-        max(floor, min(most, factor * math.sqrt(siblings.spread / _cost(siblings, left - past))))
+        max(floor, min(max_completions, factor * math.sqrt(siblings.spread / _cost(siblings, left - past))))
         for past in range(left)
     ]
     return monte_carlo.shares(sizes)[0]

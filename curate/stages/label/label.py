@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from curate.engines.base import Request, Sample
 from curate.engines.supervisor import Engines, Supervisor
 from curate.errors import RowError, UserError
-from curate.recipe.sections import LabelConfig, RolloutConfig
+from curate.recipe.sections import LabelConfig, PooledLabels, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.seeds import seed
 from curate.stages import generation, golds
@@ -112,7 +112,7 @@ def _check_policy(policies: Mapping[str, int], rule: Rule, policy: str) -> None:
         )
 
 
-def _factor(config: LabelConfig, families: Families) -> float:
+def _factor(config: PooledLabels, families: Families) -> float:
     """The scale of `pooled`'s sizes for the wanted mean or budget, from all prefixes there are.
 
     While it is sought there are 8 bytes a prefix in memory, with a budget 16.
@@ -127,8 +127,16 @@ def _factor(config: LabelConfig, families: Families) -> float:
             if config.budget_tokens is not None:
                 costs.append(cost(siblings, step))
     if config.budget_tokens is None:
-        return rate(pulls, None, config.mean * len(pulls), config.most)
-    return rate(pulls, costs, config.budget_tokens, config.most)
+        return rate(pulls, None, config.mean * len(pulls), config.max_per_step)
+    return rate(pulls, costs, config.budget_tokens, config.max_per_step)
+
+
+def _asked(config: LabelConfig) -> dict[str, Any]:
+    """Name a rule as lineage keeps it, but for the scale that `pooled` finds: workspaces have these keys."""
+    asked: dict[str, Any] = {"mode": config.mode, "most": config.max_per_step, "mean": None, "budget": None}
+    if isinstance(config, PooledLabels):
+        asked |= {"mean": config.mean} if config.budget_tokens is None else {"budget": config.budget_tokens}
+    return asked
 
 
 def plan_of(
@@ -141,16 +149,16 @@ def plan_of(
         raise UserError(f"There are no rollouts of role {', '.join(config.roles)}; run `curate rollout` first.")
     record = lineage.read(workspace.partition(COMPLETIONS)) or {}
     entries: list[Mapping[str, Any]] = list(record.get("inputs", {}).get("rules", []))
-    asked: dict[str, Any] = {"mode": config.mode, "most": config.most, "mean": None, "budget": config.budget_tokens}
-    if config.mode == "pooled" and config.budget_tokens is None:
-        asked["mean"] = config.mean
+    asked = _asked(config)
     # The scale stays what it was, so that problems added later change no size of the others.
     entry = next((each for each in entries if {**each, "factor": None} == {**asked, "factor": None}), None)
     settled = entry is not None
     if entry is None:
         before = [each["factor"] for each in entries if each["mode"] == "pooled"]
-        fresh = _factor(config, families) if new and config.mode == "pooled" else max(before, default=0.0)
-        entry = asked | {"factor": fresh if config.mode == "pooled" else None}
+        fresh = None
+        if isinstance(config, PooledLabels):
+            fresh = _factor(config, families) if new else max(before, default=0.0)
+        entry = asked | {"factor": fresh}
         if new:
             entries.append(entry)
     plan = LabelPlan(families, entry, entries, new, settled)
@@ -296,8 +304,8 @@ def relabel(config: LabelConfig, policy: RolloutConfig, workspace: Store, report
     if not rules.covers(history, rule):
         there = ", ".join(f"{each['mode']} ({each['most']})" for each in plan.entries) or "no rule"
         raise UserError(
-            f"Labels of mode {config.mode} with {config.most} completions need more than were drawn, by {there}; lower "
-            "label.completions, or run `curate label`."
+            f"Labels of mode {config.mode} with {config.max_per_step} completions need more than were drawn, by "
+            f"{there}; lower label.completions, or run `curate label`."
         )
     return _write_labels(plan, workspace, reporter)
 

@@ -40,8 +40,8 @@ class Rule(Protocol):
     """Whether it uses the rollout's own outcome, so that rollouts of another policy would bias it."""
 
     @property
-    def most(self) -> int:
-        """The most that it draws for a step (`Legacy` counts the rollout itself)."""
+    def max_completions(self) -> int:
+        """Largest number that it draws for a step (`Legacy` counts the rollout itself)."""
         ...
 
     def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
@@ -68,14 +68,14 @@ class Rule(Protocol):
 
 @dataclass(frozen=True)
 class Exact:
-    """Exactly `most` a step, k/m."""
+    """Exactly `max_completions` a step, k/m."""
 
-    most: int
+    max_completions: int
     pools = False
 
     def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """What is missing."""
-        return max(self.most - len(outcomes), 0)
+        return max(self.max_completions - len(outcomes), 0)
 
     def certain(self, rollout: Completed, step: int) -> int:
         """All."""
@@ -84,30 +84,30 @@ class Exact:
     @property
     def everywhere(self) -> int:
         """All."""
-        return self.most
+        return self.max_completions
 
     def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined where completions are missing."""
         return [
-            monte_carlo.exact(*monte_carlo.count(each)) if len(each) >= self.most else monte_carlo.UNDEFINED
+            monte_carlo.exact(*monte_carlo.count(each)) if len(each) >= self.max_completions else monte_carlo.UNDEFINED
             for each in map(self.used, outcomes)
         ]
 
     def used(self, outcomes: Outcomes) -> Outcomes:
         """The first so many."""
-        return outcomes[: self.most]
+        return outcomes[: self.max_completions]
 
 
 @dataclass(frozen=True)
 class Hard:
-    """Any of `most`; stops at the first success."""
+    """Any of `max_completions`; stops at the first success."""
 
-    most: int
+    max_completions: int
     pools = False
 
     def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """One, one, two, four, eight, ..."""
-        return monte_carlo.hard_owed(outcomes, self.most)
+        return monte_carlo.hard_owed(outcomes, self.max_completions)
 
     def certain(self, rollout: Completed, step: int) -> int:
         """The first."""
@@ -120,23 +120,23 @@ class Hard:
 
     def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined while it is not decided."""
-        return [monte_carlo.hard(each, self.most) for each in outcomes]
+        return [monte_carlo.hard(each, self.max_completions) for each in outcomes]
 
     def used(self, outcomes: Outcomes) -> Outcomes:
-        """All up to `most`."""
-        return outcomes[: self.most]
+        """All up to `max_completions`."""
+        return outcomes[: self.max_completions]
 
 
 @dataclass(frozen=True)
 class Legacy:
-    """DreamPRM's public rule: at most `most` samples, the rollout itself among them."""
+    """DreamPRM's public rule: up to `max_completions` samples, the rollout itself among them."""
 
-    most: int
+    max_completions: int
     pools = True
 
     def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
-        """Until four agree, or `most`."""
-        return monte_carlo.legacy_owed(outcomes, rollout.outcome, self.most)
+        """Until four agree, or `max_completions`."""
+        return monte_carlo.legacy_owed(outcomes, rollout.outcome, self.max_completions)
 
     def certain(self, rollout: Completed, step: int) -> int:
         """Three beside the rollout."""
@@ -145,15 +145,15 @@ class Legacy:
     @property
     def everywhere(self) -> int:
         """Three beside the rollout."""
-        return min(monte_carlo.LEGACY_LEAST, self.most) - 1
+        return min(monte_carlo.LEGACY_LEAST, self.max_completions) - 1
 
     def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """Undefined before the rule stops."""
-        return [monte_carlo.legacy(each, rollout.outcome, self.most) for each in outcomes]
+        return [monte_carlo.legacy(each, rollout.outcome, self.max_completions) for each in outcomes]
 
     def used(self, outcomes: Outcomes) -> Outcomes:
-        """All up to `most` - 1."""
-        return outcomes[: self.most - 1]
+        """All up to `max_completions` - 1."""
+        return outcomes[: self.max_completions - 1]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class PooledRule:
     """
 
     factor: float
-    most: int
+    max_completions: int
     siblings: Mapping[str, Siblings]
     floor: int = 0
     pools = True
@@ -176,7 +176,7 @@ class PooledRule:
     def certain(self, rollout: Completed, step: int) -> int:
         """The step's size: known at the prefix."""
         expected = self.factor * allocation.pull(self._siblings(rollout), step)
-        return allocation.size(expected, self.most, rollout.rollout_id, step)
+        return allocation.size(expected, self.max_completions, rollout.rollout_id, step)
 
     @property
     def everywhere(self) -> int:
@@ -186,7 +186,10 @@ class PooledRule:
     def labels(self, rollout: Completed, outcomes: Sequence[Outcomes]) -> list[StepLabel]:
         """With the weights of the problem's nominal chain."""
         siblings = self._siblings(rollout)
-        taus = [allocation.tau(siblings, step, self.factor, self.most, self.floor) for step in range(len(outcomes))]
+        taus = [
+            allocation.tau(siblings, step, self.factor, self.max_completions, self.floor)
+            for step in range(len(outcomes))
+        ]
         counts = [monte_carlo.count(each) for each in outcomes]
         return monte_carlo.pooled(counts, rollout.outcome, taus, siblings.spread)
 
@@ -226,6 +229,6 @@ def covers(history: Sequence[Rule], rule: Rule) -> bool:
     """Whether what the rules of `history` drew is all that `rule` can ask for."""
     if isinstance(rule, PooledRule):
         return bool(history)
-    same = max((each.most for each in history if type(each) is type(rule)), default=0)
-    needed = rule.most - 1 if isinstance(rule, Legacy) else rule.most
-    return same >= rule.most or floor(history) >= needed
+    same = max((each.max_completions for each in history if type(each) is type(rule)), default=0)
+    needed = rule.max_completions - 1 if isinstance(rule, Legacy) else rule.max_completions
+    return same >= rule.max_completions or floor(history) >= needed

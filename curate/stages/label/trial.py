@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from curate.engines.supervisor import Engines
-from curate.recipe.sections import LabelConfig, RolloutConfig
+from curate.recipe.sections import LabelConfig, PooledLabels, RolloutConfig
 from curate.runtime.reporter import Reporter
 from curate.stages.base import Unit
 from curate.stages.label.label import STAGE, LabelGeneration, Prefix
@@ -53,7 +53,9 @@ def complete_some(
     rollouts, so it says nothing about these: the default mean takes its place.
     """
     found, staged, problems = LabelTrial(), workspace.staging(COMPLETIONS), Counter[str]()
-    made = LabelGeneration(config.model_copy(update={"budget_tokens": None}), policy, workspace, run_seed)
+    if isinstance(config, PooledLabels):
+        config = config.model_copy(update={"budget_tokens": None})
+    made = LabelGeneration(config, policy, workspace, run_seed)
     plan = made.plan()
     units = list[Unit[Prefix]]()
     for shard in range(workspace.shards):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from curate.recipe.sections import DecontaminateConfig
+from curate.recipe.sections import DecontaminateConfig, DecontaminateOtherImages
 from curate.stages.overlap import problems as reading
 from curate.stages.overlap import texts
 from curate.stages.overlap.drops import drop, write
@@ -66,7 +66,9 @@ class _Clean:
         """Whether the text alone can tell a problem."""
         if not problem.image_hashes:
             return True
-        return self._config.other_images and len(texts.normal(problem.question)) >= self._config.min_characters
+        if not isinstance(self._config, DecontaminateOtherImages):
+            return False
+        return len(texts.normal(problem.question)) >= self._config.min_characters
 
     def image(self, problem: Problem) -> DropRow | None:
         """The row of a problem that shows one of the clean sets' images."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import ChainMap, ColumnMap
+from curate.recipe.source_sections import AnyChainMap, ColumnMap
 from curate.seeds import content_hash
 from curate.sources.fields.rollouts import joinable
 from curate.sources.roots import Root
@@ -111,7 +111,7 @@ class Benchmark(Protocol):
     title: str
     splits: tuple[str, ...]
     columns: ColumnMap
-    chain: ChainMap
+    chain: AnyChainMap
     cells: tuple[str, ...]
     headline: str
     shown: Mapping[str, str]

@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import ChainMap, ColumnMap
+from curate.recipe.source_sections import AnyChainMap, ColumnMap, ValueChains
 from curate.seeds import digest
 from curate.sources.roots import Root
 from curate.sources.values import text_of
@@ -53,7 +53,7 @@ class PRMBench:
     title = "PRMBench"
     splits: tuple[str, ...] = ("train",)
     columns = ColumnMap(id="idx", question="modified_question", answer=None)
-    chain = ChainMap(steps="modified_process", labels="error_steps")
+    chain: AnyChainMap = ValueChains(steps="modified_process", labels="error_steps")
     cells: tuple[str, ...] = CONFUSION_CELLS
     headline = "prmscore"
     shown: Mapping[str, str] = {"prmscore": "PRMScore", "f1": "F1", "negative_f1": "negative F1"}

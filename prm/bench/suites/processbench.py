@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import NAME, ChainMap, ColumnMap
+from curate.recipe.source_sections import NAME, AnyChainMap, ColumnMap, IndexChains
 from curate.seeds import digest
 from curate.sources.roots import Root
 from curate.sources.values import text_of
@@ -43,7 +43,7 @@ class ProcessBench:
     title = "ProcessBench"
     splits: tuple[str, ...] = ("gsm8k", "math", "olympiadbench", "omnimath")
     columns = ColumnMap(id="id", question="problem", answer=None)
-    chain = ChainMap(steps="steps", labels="label", labels_form="first-error")
+    chain: AnyChainMap = IndexChains(steps="steps", labels="label", labels_form="first-error")
     cells: tuple[str, ...] = ("error", "error-found", "correct", "correct-left-alone")
     headline = "average_f1"
     shown: Mapping[str, str] = {"f1": "F1", "error_accuracy": "error acc", "correct_accuracy": "correct acc"}

@@ -17,7 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import ChainMap, ColumnMap, FilesSource
+from curate.recipe.source_sections import AnyChainMap, ColumnMap, FilesSource, SignChains
 from curate.seeds import content_hash, digest
 from curate.sources import columns
 from curate.sources.roots import Root
@@ -49,7 +49,7 @@ class VisualProcessBench:
     title = "VisualProcessBench"
     splits: tuple[str, ...] = ("test",)
     columns = ColumnMap(question="question", answer=None, image="image", domain="data_source")
-    chain = ChainMap(steps="response.steps", labels="response.process_correctness", labels_form="sign")
+    chain: AnyChainMap = SignChains(steps="response.steps", labels="response.process_correctness")
     cells: tuple[str, ...] = CONFUSION_CELLS
     headline = "overall"
     shown: Mapping[str, str] = {"macro_f1": "macro F1", "f1_right": "F1 right", "f1_wrong": "F1 wrong"}

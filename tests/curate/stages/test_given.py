@@ -15,8 +15,9 @@ from curate.cli.app import app
 from curate.errors import RowError, UserError
 from curate.inspect import show
 from curate.recipe import shipped
+from curate.recipe.parsing import validate
 from curate.recipe.sections import EngineConfig, RolloutConfig
-from curate.recipe.source_sections import ChainMap
+from curate.recipe.source_sections import AnyChainMap
 from curate.runtime.reporter import Silent
 from curate.sources.fields.rollouts import chains
 from curate.stages.rollout import RolloutWork
@@ -34,7 +35,7 @@ def png(shade: int) -> bytes:
 def taken(record, **columns):
     """What a record's chains are, or the reason why it has none."""
     try:
-        found = list(chains(record, ChainMap(**columns)))
+        found = list(chains(record, validate(AnyChainMap, columns, "chain")))
     except RowError as error:
         return error.reason
     return [(question, [step.strip() for step in one.steps], list(one.values)) for question, one in found]
@@ -192,8 +193,8 @@ def test_settings_of_chains_that_have_no_effect_are_errors():
         {"form": "tagged", "steps": "s"},
         {"form": "rated", "steps": "s", "labels": "l"},
     ):
-        with pytest.raises(ValueError, match=r"effect|together|needs labels"):
-            ChainMap(**columns)
+        with pytest.raises(UserError, match=r'effect|together|"chain.labels" in the recipe: Field required'):
+            validate(AnyChainMap, columns, "chain")
 
 
 PARQUET = {

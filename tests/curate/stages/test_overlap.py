@@ -214,7 +214,7 @@ def test_a_template_is_no_overlap_where_images_differ(place):
     ledgers = pipeline.run(changed, workspace, Silent(), ["decontaminate"])
     # Only where the answers agree.
     assert ledgers["decontaminate"].rejected == {"text-overlap": 2}
-    with pytest.raises(UserError, match="min_characters has no effect"):
+    with pytest.raises(UserError, match=r'min_characters" in the recipe has no effect with other_images false'):
         pipeline.load(place / "recipe.yaml", ["decontaminate.min_characters=80"])
 
 
