@@ -67,10 +67,10 @@ Turn = Callable[[], dict[str, float]]
 
 def ours(part: str, options: argparse.Namespace) -> Turn:
     """Cycles of lower and upper steps of (a), (b) or (c), warm: what one turn does."""
-    from prm.config import TrainConfig
+    from prm.config import AnyTrainConfig
     from prm.training import run, train
 
-    config = validate(TrainConfig, settings(part, options), "train")
+    config = validate(AnyTrainConfig, settings(part, options), "train")
     data, _ = train.prepare(config, Store.open(options.workspace))
     _, state = run.start(0, False, config, data)
     with torch.no_grad():

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from curate.recipe.parsing import Config
+from curate.recipe.parsing import Config, Variant
+from curate.recipe.variants import OneOf, values
 from prm.aggregations import AggregationName
 from prm.loss_table import UPPER_LOSSES, StepLossName, UpperLossName
-
-# Modes of training that learn weights, of these the ones that learn one for every rollout; and those that train on a
-# chosen part of the rollouts.
-PER_ROLLOUT = ("instance-table", "instance-net")
-LEARNED = ("domain", *PER_ROLLOUT)
-SELECTED = ("s1", "car")
-# Of the upper level, by its rule.
-_RATES = {"adam": 0.01, "mirror": 50.0}
+from prm.validation_config import AnyValidationConfig
 
 
-class UpperConfig(Config):
+class UpperConfig(Variant):
     """Sets the upper level of training: how the weights of domains or rollouts are learned from the meta set."""
+
+    usual_rate: ClassVar[float]
 
     loss: UpperLossName = "outcome"
     """What the meta set asks for. `outcome` (DreamPRM): the score of a rollout is close to its outcome. `pairs`: of two
@@ -32,16 +29,8 @@ class UpperConfig(Config):
     warmup: int = Field(default=100, ge=0)
     """Number of lower steps before the first upper step. Adam's second moment is of little use during the first 50 or
     so."""
-    rule: Literal["adam", "mirror"] = "adam"
-    """How domain weights follow the hypergradient. `adam` (DreamPRM) applies Adam to the raw weights, which moves all
-    domains at about the same pace. `mirror` moves weights multiplicatively and in proportion to the hypergradient."""
+    rule: Literal["adam", "mirror"]
     lr: float | None = Field(default=None, ge=0)
-    """Learning rate of the weights. With `adam` (0.01 when `null`) it is the step on the raw weights, or on the
-    parameters of the network in `instance-net`: about the change of the log weight per update when the signal is
-    steady. With `mirror` (50 when `null`) it is the log weight that a domain gains for each unit of meta loss that its
-    gradient removes."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam on the raw weights."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a bias-corrected moving average of the hypergradient, taken before Adam; 0 takes none."""
     meta_ema: float = Field(default=0.0, ge=0, lt=1)
@@ -66,7 +55,7 @@ class UpperConfig(Config):
     @property
     def rate(self) -> float:
         """`lr`, or the rule's own when that is null."""
-        return self.lr if self.lr is not None else _RATES[self.rule]
+        return self.lr if self.lr is not None else self.usual_rate
 
     @property
     def rollouts(self) -> int:
@@ -80,66 +69,61 @@ class UpperConfig(Config):
         if self.meta_rows % each:
             cure = "make it even" if each == 2 else f"make it a multiple of {each}"
             raise ValueError(f"meta_rows is {self.meta_rows}, and {self.loss} takes {each} each time; {cure}")
-        if self.rule == "mirror" and "betas" in self.model_fields_set:
-            raise ValueError("upper.betas are Adam's and do nothing with rule mirror; leave them out")
         return self
 
-    @model_serializer(mode="wrap")
-    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        return {name: value for name, value in dumped.items() if name != "betas" or self.rule == "adam"}
+
+class AdamUpper(UpperConfig):
+    """Adam on the raw weights (DreamPRM), which moves all domains at about the same pace."""
+
+    usual_rate: ClassVar[float] = 0.01
+
+    rule: Literal["adam"] = "adam"
+    """How domain weights follow the hypergradient: by Adam on the raw weights (DreamPRM), which moves all domains at
+    about the same pace."""
+    lr: float | None = Field(default=None, ge=0)
+    """Adam's step on the raw weights, or on the network's parameters in mode `instance-net`, 0.01 when null: about the
+    change of log weight per update when the signal is steady."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates on the raw weights."""
 
 
-class SubsetConfig(Config):
-    """Sets which part of the training rollouts the modes `s1` and `car` select."""
+class MirrorUpper(UpperConfig):
+    """A multiplicative rule, in proportion to the hypergradient (see `prm.bilevel.weights`)."""
+
+    usual_rate: ClassVar[float] = 50.0
+
+    rule: Literal["mirror"] = "mirror"
+    """How domain weights follow the hypergradient: multiplicatively, in proportion to it (see
+    `prm.bilevel.weights`)."""
+    lr: float | None = Field(default=None, ge=0)
+    """The log weight that a domain gains for each unit of meta loss that its gradient takes off, 50 when null."""
+
+
+AnyUpperConfig = Annotated[AdamUpper | MirrorUpper, OneOf("rule", "adam")]
+
+
+class RolloutUpper(AdamUpper):
+    """Weights of rollouts are learned by Adam."""
+
+    direction: Literal["lagged"] = "lagged"
+    """When the meta gradient is taken: before the lower step and in a slightly cheaper metric, so that no gradient need
+    be kept for it (cosine with the truth 0.99 and more)."""
+
+
+class SubsetConfig(Variant):
+    """The part of the training rollouts that the mode `s1` chooses."""
+
+    stored: ClassVar[Mapping[str, Any]] = {"clusters": None}
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the usable training rollouts that is selected."""
+    """Share of the training rollouts that can be used."""
+
+
+class ClusterSubset(SubsetConfig):
+    """The part of the training rollouts that the mode `car` chooses."""
+
     clusters: int | None = Field(default=None, ge=1)
-    """Only for `car`: number of clusters of similar texts, each of which keeps its best rollout; `null` takes the
-    square root of half the number of rollouts."""
-
-
-# What each metric of held-out chains is best at: +1 the highest value, -1 the lowest; and those that call a step right
-# or wrong, and so need a threshold.
-METRICS = {"brier": -1, "auroc": 1, "first-error-f1": 1, "best-of-n": 1}
-THRESHOLDED = ("auroc", "first-error-f1")
-
-
-class ValidationConfig(Config):
-    """Holds out problems of the training set, and says what a metric on them decides about a run."""
-
-    every: int = Field(default=100, ge=1)
-    """Number of lower steps between two evaluations. Each one is a forward pass over all held-out rollouts; there is
-    always one after the last step."""
-    share: float = Field(default=0.05, gt=0, lt=1)
-    """Share of each domain's training problems that is held out. Problems that share an image stay together."""
-    metric: Literal["brier", "auroc", "first-error-f1", "best-of-n"] = "brier"
-    """`brier`: mean squared difference of step score and label, weighted as in training. `auroc`: how often a right
-    step scores above a wrong one. `first-error-f1` (as ProcessBench): harmonic mean of the share of wrong chains whose
-    first wrong step is found and the share of right chains in which none is found. `best-of-n`: share of problems whose
-    best-scored rollout is right. Labels of a bad domain count like those of any other."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Only for `auroc` and `first-error-f1`: a label above this counts its step as right, and a score above this
-    predicts it."""
-    keep: Literal["best", "last"] = "best"
-    """Which state is saved as the PRM. The reported weights are those at the end of the run in either case."""
-    patience: int | None = Field(default=None, ge=1)
-    """End the run when this many evaluations in a row are no better than the best one before them; `null` never ends it
-    early."""
-
-    @model_validator(mode="after")
-    def _a_threshold_has_an_effect(self) -> Self:
-        if "threshold" in self.model_fields_set and self.metric not in THRESHOLDED:
-            raise ValueError(f"threshold does nothing with metric {self.metric}; it is for {' and '.join(THRESHOLDED)}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        dumped: dict[str, Any] = handler(self)
-        if self.metric not in THRESHOLDED:
-            del dumped["threshold"]
-        return dumped
+    """Groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
 
 
 class LoraConfig(Config):
@@ -153,27 +137,20 @@ class LoraConfig(Config):
     """Which layers get adapters: all linear layers, or those of attention only."""
 
 
-class TrainConfig(Config):
+class TrainConfig(Variant):
     """Says how `prm train` trains PRMs on the examples and learns the weights of domains or rollouts."""
+
+    stored: ClassVar[Mapping[str, Any]] = {"weights": {}}
+    silent: ClassVar[Mapping[str, Any]] = {"upper": {}, "null_runs": 0, "subset": {}}
 
     model: str
     """Folder of the backbone, or its id on the hub: a vision-language model, or a text-only causal language model for
     data without images. It needs safetensors weights and a chat template."""
     revision: str | None = None
     """Revision (branch, tag or commit) of a model on the hub."""
-    mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"] = "domain"
-    """What is weighted. `domain` learns one weight per domain (DreamPRM). `instance-table` learns one weight per
-    rollout, `instance-net` a small network from the loss and score of a rollout to its weight (DreamPRM-1.5). `uniform`
-    keeps all weights at 1, `frozen` keeps those of `weights`. `s1` and `car` select a part of the rollouts by rules and
-    train on it with weights of 1."""
-    weights: dict[str, float] = Field(default={})
-    """Only for `frozen`: a weight per domain; they are scaled to a mean of 1."""
-    subset: SubsetConfig = SubsetConfig()
-    """Only for `s1` and `car`: which part of the rollouts is selected."""
+    mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"]
     seeds: int = Field(default=3, ge=1)
     """Number of runs with different batches and heads, from which every weight gets its interval."""
-    null_runs: int = Field(default=3, ge=0)
-    """Number of further runs with shuffled meta outcomes. They show where learned weights end up without any signal."""
     steps: int = Field(default=1000, ge=1)
     """Number of lower updates per run."""
     rows_per_domain: int = Field(default=2, ge=1)
@@ -225,11 +202,8 @@ class TrainConfig(Config):
     """Decoupled weight decay; applied to matrices only."""
     clip: float | None = Field(default=1.0, gt=0)
     """Maximum norm of the whole gradient; `null` does not clip."""
-    upper: UpperConfig = UpperConfig()
-    """The upper level: how weights are learned from the meta set."""
-    validation: ValidationConfig | None = None
-    """Evaluate on held-out problems, keep the best state and end early; `null` trains on all problems and keeps the
-    last state."""
+    validation: AnyValidationConfig | None = None
+    """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass. Trained parameters, their moments and the head are always float32.
     With `lora` and bfloat16 the frozen matrices are stored in bfloat16."""
@@ -258,36 +232,9 @@ class TrainConfig(Config):
     """Write curves of each run to `tensorboard/` in the workspace; needs the extra `tensorboard`."""
 
     @model_validator(mode="after")
-    def _an_item_fits(self) -> Self:
-        each, rows = self.upper.rollouts, self.micro_rows
-        if rows < each:
-            raise ValueError(
-                f"micro_rows is {rows}, and upper.loss {self.upper.loss} needs {each} rollouts in one forward"
-            )
-        return self
-
-    @property
-    def learns(self) -> bool:
-        """Whether weights are learned in this mode."""
-        return self.mode in LEARNED
-
-    @model_validator(mode="after")
-    def _settings_have_an_effect(self) -> Self:
-        what = f"mode {self.mode} learns no weights"
-        given = sorted(self.upper.model_fields_set)
-        if not self.learns and given:
-            raise ValueError(f"{what}, so upper.{given[0]} does nothing; leave `upper` out, or set it to {{}}")
-        if not self.learns and "null_runs" in self.model_fields_set and self.null_runs:
-            raise ValueError(f"{what}, so null_runs does nothing; leave it out, or set it to 0")
-        if self.mode in PER_ROLLOUT and "rule" in given and self.upper.rule != "adam":
-            raise ValueError(f"upper.rule {self.upper.rule} is for domain weights; mode {self.mode} learns by Adam")
-        chosen = sorted(self.subset.model_fields_set)
-        if self.mode not in SELECTED and chosen:
-            raise ValueError(f"subset.{chosen[0]} does nothing in mode {self.mode}; it is for {' and '.join(SELECTED)}")
-        if self.mode == "s1" and "clusters" in chosen and self.subset.clusters is not None:
-            raise ValueError("subset.clusters does nothing in mode s1; it is for car")
+    def _a_suffix_is_read(self) -> Self:
         if self.read == "step-end" and self.suffix is not None:
-            raise ValueError("suffix does nothing with read step-end; it is for branch")
+            raise ValueError("suffix has no effect with read step-end: it belongs to read branch; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -298,7 +245,7 @@ class TrainConfig(Config):
         # The first is always the best so far, and after the last the run is over anyway.
         if self.validation.patience + 1 >= evaluations:
             raise ValueError(
-                f"validation.patience {self.validation.patience} does nothing in {evaluations} evaluation(s) "
+                f"validation.patience {self.validation.patience} has no effect in {evaluations} evaluation(s) "
                 f"({self.steps} steps, every {self.validation.every}); lower validation.every or patience"
             )
         return self
@@ -308,14 +255,14 @@ class TrainConfig(Config):
     def _an_outcome_is_read_at_the_last_step(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("target") == "outcome":
             if given.get("aggregation", "last") != "last":
-                raise ValueError("target outcome scores the last step alone, so aggregation does nothing; leave it out")
+                raise ValueError(
+                    "target outcome scores the last step alone, so aggregation has no effect; leave it out"
+                )
             return given | {"aggregation": "last"}
         return given
 
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
-        if self.mode in PER_ROLLOUT and self.upper.direction == "exact":
-            raise ValueError(f"upper.direction exact is for mode domain, and mode is {self.mode}; leave it lagged")
         if self.lora is not None and not self.freeze_vision:
             raise ValueError("lora leaves all but its adapters and the head frozen; leave freeze_vision true")
         if self.lora is not None and self.sharding == "full":
@@ -325,17 +272,100 @@ class TrainConfig(Config):
     @model_serializer(mode="wrap")
     def _only_what_has_an_effect(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that a resolved recipe can be read again, and a run does not change with what it does not use."""
-        dumped: dict[str, Any] = handler(self)
-        used = {"upper": self.learns, "null_runs": self.learns, "subset": self.mode in SELECTED}
-        used |= {"validation": self.validation is not None}
+        dumped: dict[str, Any] = {**self.stored, **handler(self)}
         # What was trained before there was a choice was read at step ends, and stays as it is.
-        used |= dict.fromkeys(("read", "suffix"), self.read == "branch") | {"target": self.target != "steps"}
+        used = dict.fromkeys(("read", "suffix"), self.read == "branch") | {"target": self.target != "steps"}
+        used["validation"] = self.validation is not None
         return {name: value for name, value in dumped.items() if used.get(name, True)}
 
+
+class LearnedTraining(TrainConfig):
+    """Base of the modes that learn weights."""
+
+    upper: AnyUpperConfig = AdamUpper()
+    """How weights are learned."""
+    null_runs: int = Field(default=3, ge=0)
+    """Number of further runs with shuffled meta outcomes. They show where learned weights end up without any signal."""
+
     @model_validator(mode="after")
-    def _frozen_has_weights(self) -> Self:
-        if (self.mode == "frozen") != bool(self.weights):
-            raise ValueError("weights belong to mode frozen; give both or neither")
-        if any(weight < 0 for weight in self.weights.values()) or (self.weights and not sum(self.weights.values())):
-            raise ValueError("frozen weights must not be negative, and not all 0")
+    def _an_item_fits(self) -> Self:
+        each, rows = self.upper.rollouts, self.micro_rows
+        if rows < each:
+            raise ValueError(
+                f"micro_rows is {rows}, and upper.loss {self.upper.loss} needs {each} rollouts in one forward"
+            )
         return self
+
+
+class DomainTraining(LearnedTraining):
+    """A weight is learned for each domain (DreamPRM)."""
+
+    mode: Literal["domain"] = "domain"
+    """What weights are learned: one for each domain (DreamPRM)."""
+
+
+class RolloutTraining(LearnedTraining):
+    """A weight is learned for each rollout."""
+
+    mode: Literal["instance-table", "instance-net"]
+    """What weights are learned: one for each rollout (`instance-table`), or a small network from a rollout's loss and
+    score to its weight (`instance-net`, DreamPRM-1.5; see `prm.bilevel.instances`)."""
+    upper: RolloutUpper = RolloutUpper()
+    """How weights are learned."""
+
+
+class UniformTraining(TrainConfig):
+    """All weights are 1."""
+
+    mode: Literal["uniform"] = "uniform"
+    """What weights are learned: none, all are 1."""
+
+
+class FrozenTraining(TrainConfig):
+    """Weights of domains are given."""
+
+    mode: Literal["frozen"] = "frozen"
+    """What weights are learned: none, those of `weights` are kept."""
+    weights: dict[str, float] = Field(min_length=1)
+    """A weight per domain; they are scaled to mean 1."""
+
+    @field_validator("weights")
+    @classmethod
+    def _can_be_scaled(cls, weights: dict[str, float]) -> dict[str, float]:
+        if any(weight < 0 for weight in weights.values()) or not sum(weights.values()):
+            raise ValueError("frozen weights must not be negative, and not all 0")
+        return weights
+
+
+class SubsetTraining(TrainConfig):
+    """Base of the modes that choose a part of the rollouts by rules and train on it with weights of 1."""
+
+    subset: SubsetConfig = SubsetConfig()
+    """The part that is chosen."""
+
+
+class S1Training(SubsetTraining):
+    """Rollouts are chosen by quality, difficulty and diversity (see `prm.data.subset`)."""
+
+    mode: Literal["s1"] = "s1"
+    """What weights are learned: none. Rollouts are chosen by quality, difficulty and diversity (see `prm.data.subset`),
+    and have weights of 1."""
+
+
+class CarTraining(SubsetTraining):
+    """Rollouts are chosen by clustering and ranking (see `prm.data.subset`)."""
+
+    mode: Literal["car"] = "car"
+    """What weights are learned: none. Rollouts are chosen by clustering and ranking (see `prm.data.subset`), and have
+    weights of 1."""
+    subset: ClusterSubset = ClusterSubset()
+    """The part that is chosen."""
+
+
+AnyTrainConfig = Annotated[
+    DomainTraining | RolloutTraining | UniformTraining | FrozenTraining | S1Training | CarTraining,
+    OneOf("mode", "domain"),
+]
+# Modes that learn weights, and of these the ones that learn one for every rollout.
+LEARNED = values(DomainTraining, "mode") + values(RolloutTraining, "mode")
+PER_ROLLOUT = values(RolloutTraining, "mode")

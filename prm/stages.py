@@ -15,7 +15,7 @@ from curate.pipeline import Context, Recipe, Stage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import TABLES
 from curate.tables.store import Store
-from prm.config import TrainConfig
+from prm.config import AnyTrainConfig, TrainConfig
 from prm.sections import ReportConfig, ScoreConfig, SelectConfig
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _score(context: Context, config: ScoreConfig) -> Ledger:
 
 TRAIN = Stage(
     "train",
-    TrainConfig,
+    AnyTrainConfig,
     _train,
     reads=("examples", "images"),
     writes=("updates", "rollout_weights", "validations", "rejects"),

@@ -20,7 +20,8 @@ LAYERS = {
         "sources", "stages", "upgrade", "exports", "discovery", "pipeline", "inspect", "api", "cli",
     ),
     "prm": (
-        "aggregations", "loss_table", "config", "sections", "metrics", "losses", "data", "model", "distributed",
+        "aggregations", "loss_table", "validation_config", "config", "sections", "metrics", "losses", "data", "model",
+        "distributed",
         "bilevel", "scoring", "training", "reporting", "render", "bench", "serving", "stages", "api", "cli", "__main__",
     ),
 }  # fmt: skip

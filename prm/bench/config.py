@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, overload
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from curate.recipe.parsing import Config, apply_settings, validate
+from curate.recipe.parsing import Config, Variant, apply_settings, validate
 from curate.recipe.source_sections import Role
+from curate.recipe.variants import OneOf
 
 HOLDER = "the settings of `prm eval`"
 
@@ -25,29 +26,43 @@ class BenchConfig(Config):
     """Number of chains in one forward pass."""
 
 
-class VerdictConfig(BenchConfig):
-    """Says how step scores become verdicts on steps."""
+class VerdictConfig(BenchConfig, Variant):
+    """Says how step scores become verdicts on steps: a step is judged right when its score is above a threshold."""
 
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """A step is judged right when its score is above this."""
-    tune: Literal["held-out", "gsm8k"] | None = None
-    """Chooses the threshold by the benchmark's own figure. `held-out`: on a held-out share of the problems, which the
-    figures leave out. `gsm8k` (ProcessBench only): on the subset gsm8k as in its paper; the figures of that subset are
-    then too good. `null` keeps `threshold`."""
-    held_out: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the problems that `tune: held-out` takes."""
+    tune: Literal["held-out", "gsm8k"] | None
     missing: Literal["wrong", "left-out"] = "wrong"
     """How a step without a score counts (its chain is too long, an image is missing, or it has no text): `wrong`, as a
     wrong verdict whatever the truth is; or `left-out`, not at all, and neither does the rest of its chain."""
 
-    @model_validator(mode="after")
-    def _settings_have_an_effect(self) -> Self:
-        if self.tune is not None and "threshold" in self.model_fields_set:
-            raise ValueError(f"threshold does nothing with tune {self.tune}; give one of them")
-        if self.tune != "held-out" and "held_out" in self.model_fields_set:
-            raise ValueError("held_out does nothing without tune held-out; give both or neither")
-        return self
 
+class FixedThreshold(VerdictConfig):
+    """The threshold is given beforehand."""
+
+    tune: Literal[None] = None
+    """Where the threshold is chosen: nowhere, it is given."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """A step is judged right when its score is above this."""
+
+
+class HeldOutThreshold(VerdictConfig):
+    """The threshold is chosen on a part of the problems."""
+
+    tune: Literal["held-out"] = "held-out"
+    """Where the threshold is chosen, by the benchmark's own figure: on a held-out share of the problems, which the
+    figures leave out."""
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+    """The share of problems that the threshold is chosen on."""
+
+
+class SubsetThreshold(VerdictConfig):
+    """The threshold is chosen on one subset of ProcessBench, as its paper does."""
+
+    tune: Literal["gsm8k"] = "gsm8k"
+    """Where the threshold is chosen, by the benchmark's own figure: on the subset gsm8k of ProcessBench, whose own
+    figures are then too good."""
+
+
+AnyVerdictConfig = Annotated[FixedThreshold | HeldOutThreshold | SubsetThreshold, OneOf("tune", None)]
 
 Target = Literal["counts", "outcome", "truth"]
 
@@ -65,7 +80,11 @@ class CalibrationConfig(BenchConfig):
     """Number of equally wide bins of scores."""
 
 
-def settings(kind: type[T], given: list[str]) -> T:
-    """The settings of these `key=value`; UserError for what is wrong with one."""
+@overload
+def settings(kind: type[T], given: list[str]) -> T: ...
+@overload
+def settings(kind: Any, given: list[str]) -> Any: ...
+def settings(kind: Any, given: list[str]) -> Any:
+    """Read `key=value` as settings of this kind; UserError for what is wrong with one."""
     tree: dict[str, Any] = apply_settings({}, given)
     return validate(kind, tree, "eval", HOLDER)

@@ -9,7 +9,7 @@ from curate.errors import UserError
 from curate.runtime.reporter import Reporter
 from curate.tables.store import Store
 from prm.bench import calibrate, read, run, score, write
-from prm.bench.config import CalibrationConfig, VerdictConfig, settings
+from prm.bench.config import AnyVerdictConfig, CalibrationConfig, VerdictConfig, settings
 from prm.bench.result import BenchmarkResult
 from prm.bench.suites.catalog import BENCHMARKS
 
@@ -40,7 +40,7 @@ def evaluate(workspace: Store, asked: EvalArguments, reporter: Reporter) -> list
         return [(result, write.write(workspace, result, layouts)) for result, layouts in found]
     if asked.data is None:
         raise UserError(f"Say where the files of {asked.benchmark} are: a path, or an id on the hub.")
-    judge = settings(VerdictConfig, list(asked.settings))
+    judge: VerdictConfig = settings(AnyVerdictConfig, list(asked.settings))
     models = score.models(workspace, asked.runs, asked.model)
     loaded = read.load(BENCHMARKS[asked.benchmark], asked.data, asked.images, asked.revision, asked.limit)
     results = run.evaluate(BENCHMARKS[asked.benchmark], loaded, models, judge, reporter)

@@ -13,7 +13,7 @@ from curate.runtime.reporter import Reporter
 from curate.seeds import content_hash, digest
 from curate.tables.lineage import versions
 from prm.bench import resample
-from prm.bench.config import BenchConfig, VerdictConfig
+from prm.bench.config import BenchConfig, FixedThreshold, HeldOutThreshold, SubsetThreshold, VerdictConfig
 from prm.bench.read import Loaded
 from prm.bench.result import BenchmarkResult, Group, StepCounts, Threshold
 from prm.bench.score import Model, score_chains
@@ -23,7 +23,6 @@ from prm.model.saved import read_card
 
 # So many thresholds are tried, at quantiles of the scores.
 _CANDIDATES = 100
-_TUNING_GROUP = "gsm8k"
 
 
 def evaluate(
@@ -33,7 +32,7 @@ def evaluate(
 
     UserError when the settings do not fit the benchmark, or the part that the threshold is chosen on has no figure.
     """
-    if config.tune == _TUNING_GROUP and benchmark.name != "processbench":
+    if isinstance(config, SubsetThreshold) and benchmark.name != "processbench":
         raise UserError(f"eval.tune gsm8k is for processbench, and this is {benchmark.name}; use held-out.")
     found = []
     reporter.start("eval", len(loaded.chains) * len(models), f"chains by {len(models)} PRM{'s' * (len(models) > 1)}")
@@ -49,7 +48,7 @@ def judged(
 ) -> tuple[BenchmarkResult, dict[str, str]]:
     """Figures of scored chains, and the files in the layout of the benchmark's scorer, which hold all of them."""
     used, tuning, rule = _parts(scored, config)
-    value = config.threshold if tuning is None else _best(benchmark, tuning, config)
+    value = config.threshold if isinstance(config, FixedThreshold) else _best(benchmark, tuning, config)
     if value is None:
         raise UserError(
             "The chains that the threshold is to be chosen on have no figure, as a class or a group is missing among "
@@ -85,12 +84,12 @@ def judged(
 
 def _parts(
     scored: Sequence[ScoredRollout], config: VerdictConfig
-) -> tuple[list[ScoredRollout], list[ScoredRollout] | None, str]:
-    """What figures are made of, what the threshold is chosen on (None: nothing), and the rule in words."""
-    if config.tune is None:
-        return list(scored), None, f"fixed at {config.threshold:g} beforehand"
-    if config.tune == _TUNING_GROUP:
-        part = [each for each in scored if each.chain.group == _TUNING_GROUP]
+) -> tuple[list[ScoredRollout], list[ScoredRollout], str]:
+    """What figures are made of, what the threshold is chosen on, and the rule in words."""
+    if isinstance(config, FixedThreshold):
+        return list(scored), [], f"fixed at {config.threshold:g} beforehand"
+    if not isinstance(config, HeldOutThreshold):
+        part = [each for each in scored if each.chain.group == config.tune]
         if not part:
             raise UserError(
                 "eval.tune is gsm8k, and no chain belongs to that subset; read it as well, or use held-out."
@@ -104,7 +103,7 @@ def _parts(
     return used, held, f"the best on {share} of the problems, drawn by hash, which the figures leave out"
 
 
-def _held(problem: str, config: VerdictConfig) -> bool:
+def _held(problem: str, config: HeldOutThreshold) -> bool:
     return int(digest("eval held-out", config.seed, problem, length=8), 16) < config.held_out * 16**8
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from prm.bilevel.weights import adam_change, averaged
-from prm.config import UpperConfig
+from prm.config import RolloutTraining, RolloutUpper, TrainConfig
 
 FEATURES, HIDDEN = 2, 10
 _MOMENTS = ("average", "m", "s")
@@ -55,7 +55,7 @@ class RolloutWeights(ABC):
     featured = False
     """Whether weights depend on what the PRM makes of a rollout when its turn comes."""
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], config: UpperConfig) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[str]], config: RolloutUpper) -> None:
         self.config, self.updates = config, 0
         self.groups = {domain: sorted(set(names)) for domain, names in sorted(groups.items())}
         self.names = [name for names in self.groups.values() for name in names]
@@ -139,7 +139,7 @@ class RolloutTable(RolloutWeights):
     of all rollouts that it is: what all have in common moves none.
     """
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], config: UpperConfig) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[str]], config: RolloutUpper) -> None:
         super().__init__(groups, config)
         self.state |= {name: self._nothing() for name in ("raw", *_MOMENTS)}
 
@@ -175,7 +175,7 @@ class RolloutNet(RolloutWeights):
 
     featured = True
 
-    def __init__(self, groups: Mapping[str, Sequence[str]], config: UpperConfig, seed: int) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[str]], config: RolloutUpper, seed: int) -> None:
         super().__init__(groups, config)
         draw = torch.randn(_PARAMETERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         # The last layer starts at 0, so that all weights start at 1.
@@ -222,10 +222,10 @@ class RolloutNet(RolloutWeights):
         self.state["raw"] = self.state["raw"] - change
 
 
-def rollout_weights(
-    mode: str, groups: Mapping[str, Sequence[str]], config: UpperConfig, seed: int
-) -> RolloutWeights | None:
-    """What learns the weights of rollouts in this mode of training; None where none are learned."""
-    if mode == "instance-table":
-        return RolloutTable(groups, config)
-    return RolloutNet(groups, config, seed) if mode == "instance-net" else None
+def rollout_weights(config: TrainConfig, groups: Mapping[str, Sequence[str]], seed: int) -> RolloutWeights | None:
+    """Make what learns the weights of rollouts in this mode of training; None where none are learned."""
+    if not isinstance(config, RolloutTraining):
+        return None
+    if config.mode == "instance-table":
+        return RolloutTable(groups, config.upper)
+    return RolloutNet(groups, config.upper, seed)

@@ -30,11 +30,13 @@ from prm.bilevel.hypergradient import (
 from prm.bilevel.instances import RolloutWeights, rollout_weights
 from prm.bilevel.rollout_level import RolloutLevel
 from prm.bilevel.weights import Upper, upper_rule
-from prm.config import TrainConfig
+from prm.config import AdamUpper, FrozenTraining, LearnedTraining, TrainConfig, UpperConfig
 from prm.data.batches import Stream
 from prm.data.meta import Item, MetaSet
 from prm.distributed.process_group import ALONE, ProcessGroup, Share
 from prm.losses import to_device
+
+_USUAL = AdamUpper()
 
 
 class Objective(Protocol):
@@ -136,9 +138,9 @@ class Bilevel:
         )
         self.train, self.meta, self.domains = train, meta, list(train.groups)
         self.optimiser = build_optimiser(config, self.parameters)
-        self.rollouts = rollout_weights(config.mode, train.groups, config.upper, train.seed)
-        self.upper: Upper | RolloutWeights = self.rollouts or upper_rule(config.upper, len(self.domains))
-        self.meta_average, self.turn = GradientAverage(config.upper.meta_ema), DirectionTurn()
+        self.rollouts = rollout_weights(config, train.groups, train.seed)
+        self.upper: Upper | RolloutWeights = self.rollouts or upper_rule(self.upper_config, len(self.domains))
+        self.meta_average, self.turn = GradientAverage(self.upper_config.meta_ema), DirectionTurn()
         self.tally = DomainTally()
         self._losses: list[tuple[list[str], Tensor]] = []
         self.done = self.skipped = self.clipped = 0
@@ -151,10 +153,20 @@ class Bilevel:
             return self.rollouts.domain_means()
         if self.config.mode == "domain" and isinstance(self.upper, Upper):
             return dict(zip(self.domains, self.upper.weights.tolist(), strict=True))
-        if self.config.mode == "frozen":
+        if isinstance(self.config, FrozenTraining):
             mean = sum(self.config.weights[d] for d in self.domains) / len(self.domains)
             return {domain: self.config.weights[domain] / mean for domain in self.domains}
         return dict.fromkeys(self.domains, 1.0)
+
+    @property
+    def learns(self) -> bool:
+        """Whether weights are learned."""
+        return isinstance(self.config, LearnedTraining)
+
+    @property
+    def upper_config(self) -> UpperConfig:
+        """Settings of the upper level; the usual ones where nothing is learned, for how often a record is made."""
+        return self.config.upper if isinstance(self.config, LearnedTraining) else _USUAL
 
     @property
     def sharded(self) -> bool:
@@ -167,8 +179,8 @@ class Bilevel:
         return bool(self.optimiser.defaults["fused"])
 
     def _is_upper(self, step: int) -> bool:
-        past = step + 1 - (self.config.upper.warmup if self.config.learns else 0)
-        return past > 0 and past % self.config.upper.unroll == 0
+        past = step + 1 - (self.upper_config.warmup if self.learns else 0)
+        return past > 0 and past % self.upper_config.unroll == 0
 
     def first(self) -> Update:
         """The record before anything was learned."""
@@ -209,10 +221,10 @@ class Bilevel:
         reading = kept = None
         if self.rollouts is not None:
             reading = self._rollout_backward(rows, upper)
-        elif upper and self.config.learns and self.config.upper.direction == "exact":
+        elif upper and self.learns and self.upper_config.direction == "exact":
             kept = KeptGradients(self.parameters, self.process_group)
             self._by_domain(rows, kept)
-        elif upper and self.config.learns:
+        elif upper and self.learns:
             reading = self._upper_backward(rows)
         else:
             joint = [name for names in rows.values() for name in names]
@@ -296,7 +308,7 @@ class Bilevel:
             self.parameters,
             self.meta_average.add(meta_gradients),
             self.optimiser,
-            self.config.upper.floor,
+            self.upper_config.floor,
             self.process_group,
         )
         return towards, meta_loss, self.turn.cosine(towards, self.process_group)
@@ -312,7 +324,7 @@ class Bilevel:
     def _upper_backward(self, rows: Mapping[str, Sequence[str]]) -> UpperReading:
         """The lower gradient, domain by domain, and what that says about them."""
         towards, meta_loss, cosine = self._towards()
-        how = self.config.upper.clipped
+        how = self.upper_config.clipped
         kept = torch.bfloat16 if self.config.precision == "bfloat16" else self.parameters[0].dtype
         running = RunningDots(self.parameters, towards, kept if how == "correct" else None, self.process_group)
         self._by_domain(rows, running)
@@ -323,13 +335,14 @@ class Bilevel:
         """What the step that was just taken says about the domains; `norm` is its gradient's, before clipping."""
         config, clipped = self.config, gradients(self.parameters)
         self.optimiser.zero_grad(set_to_none=True)
-        if config.upper.clipped == "skip" and derivative_of_clip(norm, config.clip) is not None:
+        if self.upper_config.clipped == "skip" and derivative_of_clip(norm, config.clip) is not None:
             return UpperReading(None, 0.0, None)
         found, meta_loss = self.meta_gradient(self.upper.updates + self.skipped)
         v = self.meta_average.add(found)
-        towards = step_direction(self.parameters, v, clipped, self.optimiser, config.upper.floor, self.process_group)
+        floor = self.upper_config.floor
+        towards = step_direction(self.parameters, v, clipped, self.optimiser, floor, self.process_group)
         cosine = self.turn.cosine(towards, self.process_group)
-        if config.upper.clipped == "correct":
+        if self.upper_config.clipped == "correct":
             towards = through_clip(towards, clipped, norm, config.clip, self.process_group)
         return UpperReading(dict(zip(self.domains, kept.along(towards), strict=True)), meta_loss, cosine)
 
@@ -344,7 +357,7 @@ class Bilevel:
             self.tally.add(domain_of[one.name], one.loss)
         if towards is None:
             return None
-        settled = level.settled(seen, towards, self.config.clip, self.config.upper.clipped)
+        settled = level.settled(seen, towards, self.config.clip, self.upper_config.clipped)
         if settled is None:
             return UpperReading(None, meta_loss, cosine)
         self.rollouts.update(*zip(*settled, strict=True))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prm.config import UpperConfig
+from prm.config import AdamUpper, UpperConfig
 
 State = dict[str, Tensor]
 Count: TypeAlias = int | Tensor
@@ -130,6 +130,6 @@ class UpperMirror(Upper):
 
 def upper_rule(config: UpperConfig, count: int) -> Upper:
     """The rule of `upper.rule`, for so many domains."""
-    if config.rule == "mirror":
-        return UpperMirror(count, config.rate, config.ema, config.unroll)
-    return UpperAdam(count, config.rate, config.betas, config.ema)
+    if isinstance(config, AdamUpper):
+        return UpperAdam(count, config.rate, config.betas, config.ema)
+    return UpperMirror(count, config.rate, config.ema, config.unroll)

@@ -12,7 +12,7 @@ from curate.tables import lineage
 from curate.tables.rows import columns_of
 from curate.tables.schema import EXAMPLES, IMAGES, PROBLEMS
 from curate.tables.store import Store, among
-from prm.config import LEARNED
+from prm.config import DomainTraining, FrozenTraining, LearnedTraining, TrainConfig
 
 
 @columns_of(EXAMPLES)
@@ -109,16 +109,16 @@ def _check_names(weights: Mapping[str, float], domains: Sequence[str]) -> None:
         raise UserError(f"`train.weights` has no weight for {', '.join(missing)}; give each train domain one.")
 
 
-def check_trainable(train: Sequence[Example], meta: Sequence[Example], mode: str, weights: Mapping[str, float]) -> None:
-    """UserError when these sets cannot be trained on in this mode."""
+def check_trainable(train: Sequence[Example], meta: Sequence[Example], config: TrainConfig) -> None:
+    """Check that these sets can be trained on in this mode; UserError when they cannot."""
     domains = sorted({example.domain for example in train})
     if not train:
         raise UserError("There is no train example with a labelled step; run `curate label` and `curate shard` first.")
-    if mode == "frozen":
-        _check_names(weights, domains)
-    if mode not in LEARNED:
+    if isinstance(config, FrozenTraining):
+        _check_names(config.weights, domains)
+    if not isinstance(config, LearnedTraining):
         return
-    if mode == "domain" and len(domains) < 2:
+    if isinstance(config, DomainTraining) and len(domains) < 2:
         raise UserError(f"Only one train domain ({domains[0]}): add another, or train with mode uniform.")
     counts = Counter(example.outcome for example in meta)
     if not counts:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from curate.errors import RowError, UserError
 from curate.seeds import rng, seed
-from prm.config import SELECTED, SubsetConfig
+from prm.config import CarTraining, SubsetTraining
 from prm.data.examples import Example
 
 Vectors = NDArray[np.float32]
@@ -35,18 +35,21 @@ WIDTH = 256
 _ROUNDS = 25
 
 
-def choose(mode: str, examples: Sequence[Example], config: SubsetConfig, run_seed: int) -> Left:
-    """What `mode` (s1 or car) leaves out of these training rollouts, and why; UserError when nothing would be left."""
+def choose(config: SubsetTraining, examples: Sequence[Example], run_seed: int) -> Left:
+    """Tell what the mode leaves out of these training rollouts, and why; UserError when nothing would be left."""
     if not examples:
         return []
-    keep = max(1, round(config.share * len(examples)))
+    keep = max(1, round(config.subset.share * len(examples)))
     ordered = sorted(examples, key=lambda example: example.rollout_id)
-    left = _s1(ordered, keep, run_seed) if mode == "s1" else _car(ordered, keep, config.clusters, run_seed)
+    if isinstance(config, CarTraining):
+        left = _car(ordered, keep, config.subset.clusters, run_seed)
+    else:
+        left = _s1(ordered, keep, run_seed)
     if len(left) == len(examples):
         counts = Counter(error.reason for _, error in left)
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items()))
         raise UserError(
-            f"Mode {mode} leaves none of {len(examples):,} training rollouts ({reasons}); use another mode."
+            f"Mode {config.mode} leaves none of {len(examples):,} training rollouts ({reasons}); use another mode."
         )
     return left
 
@@ -54,8 +57,6 @@ def choose(mode: str, examples: Sequence[Example], config: SubsetConfig, run_see
 def notes(mode: str, kept: Mapping[str, Sequence[str]], rejected: Mapping[str, int]) -> list[str]:
     """One line on what a mode has chosen, from the rollouts kept by domain and all rejects by reason."""
     left = sum(count for reason, count in rejected.items() if reason.startswith(f"{mode}-"))
-    if mode not in SELECTED:
-        return []
     total = sum(map(len, kept.values()))
     domains = ", ".join(f"{domain} {len(names):,}" for domain, names in sorted(kept.items()))
     return [f"Mode {mode} trains on {total:,} of {total + left:,} rollouts ({domains}); the rest is in `rejects`."]

@@ -19,12 +19,13 @@ from curate.tables.rows import UpdateRow, ValidationRow
 from curate.tables.schema import UPDATES, VALIDATIONS
 from curate.tables.store import Store
 from prm.bilevel.loop import Bilevel
-from prm.config import METRICS, TrainConfig
+from prm.config import TrainConfig
 from prm.data.encode import Encoded, Encoder
 from prm.model.reward_model import Prm
 from prm.training import board, checkpoint
 from prm.training.board import Board
 from prm.training.validation import Validation
+from prm.validation_config import METRICS
 
 
 def best(history: Sequence[ValidationRow]) -> int | None:

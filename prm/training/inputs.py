@@ -10,7 +10,7 @@ from curate.errors import RowError, UserError
 from curate.tables.lineage import Ledger
 from curate.tables.schema import EXAMPLES
 from curate.tables.store import Store
-from prm.config import SELECTED, TrainConfig
+from prm.config import LearnedTraining, SubsetTraining, TrainConfig
 from prm.data import subset
 from prm.data.batches import by_value
 from prm.data.encode import Encoded, Encoder, Kept, load_processor
@@ -89,11 +89,11 @@ def prepare(config: TrainConfig, workspace: Store, run_seed: int = 0, rejects: b
     )
     rows, left = _encode(used, encoder)
     pooled, held = None, validation.hold_out(config, used, rows)
-    if config.mode in SELECTED:
+    if isinstance(config, SubsetTraining):
         usable = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
         # A batch is as large as it would be without the choice.
         pooled = config.rows_per_domain * len({example.domain for example in usable})
-        out = subset.choose(config.mode, usable, config.subset, run_seed)
+        out = subset.choose(config, usable, run_seed)
         rows = {name: row for name, row in rows.items() if name not in {example.rollout_id for example, _ in out}}
         left += out
     if rejects:
@@ -101,7 +101,7 @@ def prepare(config: TrainConfig, workspace: Store, run_seed: int = 0, rejects: b
     rejected = Counter(error.reason for _, error in left)
     train = [row.example for name, row in rows.items() if row.example.role == "train" and name not in held.names]
     outcomes = {name: bool(row.example.outcome) for name, row in rows.items() if row.example.role == "meta"}
-    check_trainable(train, [rows[name].example for name in outcomes], config.mode, config.weights)
+    check_trainable(train, [rows[name].example for name in outcomes], config)
     groups: dict[str, list[str]] = {}
     for example in train:
         groups.setdefault(example.domain, []).append(example.rollout_id)
@@ -144,7 +144,7 @@ def _check_targets(row: Encoded) -> None:
         raise RowError("no-label", "no step with both text and a label")
 
 
-def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
+def meta_set(data: Data, config: LearnedTraining, seed: int, null_control: bool) -> tuple[Mapping[str, bool], MetaSet]:
     """Outcomes of the meta rollouts, as they are or without signal, and what an upper step draws of them."""
     upper, meta = upper_loss(config), data.meta_rollouts()
     if null_control:
@@ -152,7 +152,7 @@ def meta_set(data: Data, config: TrainConfig, seed: int, null_control: bool) -> 
     return meta.outcomes, upper.meta_set(meta, config.upper.meta_rows // upper.rollouts, seed)
 
 
-def upper_loss(config: TrainConfig) -> UpperLoss:
+def upper_loss(config: LearnedTraining) -> UpperLoss:
     """The loss of the upper level, by its name."""
     found: UpperLoss = UPPER_LOSSES.find(config.upper.loss)
     return found
@@ -160,5 +160,5 @@ def upper_loss(config: TrainConfig) -> UpperLoss:
 
 def meta_notes(config: TrainConfig, data: Data) -> list[str]:
     """How much of the meta set the upper loss can use; UserError when that is nothing."""
-    note = upper_loss(config).note(data.meta_rollouts()) if config.learns else None
+    note = upper_loss(config).note(data.meta_rollouts()) if isinstance(config, LearnedTraining) else None
     return [] if note is None else [note]

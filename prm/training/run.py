@@ -17,8 +17,9 @@ from curate.tables.schema import UPDATES
 from curate.tables.store import Partition, Store
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.objective import PrmObjective
-from prm.config import TrainConfig
+from prm.config import LearnedTraining, TrainConfig
 from prm.data.batches import EvenBatches, PooledBatches
+from prm.data.meta import OUTCOME
 from prm.distributed.process_group import ALONE, ProcessGroup, usable_device
 from prm.model.aggregate import aggregation
 from prm.model.lora import adapt, halve
@@ -36,6 +37,8 @@ _FREE = {
 }
 
 OnStep = Callable[[str, int, int, dict[str, float]], None]
+# Where no weights are learned.
+_NO_OUTCOMES: Mapping[str, bool] = {}
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,10 @@ def start(
         prm.use_compile()
     if config.checkpointing:
         prm.use_checkpointing()
-    outcomes, meta = meta_set(data, config, seed, null_control) if config.learns else ({}, None)
-    aggregate, upper = aggregation(config.aggregation), upper_loss(config)
+    aggregate, outcomes, meta, upper = aggregation(config.aggregation), _NO_OUTCOMES, None, OUTCOME
+    if isinstance(config, LearnedTraining):
+        outcomes, meta = meta_set(data, config, seed, null_control)
+        upper = upper_loss(config)
     objective = PrmObjective(prm, data.encoder, data.rows, outcomes, config.loss, aggregate, config.micro_rows, upper)
     train = (
         EvenBatches("train", data.strata(config.rows_per_domain), config.rows_per_domain, seed)
@@ -167,7 +172,8 @@ def _drive(
     along: callbacks.Callbacks,
 ) -> list[UpdateRow]:
     """Run to the end, or to a Ctrl+C; returns all update rows of the run. A checkpoint is of the run `stamp`."""
-    who, rule = (plan.name, plan.seed, plan.null_control), config.upper.rule if config.learns else None
+    who = (plan.name, plan.seed, plan.null_control)
+    rule = config.upper.rule if isinstance(config, LearnedTraining) else None
     path, names = _checkpoint_path(partition), [name for name, _ in prm.trained_names()]
     rows = checkpoint.load(path, state, names, stamp)
     if rows is None:

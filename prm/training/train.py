@@ -19,7 +19,7 @@ from curate.tables import lineage
 from curate.tables.lineage import Ledger
 from curate.tables.schema import ROLLOUT_WEIGHTS, UPDATES
 from curate.tables.store import Store
-from prm.config import PER_ROLLOUT, TrainConfig
+from prm.config import LearnedTraining, RolloutTraining, SubsetTraining, TrainConfig
 from prm.data import subset
 from prm.distributed.process_group import ALONE, ProcessGroup
 from prm.model.saved import has_card, model_folder
@@ -48,7 +48,7 @@ def _nobody(run: str, step: int, total: int, info: dict[str, float]) -> None:
 def plans(config: TrainConfig, run_seed: int) -> list[RunPlan]:
     """The runs of a configuration. Only modes that learn weights have null controls."""
     real = [RunPlan(f"seed-{i}", run_seed + i, False) for i in range(config.seeds)]
-    controls = config.null_runs if config.learns else 0
+    controls = config.null_runs if isinstance(config, LearnedTraining) else 0
     return real + [RunPlan(f"null-{i}", run_seed + i, True) for i in range(controls)]
 
 
@@ -66,7 +66,7 @@ def run(
     Interrupted after a Ctrl+C (of any process), with the state saved.
     """
     process_group = process_group.arranged(config.sharding)
-    if process_group.size > 1 and config.mode in PER_ROLLOUT:
+    if process_group.size > 1 and isinstance(config, RolloutTraining):
         raise UserError(f"train.mode {config.mode} runs as one process; start it without torchrun.")
     if process_group.size > 1 and config.parallel is not None:
         raise UserError("train.parallel does nothing under torchrun, whose processes share each run; leave it out.")
@@ -74,7 +74,9 @@ def run(
         if config.tensorboard:
             board.writer_class()
         data, ledger = prepare(config, workspace, run_seed, rejects=process_group.leads)
-        chosen = subset.notes(config.mode, data.train, ledger.rejected)
+        chosen = []
+        if isinstance(config, SubsetTraining):
+            chosen += subset.notes(config.mode, data.train, ledger.rejected)
         chosen += validation.notes(config, data.held, data.train)
         result = TrainResult(ledger, notes=[*meta_notes(config, data), *chosen])
     found = {

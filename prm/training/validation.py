@@ -15,7 +15,7 @@ from torch import Tensor
 
 from curate.errors import UserError
 from prm import metrics
-from prm.config import TrainConfig, ValidationConfig
+from prm.config import TrainConfig
 from prm.data.encode import Encoded, Encoder
 from prm.data.examples import Example
 from prm.data.holdout import held_out
@@ -24,6 +24,7 @@ from prm.model.aggregate import Aggregation, aggregation
 from prm.model.inference import safe_scores, step_logits
 from prm.model.reward_model import Prm
 from prm.scoring.best_of_n import Candidate, share_right
+from prm.validation_config import ThresholdValidation, ValidationConfig
 
 _MISSING = {
     "brier": "a labelled step",
@@ -137,7 +138,7 @@ def measure(
         return _best_of_n(rows, [float(aggregate(of_steps)) for of_steps in logits])
     chains = [chain for chain in _labelled(rows, logits) if chain]
     steps = [step for chain in chains for step in chain]
-    if config.metric == "brier":
+    if not isinstance(config, ThresholdValidation):
         return metrics.brier([s for s, _, _ in steps], [v for _, v, _ in steps], [w for _, _, w in steps])
     if config.metric == "auroc":
         return metrics.auroc([s for s, _, _ in steps], [v > config.threshold for _, v, _ in steps])

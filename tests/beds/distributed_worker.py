@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from curate.errors import UserError
 from curate.tables.rows import UpdateRow
 from prm.bilevel.loop import Bilevel, Update
-from prm.config import TrainConfig, UpperConfig
+from prm.config import TrainConfig
 from prm.data.batches import Stream
 from prm.data.meta import Singles
 from prm.distributed import launch
@@ -78,7 +78,7 @@ def settings(**changes) -> TrainConfig:
     upper = {"unroll": 2, "warmup": 5, "lr": 0.05, "meta_rows": META_ROWS} | changes.pop("upper", {})
     basic = {"model": "toy", "lr": 1e-2, "steps": 16, "lr_warmup": 1, "lr_schedule": "constant"}
     learns = changes.get("mode") != "uniform"
-    return TrainConfig(**(basic | changes | ({"upper": UpperConfig(**upper)} if learns else {})))
+    return TrainConfig(**(basic | changes | ({"upper": upper} if learns else {})))
 
 
 def build(config: TrainConfig, process_group: ProcessGroup) -> tuple[Toy, Bilevel]:

@@ -11,10 +11,10 @@ from family_testbed import READING
 from PIL import Image
 from prm_testbed import example_rows, fill
 from safetensors.torch import load_file, save_file
+from train_testbed import train_config
 
 from curate.tables.schema import EXAMPLES, IMAGES, STEP_SCORES
 from curate.tables.store import Store
-from prm.config import TrainConfig
 from prm.model.reward_model import HEAD_FILE
 from prm.model.saved import model_folder, read_card, write_card
 from prm.scoring import score
@@ -31,7 +31,7 @@ def trained(
         if family in READING:
             rows, images = [row | {"image_hashes": []} for row in rows], []
         fill(workspace, role, rows, images)
-    config = TrainConfig(
+    config = train_config(
         model=model, seeds=1, steps=2, rows_per_domain=2, lr=1e-3, max_length=600, mode="uniform", head="scalar",
         **settings,
     )  # fmt: skip

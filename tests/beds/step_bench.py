@@ -7,11 +7,12 @@ import types
 import torch
 from oracle import AdamStep
 from prm_testbed import example_rows, to_examples
+from train_testbed import train_config
 
 from prm.bilevel.hypergradient import RunningDots, direction, gradients
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.objective import PrmObjective
-from prm.config import LoraConfig, TrainConfig, UpperConfig
+from prm.config import AdamUpper, LoraConfig
 from prm.data.batches import Stream
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import Example
@@ -77,9 +78,9 @@ class Bench:
             prm.use_checkpointing()
         outcomes = {row.rollout_id: bool(row.outcome) for row in rows if row.role == "meta"}
         groups = {d: [r["rollout_id"] for r in train if r["domain"] == d] for d in WEIGHTS}
-        config = TrainConfig(
+        config = train_config(
             model=model, lr=lr, lr_schedule="constant", lr_warmup=1, clip=clip,
-            upper=UpperConfig(floor=floor, direction=direction, warmup=warm, unroll=1),
+            upper=AdamUpper(floor=floor, direction=direction, warmup=warm, unroll=1),
         )  # fmt: skip
         upper, aggregate = PAIRS if pairs else OUTCOME, aggregation("mean-log-odds")
         objective = PrmObjective(prm, encoder, encoded, outcomes, "mse", aggregate, 16, upper)

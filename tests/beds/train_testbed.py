@@ -2,9 +2,15 @@
 
 import torch
 
+from curate.recipe.parsing import validate
 from curate.tables.schema import UPDATES, VALIDATIONS
 from prm.bilevel.instances import RolloutWeights
-from prm.config import LEARNED, TrainConfig, UpperConfig
+from prm.config import LEARNED, AnyTrainConfig, TrainConfig
+
+
+def train_config(**given) -> TrainConfig:
+    """The section `train` of a recipe."""
+    return validate(AnyTrainConfig, given, "train")
 
 
 def settings(folder: str, **changes) -> TrainConfig:
@@ -17,8 +23,8 @@ def settings(folder: str, **changes) -> TrainConfig:
         "max_length": 600,
     }
     if changes.get("mode", "domain") in LEARNED:
-        basic |= {"null_runs": 1, "upper": UpperConfig(unroll=2, warmup=1, lr=0.1, meta_rows=4)}
-    return TrainConfig(**(basic | {"checkpoint_every": 2} | changes))
+        basic |= {"null_runs": 1, "upper": {"unroll": 2, "warmup": 1, "lr": 0.1, "meta_rows": 4}}
+    return train_config(**(basic | {"checkpoint_every": 2} | changes))
 
 
 def updates(workspace) -> list[dict]:

@@ -31,7 +31,7 @@ from curate.sources import open_source
 from curate.sources.files import FileReader
 from prm import metrics
 from prm.bench import read, resample, run
-from prm.bench.config import CalibrationConfig, VerdictConfig, settings
+from prm.bench.config import AnyVerdictConfig, CalibrationConfig, HeldOutThreshold, settings
 from prm.bench.resample import Figure
 from prm.bench.suites.base import Judge, ScoredRollout
 from prm.bench.suites.catalog import BENCHMARKS
@@ -303,7 +303,7 @@ def chains_with_signal(tmp_path, count: int = 300) -> list[ScoredRollout]:
 
 def test_a_tuned_threshold_is_chosen_on_problems_that_the_figures_leave_out(tmp_path):
     scored, benchmark = chains_with_signal(tmp_path), BENCHMARKS["visualprocessbench"]
-    config = VerdictConfig(tune="held-out", held_out=0.3, resamples=100)
+    config = HeldOutThreshold(held_out=0.3, resamples=100)
     used, held, rule = run._parts(scored, config)
     assert not {each.chain.problem for each in used} & {each.chain.problem for each in held}
     assert len(used) + len(held) == len(scored)
@@ -320,14 +320,14 @@ def test_a_tuned_threshold_is_chosen_on_problems_that_the_figures_leave_out(tmp_
 
 def test_settings_without_an_effect_are_refused():
     for given, word in (
-        (["tune=held-out", "threshold=0.4"], "threshold does nothing"),
-        (["held_out=0.4"], "held_out does nothing"),
+        (["tune=held-out", "threshold=0.4"], r'threshold" .* has no effect with tune held-out'),
+        (["held_out=0.4"], r'held_out" .* has no effect with tune null: it belongs to tune held-out'),
         (["treshold=0.4"], "threshold"),
         (["threshold=1.5"], "less than 1"),
         (["bins=4"], "bins"),
     ):
         with pytest.raises(UserError, match=word):
-            settings(VerdictConfig, given)
+            settings(AnyVerdictConfig, given)
     with pytest.raises(UserError, match="threshold"):
         settings(CalibrationConfig, ["threshold=0.5"])
     assert settings(CalibrationConfig, ["target=truth", "bins=4"]).bins == 4

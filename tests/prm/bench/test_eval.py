@@ -11,13 +11,13 @@ from bench_testbed import prmbench_rows, prmbench_scorer, processbench_rows, vis
 from page_bed import CHROMIUM, needs_browser
 from prm_testbed import example_rows, fill
 from report_testbed import add_run
+from train_testbed import train_config
 from typer.testing import CliRunner
 
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
 from curate.tables.store import Store
 from prm.cli.app import app
-from prm.config import TrainConfig
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import read_examples, read_images
 from prm.model.reward_model import Prm
@@ -37,7 +37,7 @@ def place(tiny_model, tmp_path_factory) -> Store:
         # Far enough apart that some scores are on either side of the threshold.
         prm.score.weight.data.mul_(20)
         encoder = Encoder(load_processor(tiny_model, None), {}, "Judge the steps.", 200)
-        config = TrainConfig(model=tiny_model, instruction="Judge the steps.", max_length=200, mode="uniform")
+        config = train_config(model=tiny_model, instruction="Judge the steps.", max_length=200, mode="uniform")
         save_model(prm, model_folder(workspace, name), encoder, Card.of(name, config, None))
     score.run(workspace)
     return workspace

@@ -6,10 +6,11 @@ import json
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from train_testbed import train_config
 
 from curate.errors import UserError
 from prm.bilevel.loop import Bilevel, learning_rate
-from prm.config import LEARNED, TrainConfig, UpperConfig
+from prm.config import LEARNED, LearnedTraining, TrainConfig
 from prm.data.batches import Stream
 from prm.data.meta import Pairs, Singles, shuffled_outcomes
 from prm.losses import pair_loss
@@ -80,16 +81,17 @@ class ToyPairs(Toy):
 def config(**changes) -> TrainConfig:
     upper = {"unroll": 3, "warmup": 20, "lr": 0.05, "meta_rows": 24} | changes.pop("upper", {})
     upper = upper if changes.get("mode", "domain") in LEARNED else {}
-    return TrainConfig(
+    return train_config(
         **({"model": "toy", "lr": 1e-2, "steps": 400, "lr_warmup": 1, "lr_schedule": "constant"} | changes),
-        upper=UpperConfig(**upper),
+        upper=upper,
     )
 
 
 def build(settings: TrainConfig, seed: int = 0, shuffled: bool = False, micro: int = 1000) -> tuple[Toy, Bilevel]:
     toy = Toy(seed, shuffled, micro)
     train = Stream("train", {domain: toy.groups[domain] for domain in DOMAINS}, 4, seed)
-    meta = Singles(toy.groups["meta"], settings.upper.meta_rows, seed)
+    rows = settings.upper.meta_rows if isinstance(settings, LearnedTraining) else 1
+    meta = Singles(toy.groups["meta"], rows, seed)
     return toy, Bilevel(settings, toy, list(toy.net.parameters()), train, meta)
 
 

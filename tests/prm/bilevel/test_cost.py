@@ -7,7 +7,6 @@ from prm_testbed import example_rows, fill
 from train_testbed import settings
 
 from curate.tables.store import Store
-from prm.config import UpperConfig
 from prm.training import run, train
 
 # A batch is 3 domains x 2 rows; a cycle is two lower steps, and in the modes that learn one upper step of 4 meta rows.
@@ -26,7 +25,7 @@ def cycle(model: str, data, **changes) -> Counter:
     """Counts of the second cycle of a run, taken at the first attention of the language model."""
     upper, mode = changes.pop("upper", {}), changes.setdefault("mode", "domain")
     if mode != "uniform":
-        changes["upper"] = UpperConfig(unroll=2, warmup=0, meta_rows=META, **upper)
+        changes["upper"] = {"unroll": 2, "warmup": 0, "meta_rows": META} | upper
     prm, loop = run.start(0, False, settings(model, **changes), data)
     counts = Counter()
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import batch_first
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from train_testbed import train_config
 
 from prm.bilevel.ghost import Ghost
 from prm.bilevel.instances import RolloutNet, RolloutTable, rollout_weights
 from prm.bilevel.loop import Bilevel
-from prm.config import TrainConfig, UpperConfig
+from prm.config import TrainConfig
 from prm.data.batches import Stream
 from prm.data.meta import Singles, shuffled_outcomes
 from prm.training import checkpoint
@@ -27,9 +28,13 @@ def features(names):
     return torch.tensor([FEATURES[name] for name in names]).double()
 
 
+def learning(mode: str, **upper) -> TrainConfig:
+    return train_config(model="toy", mode=mode, upper=upper)
+
+
 def moved(mode: str, **config) -> RolloutTable | RolloutNet:
     """Weights after a few updates of all rollouts."""
-    weights = rollout_weights(mode, GROUPS, UpperConfig(lr=0.1, **config), 3)
+    weights = rollout_weights(learning(mode, lr=0.1, **config), GROUPS, 3)
     for step in range(5):
         weights.settle(weights.names, features(weights.names))
         weights.update(weights.names, [0.3, -0.1 * step, 0.2, -0.4])
@@ -38,7 +43,7 @@ def moved(mode: str, **config) -> RolloutTable | RolloutNet:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_weights_are_positive_of_mean_one_and_start_at_one(mode):
-    fresh = rollout_weights(mode, GROUPS, UpperConfig(), 3)
+    fresh = rollout_weights(learning(mode), GROUPS, 3)
     fresh.settle(fresh.names, features(fresh.names))
     assert fresh.all_weights().tolist() == pytest.approx([1] * 4)
     weights = moved(mode)
@@ -52,7 +57,7 @@ def test_weights_are_positive_of_mean_one_and_start_at_one(mode):
 
 
 def test_other_modes_have_no_weights_of_rollouts():
-    assert rollout_weights("domain", GROUPS, UpperConfig(), 0) is None
+    assert rollout_weights(learning("domain"), GROUPS, 0) is None
 
 
 def test_the_factor_of_a_batch_brings_the_net_to_mean_one():
@@ -79,7 +84,7 @@ def test_only_rollouts_of_the_batch_move_in_a_table(dots, place):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_what_all_rollouts_have_in_common_moves_none(mode):
-    weights = moved(mode) if mode == "instance-net" else rollout_weights(mode, GROUPS, UpperConfig(lr=0.1), 0)
+    weights = moved(mode) if mode == "instance-net" else rollout_weights(learning(mode, lr=0.1), GROUPS, 0)
     weights.state |= {name: torch.zeros_like(weights.state[name]) for name in ("m", "s")}
     weights.settle(weights.names, features(weights.names))
     weights.update(weights.names, [0.7] * 4)
@@ -114,7 +119,7 @@ def test_what_is_learned_from_is_the_derivative_of_the_weights(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_account_of_dots(mode):
-    weights = rollout_weights(mode, GROUPS, UpperConfig(), 0)
+    weights = rollout_weights(learning(mode), GROUPS, 0)
     for dots in ([1.0, 5.0], [3.0, 5.0]):
         weights.settle(["a1", "b1"], features(["a1", "b1"]))
         weights.update(["a1", "b1"], dots)
@@ -175,7 +180,7 @@ class Toy:
 def build(mode: str, seed: int = 0, shuffled: bool = False, micro: int = 1000, **changes) -> tuple[Toy, Bilevel]:
     upper = {"unroll": 2, "warmup": 20, "lr": 0.1, "meta_rows": 24} | changes.pop("upper", {})
     basic = {"model": "toy", "lr": 1e-2, "steps": 400, "lr_warmup": 1, "lr_schedule": "constant", "clip": None}
-    config = TrainConfig(**(basic | changes), mode=mode, upper=UpperConfig(**upper))
+    config = train_config(**(basic | changes), mode=mode, upper=upper)
     toy = Toy(seed, shuffled, micro)
     train = Stream("train", {domain: toy.groups[domain] for domain in ("one", "two")}, 8, seed)
     meta = Singles(toy.groups["meta"], config.upper.meta_rows, seed)

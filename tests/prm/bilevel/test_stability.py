@@ -7,7 +7,7 @@ from test_bilevel import CLEAN, DOMAINS, Toy, build, config, finish
 from prm import metrics
 from prm.bilevel.loop import Bilevel
 from prm.bilevel.weights import upper_rule
-from prm.config import UpperConfig
+from prm.config import AdamUpper
 from prm.data.batches import Stream
 from prm.data.meta import Singles
 from prm.reporting import verdict
@@ -46,7 +46,7 @@ def test_the_order_does_not_depend_on_how_often_the_upper_level_moves(unroll):
     assert order.right == order.total == 6
 
 
-def noise_band(settings: UpperConfig, updates: list) -> tuple[float, float]:
+def noise_band(settings: AdamUpper, updates: list) -> tuple[float, float]:
     """Lowest and highest weight of 200 runs whose domains do not differ: at each update of this run it is dealt anew
     which domain has which hypergradient. A further such run has all weights inside in 99 of 100 cases.
     """

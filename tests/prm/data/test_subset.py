@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_testbed import train_config
 
 from curate.errors import UserError
-from prm.config import SubsetConfig
+from prm.config import CarTraining, ClusterSubset, S1Training, SubsetConfig
 from prm.data import subset
 from prm.data.batches import PooledBatches
 from prm.data.examples import Example
@@ -39,14 +40,14 @@ def test_every_rollout_is_kept_or_left_with_a_reason(rows, share, run_seed):
     examples = [example(f"r{i:02d}", values, domain) for i, (values, domain) in enumerate(rows)]
     keep = max(1, round(share * len(examples)))
     for mode in ("s1", "car"):
-        config = SubsetConfig(share=share)
+        config = train_config(model="m", mode=mode, subset={"share": share})
         try:
-            left = subset.choose(mode, examples, config, run_seed)
+            left = subset.choose(config, examples, run_seed)
         except UserError as error:
             assert mode == "s1"
             assert "leaves none" in str(error)
             continue
-        backwards = subset.choose(mode, examples[::-1], config, run_seed)
+        backwards = subset.choose(config, examples[::-1], run_seed)
         assert Counter(e.rollout_id for e, _ in left) == Counter(e.rollout_id for e, _ in backwards)
         assert len({e.rollout_id for e, _ in left}) == len(left)
         assert all(error.reason.startswith(f"{mode}-") for _, error in left)
@@ -62,20 +63,22 @@ def test_s1_leaves_out_the_malformed_and_what_the_policy_never_fails():
         example("sure-here", [1.0, 1.0], problem="p"),
         example("not-there", [0.5, 1.0], problem="p"),
     ]
-    left = {e.rollout_id: error for e, error in subset.choose("s1", rows, SubsetConfig(share=1), 0)}
+    left = {
+        e.rollout_id: error for e, error in subset.choose(S1Training(model="m", subset=SubsetConfig(share=1)), rows, 0)
+    }
     assert {name: error.reason for name, error in left.items()} == {
         "hole": "s1-malformed", "blank": "s1-malformed", "sure": "s1-easy"
     }  # fmt: skip
     assert left["hole"].detail == "step 1 has no label"
     assert left["blank"].detail == "step 1 has no text"
     with pytest.raises(UserError, match=r"leaves none of 1 training rollouts \(1 s1-easy\)"):
-        subset.choose("s1", rows[2:3], SubsetConfig(), 0)
+        subset.choose(S1Training(model="m"), rows[2:3], 0)
 
 
 def test_s1_draws_domains_alike_and_favours_long_chains():
     rows = [example(f"a{i:03d}", [0.5], "a", steps=["x" * (i + 1)]) for i in range(180)]
     rows += [example(f"b{i:03d}", [0.5], "b", steps=["x" * (i + 1)]) for i in range(20)]
-    left = {e.rollout_id for e, _ in subset.choose("s1", rows, SubsetConfig(share=0.1), 0)}
+    left = {e.rollout_id for e, _ in subset.choose(S1Training(model="m", subset=SubsetConfig(share=0.1)), rows, 0)}
     kept = [row for row in rows if row.rollout_id not in left]
     shares = Counter(row.domain for row in kept)
     assert sum(shares.values()) == 20
@@ -109,7 +112,7 @@ def test_car_keeps_the_best_of_each_cluster_and_then_the_best():
                     f"{kind}{i}", [0.0] if kind == "birds" else values, steps=steps * (1 if kind == "birds" else 11)
                 )
             )
-    left = subset.choose("car", rows, SubsetConfig(share=0.3, clusters=3), 0)
+    left = subset.choose(CarTraining(model="m", subset=ClusterSubset(share=0.3, clusters=3)), rows, 0)
     kept = {row.rollout_id for row in rows} - {e.rollout_id for e, _ in left}
     assert len(kept) == 9
     assert sum(name.startswith("birds") for name in kept) == 1

@@ -4,12 +4,11 @@ import pytest
 import torch
 from prm_testbed import to_examples
 from test_families import FAMILIES, IMAGES, ROWS, TIGHT, loaded, own_score, workspace_for
-from train_testbed import settings
+from train_testbed import settings, train_config
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from curate.errors import RowError, UserError
 from curate.tables.schema import STEP_SCORES
-from prm.config import TrainConfig
 from prm.data.encode import Encoder, load_processor
 from prm.data.examples import Example, read_examples, read_images
 from prm.model.reward_model import Prm
@@ -137,10 +136,10 @@ def test_a_chat_that_writes_nothing_after_its_text_needs_a_suffix(folders):
 
 
 def test_settings_of_reading():
-    with pytest.raises(ValueError, match="suffix does nothing with read step-end"):
-        TrainConfig(model="m", suffix="x")
-    given = TrainConfig(model="m", read="branch", suffix="x")
+    with pytest.raises(UserError, match="suffix has no effect with read step-end"):
+        train_config(model="m", suffix="x")
+    given = train_config(model="m", read="branch", suffix="x")
     dumped = given.model_dump(mode="json")
-    assert TrainConfig(**dumped) == given
+    assert train_config(**dumped) == given
     assert (dumped["read"], dumped["suffix"]) == ("branch", "x")
-    assert not {"read", "suffix"} & TrainConfig(model="m").model_dump(mode="json").keys()
+    assert not {"read", "suffix"} & train_config(model="m").model_dump(mode="json").keys()

@@ -10,7 +10,6 @@ from train_testbed import settings, updates
 
 from curate.errors import UserError
 from curate.tables.schema import STEP_SCORES
-from prm.config import ValidationConfig
 from prm.model.digests import CARD
 from prm.model.saved import model_folder
 from prm.scoring import score
@@ -90,9 +89,7 @@ def test_a_card_of_before_is_told_so(trained, tmp_path):
 
 @pytest.mark.parametrize("kind", ["checkpoint", "best-*"])
 def test_a_flipped_byte_in_a_checkpoint_is_refused_and_the_run_starts_anew(tiny_model, make_workspace, kind):
-    config = settings(
-        tiny_model, steps=4, null_runs=0, checkpoint_every=2, validation=ValidationConfig(every=2, share=0.4)
-    )
+    config = settings(tiny_model, steps=4, null_runs=0, checkpoint_every=2, validation={"every": 2, "share": 0.4})
     whole, broken = make_workspace("whole"), make_workspace("broken")
     train.run(config, whole, 5)
 

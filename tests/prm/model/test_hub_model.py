@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 from hub_server import TOKEN, HubServer
 from safetensors.torch import load_file
+from train_testbed import train_config
 
 from curate.errors import ExitCode
-from prm.config import TrainConfig
 from prm.model.saved import model_folder
 from prm.training import train
 
@@ -43,7 +43,7 @@ def test_a_model_by_its_id(tiny_model, make_workspace, tmp_path):
         assert done.returncode == ExitCode.DONE, done.stderr[-3000:]
         assert hub.unknown == []
         assert any(asked.endswith("model.safetensors") for asked in hub.asked)
-    train.run(TrainConfig(model=tiny_model, **SETTINGS), here, 0)
+    train.run(train_config(model=tiny_model, **SETTINGS), here, 0)
     assert weights(there).keys() == weights(here).keys()
     for name, values in weights(here).items():
         assert (values == weights(there)[name]).all(), name

@@ -6,12 +6,12 @@ import pytest
 import torch
 from prm_testbed import example_rows, to_examples
 from step_bench import Bench
-from train_testbed import Fixed, settings, updates
+from train_testbed import Fixed, settings, train_config, updates
 from transformers import Qwen2VLForConditionalGeneration
 
 from curate.errors import UserError
 from prm.bilevel.rollout_level import RolloutLevel
-from prm.config import LoraConfig, TrainConfig, UpperConfig
+from prm.config import AdamUpper, LoraConfig
 from prm.data.encode import Encoder, load_processor
 from prm.model.lora import Adapted, adapt, halve
 from prm.model.reward_model import Prm
@@ -170,7 +170,7 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients(tiny_model, batch
 
 def test_a_killed_run_of_adapters_goes_on_to_the_same_end(tiny_model, make_workspace):
     """Exact direction, bfloat16, layers computed again, several forwards a batch; then it is scored."""
-    upper = UpperConfig(unroll=2, warmup=1, lr=0.1, meta_rows=4, meta_ema=0.5, direction="exact")
+    upper = AdamUpper(unroll=2, warmup=1, lr=0.1, meta_rows=4, meta_ema=0.5, direction="exact")
     config = settings(
         tiny_model, lora=LORA, upper=upper, null_runs=0, precision="bfloat16", checkpointing=True, micro_rows=4
     )
@@ -213,18 +213,21 @@ def test_weights_of_rollouts_with_adapters(tiny_model, make_workspace, mode):
         ({"lora": {"rank": 0}}, "greater than or equal to 1"),
         (
             {"mode": "instance-net", "upper": {"direction": "exact"}},
-            "exact is for mode domain, and mode is instance-net",
+            r'direction" in the recipe cannot be exact with mode instance-net: that belongs to mode domain',
         ),
-        ({"mode": "uniform", "upper": {"direction": "exact"}}, r"upper\.direction does nothing"),
+        (
+            {"mode": "uniform", "upper": {"direction": "exact"}},
+            r'"train\.upper" in the recipe has no effect with mode uniform: it belongs to mode domain',
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(model="m", **given)
+    with pytest.raises(UserError, match=message):
+        train_config(model="m", **given)
 
 
 def test_what_was_resolved_can_be_read_again():
-    config = TrainConfig(model="m", lora={"rank": 8, "targets": "attention"}, upper={"direction": "exact"})
+    config = train_config(model="m", lora={"rank": 8, "targets": "attention"}, upper={"direction": "exact"})
     dumped = config.model_dump(mode="json")
     assert dumped["lora"] == {"rank": 8, "alpha": 32.0, "targets": "attention"}
-    assert TrainConfig(**dumped) == config
+    assert train_config(**dumped) == config

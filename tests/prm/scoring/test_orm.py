@@ -142,6 +142,6 @@ def test_names_and_folders_that_cannot_be(tiny_model, make_workspace, tmp_path):
     train.run(settings(tiny_model, mode="uniform", steps=4), other, 1)
     with pytest.raises(UserError, match="prm score --replace"):
         score.run(workspace, models={"other": model_folder(other, "seed-0")})
-    with pytest.raises(ValueError, match="aggregation does nothing"):
+    with pytest.raises(UserError, match="aggregation has no effect"):
         orm("anywhere", aggregation="min")
     assert lineage.read(workspace.partition(STEP_SCORES, "other"))["complete"]

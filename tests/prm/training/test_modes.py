@@ -1,15 +1,17 @@
 """Modes of `prm train` end to end on a tiny model: weights of rollouts, chosen rollouts, settings without effect."""
 
+import re
+
 import pytest
 import torch
 import yaml
-from train_testbed import settings, updates
+from train_testbed import settings, train_config, updates
 
 from curate import pipeline
 from curate.errors import UserError
 from curate.tables import lineage
 from curate.tables.schema import REJECTS, ROLLOUT_WEIGHTS
-from prm.config import PER_ROLLOUT, TrainConfig, UpperConfig
+from prm.config import PER_ROLLOUT, LearnedTraining
 from prm.distributed.process_group import ProcessGroup
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
@@ -106,23 +108,41 @@ def test_a_chosen_part_is_trained_on_and_the_rest_is_listed(tiny_model, make_wor
 
 
 @pytest.mark.parametrize(
+    ("given", "key", "message"),
+    [
+        ({"mode": "uniform", "upper": {"unroll": 5}}, "upper", "with mode uniform: it belongs to mode domain"),
+        ({"mode": "s1", "upper": {"lr": 0.1}}, "upper", "with mode s1: it belongs to mode domain"),
+        ({"mode": "car", "upper": {"loss": "pairs"}}, "upper", "with mode car: it belongs to mode domain"),
+        ({"mode": "frozen", "weights": {"a": 1.0}, "upper": {"ema": 0.5}}, "upper", "with mode frozen"),
+        ({"mode": "uniform", "null_runs": 3}, "null_runs", "with mode uniform: it belongs to mode domain"),
+        ({"mode": "domain", "subset": {"share": 0.5}}, "subset", "with mode domain: it belongs to mode s1"),
+        ({"mode": "s1", "subset": {"clusters": 5}}, "subset.clusters", "with mode s1: it belongs to mode car"),
+        ({"mode": "s1", "weights": {"a": 1.0}}, "weights", "with mode s1: it belongs to mode frozen"),
+        ({"upper": {"rule": "mirror", "betas": (0, 0.9)}}, "upper.betas", "with rule mirror: it belongs to rule adam"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_are_refused(given, key, message):
+    with pytest.raises(
+        UserError, match=rf'^"train\.{re.escape(key)}" in the recipe has no effect {re.escape(message)}'
+    ):
+        train_config(model="m", **given)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"mode": "uniform", "upper": {"unroll": 5}}, r"mode uniform learns no weights, so upper\.unroll does nothing"),
-        ({"mode": "s1", "upper": {"lr": 0.1}}, r"mode s1 learns no weights, so upper\.lr does nothing"),
-        ({"mode": "car", "upper": {"loss": "pairs"}}, r"so upper\.loss does nothing"),
-        ({"mode": "frozen", "weights": {"a": 1.0}, "upper": {"ema": 0.5}}, r"mode frozen learns no weights"),
-        ({"mode": "uniform", "null_runs": 3}, "so null_runs does nothing"),
-        ({"mode": "domain", "subset": {"share": 0.5}}, r"subset\.share does nothing in mode domain"),
-        ({"mode": "s1", "subset": {"clusters": 5}}, r"subset\.clusters does nothing in mode s1"),
-        ({"mode": "s1", "weights": {"a": 1.0}}, "weights belong to mode frozen"),
-        ({"upper": {"rule": "mirror", "betas": (0.5, 0.9)}}, "betas are Adam's and do nothing with rule mirror"),
-        ({"mode": "instance-net", "upper": {"rule": "mirror"}}, "rule mirror is for domain weights"),
+        ({"mode": "frozen"}, r'"train\.weights" in the recipe: Field required'),
+        ({"mode": "frozen", "weights": {}}, r'"train\.weights" in the recipe: Dictionary should have at least 1 item'),
+        ({"mode": "frozen", "weights": {"a": 0.0}}, "not all 0"),
+        ({"mode": "frozen", "weights": {"a": 1.0, "b": -1.0}}, "must not be negative"),
+        ({"mode": "instance-net", "upper": {"rule": "mirror"}},
+         r'"train\.upper\.rule" in the recipe cannot be mirror with mode instance-net: that belongs to mode domain\.'),
+        ({"mode": "instance-net", "upper": {"rule": "miror"}}, r"upper\.rule.* Input should be 'adam'"),
     ],
-)
-def test_settings_without_effect_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(model="m", **given)
+)  # fmt: skip
+def test_settings_that_a_mode_cannot_have_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        train_config(model="m", **given)
 
 
 @pytest.mark.parametrize(
@@ -136,24 +156,26 @@ def test_settings_without_effect_are_refused(given, message):
     ],
 )
 def test_what_was_resolved_can_be_read_again(given):
-    config = TrainConfig(model="m", **given)
+    config = train_config(model="m", **given)
     dumped = config.model_dump(mode="json")
-    assert TrainConfig(**dumped).model_dump(mode="json") == dumped
-    assert ("upper" in dumped) == config.learns
+    assert train_config(**dumped).model_dump(mode="json") == dumped
+    assert ("upper" in dumped) == isinstance(config, LearnedTraining)
     assert ("subset" in dumped) == (config.mode == "car")
 
 
 def test_a_recipe_says_it_in_one_sentence(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "x", "train": {"model": "m", "mode": "uniform", "upper": {"lr": 0.1}}}))
-    with pytest.raises(UserError, match=r"^\"train\" in the recipe: mode uniform learns no weights, so upper\.lr"):
+    with pytest.raises(
+        UserError, match=r"^\"train\.upper\" in the recipe has no effect with mode uniform: it belongs to mode domain"
+    ):
         pipeline.load(path)
     assert pipeline.load(path, ["train.upper={}"]).resolved()["train"]["mode"] == "uniform"
 
 
 def test_one_train_domain_is_enough_for_weights_of_rollouts(tiny_model, make_workspace):
     workspace = make_workspace(train=1)
-    config = settings(tiny_model, mode="instance-table", null_runs=0, steps=2, upper=UpperConfig(**UPPER))
+    config = settings(tiny_model, mode="instance-table", null_runs=0, steps=2, upper=UPPER)
     assert train.run(config, workspace, 0).runs[0].weights == {"a": pytest.approx(1)}
 
 

@@ -11,7 +11,7 @@ from train_testbed import settings
 
 from curate.tables.store import Store
 from prm.bilevel.hypergradient import gradients
-from prm.config import UpperConfig
+from prm.config import AdamUpper
 from prm.data.batches import EvenBatches
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder
@@ -76,7 +76,7 @@ def test_domain_mode_that_learns_nothing_is_uniform_mode_bit_for_bit(tiny_model,
     of its own these are the same two gradients, whose sum does not depend on their order. More are equal to rounding.
     """
     ends = {}
-    for mode, upper in (("domain", {"upper": UpperConfig(unroll=2, warmup=1, lr=0.0, meta_rows=4)}), ("uniform", {})):
+    for mode, upper in (("domain", {"upper": AdamUpper(unroll=2, warmup=1, lr=0.0, meta_rows=4)}), ("uniform", {})):
         nulls = {"null_runs": 0} if upper else {}
         config = settings(tiny_model, mode=mode, rows_per_domain=1, micro_rows=1, **upper, **nulls)
         workspace = two_domains(mode)

@@ -13,7 +13,7 @@ from train_testbed import settings, updates
 from curate.errors import Interrupted, UserError
 from curate.tables import lineage
 from curate.tables.schema import EXAMPLES, REJECTS, STEP_SCORES, UPDATES
-from prm.config import UpperConfig
+from prm.config import AdamUpper
 from prm.model.reward_model import Prm
 from prm.model.saved import model_folder, read_card
 from prm.scoring import score
@@ -214,7 +214,7 @@ def test_meta_outcomes_that_are_all_alike_are_refused(tiny_model, make_workspace
         train.run(settings(tiny_model), workspace, 0)
 
 
-PAIRS = UpperConfig(loss="pairs", unroll=2, warmup=1, lr=0.1, meta_rows=4, meta_ema=0.5)
+PAIRS = AdamUpper(loss="pairs", unroll=2, warmup=1, lr=0.1, meta_rows=4, meta_ema=0.5)
 
 
 def fill_meta_problems(workspace, outcomes: list[list[bool]]) -> None:
