@@ -15,7 +15,7 @@ from curate.recipe.parsing import Config, Variant, validate
 from curate.recipe.variants import OneOf, below, members, models, unions, values
 from prm.bench.config import AnyVerdictConfig
 
-SECTIONS = {name: stage().config for name, stage in pipeline.stages().items()} | {"eval": AnyVerdictConfig}
+SECTIONS = {name: pipeline.STAGES.find(name).config for name in pipeline.STAGES} | {"eval": AnyVerdictConfig}
 # Made by the commit before sections were unions: what was given, and what a resolved recipe stored of it.
 STORED = json.loads((Path(__file__).parent / "stored_settings.json").read_text())
 PLAIN = {str: "a", int: 1, float: 1.0, Path: "a", dict: {"a": 1.0}}
