@@ -99,7 +99,7 @@ def forest(report: Report) -> go.Figure | None:
         figure.add_bar(y=[name for name, _ in banded], x=[band.high - band.low for _, band in banded],
             base=[band.low for _, band in banded], orientation="h", width=0.7, marker={"color": BAND, "line_width": 0},
             name="chance", customdata=[[band.low, band.high] for _, band in banded],
-            hovertemplate="%{y}: chance gives %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>")  # fmt: skip
+            hovertemplate="%{y}: null band %{customdata[0]:.2f} to %{customdata[1]:.2f}<extra></extra>")  # fmt: skip
     for weights in report.final.values():
         here = [row for row in rows if row.domain in weights]
         figure.add_scatter(

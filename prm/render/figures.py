@@ -44,7 +44,7 @@ def given_sentence(report: Report) -> str:
 
 def no_answer_sentence(report: Report) -> str:
     """In how many training rollouts no rule reads an answer, and of which domains; empty where there are none."""
-    return _of_rollouts(report, "no_answer", "have no answer that a rule reads, and count as wrong")
+    return _of_rollouts(report, "no_answer", "have no answer that a rule can read, and count as wrong")
 
 
 def _of_rollouts(report: Report, fact: str, what: str) -> str:
@@ -135,7 +135,7 @@ def training_sentence(report: Report) -> str:
     if not report.null_runs:
         return f"{runs}; no null run."
     null = f"{report.null_runs} run{'s' * (report.null_runs > 1)} with shuffled meta labels"
-    return f"{runs}; {null} say what chance gives."
+    return f"{runs}; {null} show what happens by chance."
 
 
 def order_sentence(report: Report) -> str:

@@ -103,7 +103,7 @@ def _charts(report: Report) -> dict[str, dict[str, Any] | None]:
             "chart-forest",
             charts.forest(report),
             "What each domain is worth",
-            "Mean over runs with its interval; small dots are the runs. Grey: what chance gives that domain.",
+            "Mean over runs with its interval; small dots are the runs. Grey: the domain's null band.",
             _weights_label(report),
         ),
         "weights": _chart(

@@ -123,17 +123,15 @@ def _training_notes(trained: stats.Training, learned: bool, least: float) -> lis
         kind = "there are no intervals" if runs == 1 else "intervals are the range of the runs"
         notes.append(f"Only {runs} trained run{'s' * (runs > 1)}: {kind}; use 3 or more.")
     if trained.mode in PER_ROLLOUT:
-        notes.append("Every rollout has a weight of its own; a domain's is their mean. Table: rollout_weights.")
+        notes.append("Every rollout has a weight of its own (table rollout_weights); a domain's weight is their mean.")
     if not learned:
         notes.append(f"Weights are those of mode {trained.mode}: given, not learned.")
     elif not null:
         notes.append("No null run: weights cannot be told from chance; set `train.null_runs` to 5 or more.")
     elif null < 5:
-        notes.append(f"Only {null} null run{'s' * (null > 1)}: the bands of chance are wide; use 5 or more.")
+        notes.append(f"Only {null} null run{'s' * (null > 1)}: null bands are wide; use 5 or more.")
     if learned and least > 1:
-        notes.append(
-            f"Verdicts ask for {least:g} times a neutral weight, or its inverse, besides being clear of chance."
-        )
+        notes.append(f"A verdict requires {least:g} times a neutral weight, or its inverse, outside of the null band.")
     return notes
 
 

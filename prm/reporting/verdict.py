@@ -116,8 +116,8 @@ def _weight_sentence(
     if not learned:
         return f"{found} was given, not learned, so there is no verdict."
     if band is None:
-        return f"{found}; without a null run nothing tells it from chance, so there is no verdict."
-    given = "what chance gives it" if least == 1 else f"what chance and a factor of {least:g} leave to it"
+        return f"{found}; without a null run it cannot be told from chance, so there is no verdict."
+    given = "its null band" if least == 1 else f"its null band with a factor of {least:g}"
     chance = f"{given} ({band.low:.2f} to {band.high:.2f})"
     if hard and weighing.verdict in (UP, DOWN):
         # Without step signal the weight moves for other reasons than the worth of the steps.
@@ -126,7 +126,7 @@ def _weight_sentence(
         return f"{found} lies above {chance}: its steps teach what the meta set needs."
     if weighing.verdict == DOWN:
         return f"{found} lies below {chance}: its steps teach little of what the meta set needs, or mislead."
-    return f"{found} is not clear of {chance}: no ground to prefer or to drop it."
+    return f"{found} lies within {chance}: there is no reason to prefer or to drop it."
 
 
 def too_hard(accuracy: float | None) -> bool:
@@ -139,7 +139,7 @@ def _hard_sentence(accuracy: float | None) -> str:
         return ""
     return (
         f"Too hard ({100 * accuracy:.0f} % of its graded rollouts are right): it carries no step signal, which is not "
-        "the same as bad; wrong gold answers would look alike."
+        "the same as bad; wrong gold answers would look the same."
     )
 
 

@@ -160,7 +160,7 @@ def _domains(workspace: Store, card: Card) -> list[str]:
     seen = ("train", "meta") if card.config["mode"] in LEARNED else ("train",)
     return [
         "Weights of the training domains at the end of the run (mean 1); what they are worth is in the dataset-quality "
-        "report of the workspace, with intervals over seeds and bands of chance.",
+        "report of the workspace, with intervals over seeds and null bands.",
         "",
         *pipes(("domain", "weight", "rollouts", "labelled steps", "mean label"), cells),
         "Rollouts: "
