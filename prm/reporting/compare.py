@@ -178,5 +178,5 @@ def _notes(a: Report, b: Report, names: tuple[str, str], alike: bool, shared: in
     if a.mode != b.mode and a.runs and b.runs:
         notes.append(f"The modes of training differ: {a.mode or 'mixed'} and {b.mode or 'mixed'}.")
     if a.runs and b.runs:
-        notes.append("Each interval holds with 95 % by itself: of 20 domains that do not differ, one misses 0 by chance.")
+        notes.append("Each interval is a 95 % interval of its own: of 20 equal domains, one misses 0 by chance.")
     return notes
