@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from curate import pipeline
 from curate.cli.app import app as curate_app
 from curate.engines.simulated import Faults
+from curate.recipe import variants
 from curate.recipe.parsing import Config
 from curate.tables.schema import TABLES
-from prm.bench.config import CalibrationConfig, VerdictConfig
+from prm.bench.config import AnyVerdictConfig, CalibrationConfig
 from prm.cli.app import app as prm_app
 from prm.render.difference import difference_columns
 from prm.reporting.columns import COLUMNS
@@ -57,7 +58,7 @@ is written as `shard: {}`.
 | `seed` | whole number | `0` | Seed of everything that is random: sampling, batches, heads, null runs. |
 """
 # What else is set by keys but is no section of a recipe: heading, introduction, class.
-BESIDE: tuple[tuple[str, str, type[Config]], ...] = (
+BESIDE: tuple[tuple[str, str, Any], ...] = (
     (
         "Arguments of the simulated engine",
         "Keys of `engine.args` with `engine.kind: simulated`, which answers without a model, for tests and trials.",
@@ -66,7 +67,7 @@ BESIDE: tuple[tuple[str, str, type[Config]], ...] = (
     (
         "Settings of `prm eval` with a benchmark",
         "They are not part of a recipe: `prm eval processbench FOLDER --set threshold=0.4`.",
-        VerdictConfig,
+        AnyVerdictConfig,
     ),
     (
         "Settings of `prm eval calibration`",
@@ -188,17 +189,19 @@ def _section(heading: str, introduction: str, annotation: Any, path: str = "", l
 
 def _variants(kinds: Sequence[type[BaseModel]], annotation: Any, level: int, lists: list[Key]) -> Iterator[str]:
     """The keys of all variants first, then those that several share, then each variant's own."""
-    tag = _tag(kinds)
+    marked = next(variants.unions(annotation), None)
+    tag = _tag(kinds) if marked is None else marked[0].key
     names = {kind: _values(kind, tag) for kind in kinds}
     held = _by_holders(kinds, tag)
-    yield _table([_tag_key(kinds, annotation), *held.pop(frozenset(kinds), [])], lists)
+    first = _tag_key(kinds, annotation) if marked is None else next(_union_rows("", *marked, None))
+    yield _table([replace(first, name=tag), *held.pop(frozenset(kinds), [])], lists)
     shared = {holders: found for holders, found in held.items() if len(holders) > 1 and len(found) >= SHARED}
     for holders, found in shared.items():
         chosen = [name for kind in kinds if kind in holders for name in names[kind]]
         yield f"\n{'#' * level} With `{tag}` {_or(chosen)}\n\n"
         yield _table(found, lists)
     for kind in kinds:
-        yield f"\n{'#' * level} With `{tag}: {', '.join(names[kind])}`\n\n{_doc(kind)}\n"
+        yield f"\n{'#' * level} With `{tag}: {', '.join(map(_word, names[kind]))}`\n\n{_doc(kind)}\n"
         own = [key for holders, found in held.items() if holders not in shared and kind in holders for key in found]
         yield "\n" + _table(own, lists) if own else ""
 
@@ -247,7 +250,58 @@ def _field(name: str, field: FieldInfo, default: Any) -> list[Key]:
     head = Key(name, f"mapping (next rows){optional}", _shown(default), text)
     if len(below) == 1:
         return [head, *_keys(below[0], f"{name}.", default)]
+    annotated = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation  # type: ignore[valid-type]
+    marked = next(variants.unions(annotated), None)
+    if marked is not None:
+        return [head, *_union_rows(name, *marked, default)]
     return [head, *_nested_variants(name, below, field, default)]
+
+
+def _merged(texts: Mapping[str, str]) -> str:
+    """The texts of several values as one: what all of them begin with, and then what each value means."""
+    given = {value: text for value, text in texts.items() if text}
+    shared = next(iter(given.values())).partition(": ")[0] + ": " if given else ""
+    if len(given) < 2 or not all(text.startswith(shared) for text in given.values()):
+        return " ".join(dict.fromkeys(given.values()))
+    said = (f"{value}, {text.removeprefix(shared).rstrip('.')}" for value, text in given.items())
+    return shared + "; ".join(said) + "."
+
+
+def _union_rows(
+    path: str,
+    one_of: variants.OneOf,
+    union: Any,
+    default: Any,
+    only: str = "",
+    known: Sequence[Key] = (),
+    tags: Sequence[str] = (),
+) -> Iterator[Key]:
+    """The rows of a union whose member one key chooses: that key, then each other with the members that have it.
+
+    `known` are keys that were shown before, and `tags` the keys that chose this union; `only` says when it is meant.
+    """
+    tag, parts = one_of.key, list(variants.members(union))
+    chosen = [variants.values(part, tag) for part in parts]
+    texts = {_or(variants.values(kind, tag)): _cell(kind.model_fields[tag].description or "") for kind in models(union)}
+    first = getattr(default, tag) if isinstance(default, BaseModel) else one_of.default
+    shown = "required" if first is ... else _shown(first)
+    told = only + _merged(texts)
+    yield Key(f"{path}.{tag}", _or([each for values in chosen for each in values]), shown, told)
+    held: dict[Key, list[int]] = {}
+    for place, part in enumerate(parts):
+        every = [_keys(kind, given=default) for kind in models(part)]
+        inner = [mark.key for mark, _ in variants.unions(part)]
+        for key in every[0]:
+            if key.name not in (tag, *tags, *inner) and key not in known and all(key in keys for keys in every):
+                held.setdefault(key, []).append(place)
+    for key, places in held.items():
+        values = [each for place in places for each in chosen[place]]
+        when = only if len(places) == len(parts) else f"Only with `{path}.{tag}` {_or(values)}. "
+        yield replace(key, name=f"{path}.{key.name}", text=when + key.text)
+    for part, values in zip(parts, chosen, strict=True):
+        for mark, inside in variants.unions(part):
+            when = f"Only with `{path}.{tag}` {_or(values)}. "
+            yield from _union_rows(path, mark, inside, default, when, [*known, *held], [*tags, tag])
 
 
 def _nested_variants(name: str, kinds: Sequence[type[BaseModel]], field: FieldInfo, default: Any) -> Iterator[Key]:
@@ -352,8 +406,13 @@ def _bounds(metadata: Sequence[Any]) -> str:
     return f" ({' and '.join(told)})" if told else ""
 
 
+def _word(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _or(values: Sequence[Any]) -> str:
-    shown = [f"`{value}`" for value in values]
+    shown = [f"`{_word(value)}`" for value in values]
     return f"{', '.join(shown[:-1])} or {shown[-1]}" if len(shown) > 1 else "".join(shown)
 
 
