@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         path = posixpath.normpath(posixpath.join("" if page.file.src_uri in PAGES else "docs", target))
         if path in PAGES.values():
             page_of = {name: page for page, name in PAGES.items()}
-            return f"[{match[2]}]({posixpath.relpath(page_of[path], here or '.')})"
+            return f"[{match[2]}]({posixpath.relpath(page_of[path], here or '.')}{match[4] or ''})"
         if not (ROOT / path).exists():
             return match[0]
         return f"{match[2]} (`{path}`)" if match[2].strip("`") != path else f"`{path}`"

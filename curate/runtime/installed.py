@@ -15,14 +15,8 @@ def _all() -> Any:
 
 @cache
 def entry_points(group: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """The entry points of a group, of all installed packages, as they were when the first group was asked for."""
+    """The entry points of a group, of all packages that were installed when the first group was asked for."""
     return tuple(_all().select(group=group))
-
-
-def forget() -> None:
-    """Look again when the next group is asked for: packages came or went while this process ran."""
-    _all.cache_clear()
-    entry_points.cache_clear()
 
 
 @cache

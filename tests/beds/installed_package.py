@@ -26,14 +26,20 @@ def installed_package(
         (folder / file).write_text(text)
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    installed.forget()
+    _look_again()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        installed.forget()
+        _look_again()
         for module in [key for key, each in sys.modules.items() if _lies_in(each, folder)]:
             del sys.modules[module]
+
+
+def _look_again() -> None:
+    """Packages came or went, which the product looks up once a process."""
+    installed._all.cache_clear()
+    installed.entry_points.cache_clear()
 
 
 def _lies_in(module: object, folder: Path) -> bool:
