@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
+from train_testbed import train_config
 
 from curate.errors import UserError
 from curate.tables.rows import UpdateRow
@@ -78,7 +79,7 @@ def settings(**changes) -> TrainConfig:
     upper = {"unroll": 2, "warmup": 5, "lr": 0.05, "meta_rows": META_ROWS} | changes.pop("upper", {})
     basic = {"model": "toy", "lr": 1e-2, "steps": 16, "lr_warmup": 1, "lr_schedule": "constant"}
     learns = changes.get("mode") != "uniform"
-    return TrainConfig(**(basic | changes | ({"upper": upper} if learns else {})))
+    return train_config(**(basic | changes | ({"upper": upper} if learns else {})))
 
 
 def build(config: TrainConfig, process_group: ProcessGroup) -> tuple[Toy, Bilevel]:

@@ -269,7 +269,7 @@ def test_a_meta_set_without_pairs_is_refused_before_anything_is_trained(tiny_mod
     ],
 )
 def test_settings_that_cannot_hold_pairs_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         settings("anywhere", **changes)
 
 
