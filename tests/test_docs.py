@@ -2,11 +2,11 @@
 
 import importlib.util
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import recipe_keys
 import yaml
 from pydantic import AfterValidator, Field
 from typer.testing import CliRunner
@@ -24,7 +24,7 @@ from prm.cli.app import app as prm
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("docs_script", ROOT / "scripts" / "docs.py")
-docs = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
+docs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(docs)
 
 
@@ -39,9 +39,9 @@ BESIDE = {heading: kind for heading, _, kind in docs.BESIDE}
 
 @pytest.mark.parametrize("section", [*SECTIONS, *BESIDE])
 def test_every_key_of_a_recipe_says_what_it_does(section):
-    for key in docs.keys((SECTIONS | BESIDE)[section]):
+    for key in recipe_keys.keys((SECTIONS | BESIDE)[section]):
         assert key.text, f"{section}: {key.name} has no docstring"
-        assert key.value, f"{section}: scripts/docs.py has no words for the type of {key.name}"
+        assert key.value, f"{section}: scripts/recipe_keys.py has no words for the type of {key.name}"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_key_of_a_recipe_says_what_it_does(section):
     ],
 )
 def test_a_key_names_all_that_it_may_be(section, key, names):
-    told = {each.name: each.value + each.text for each in docs.keys(SECTIONS[section])}
+    told = {each.name: each.value + each.text for each in recipe_keys.keys(SECTIONS[section])}
     assert set(names) <= set(re.findall(r"`([^`]+)`", told[key]))
 
 
@@ -97,6 +97,72 @@ class Cat(Animal):
     """Colour of its fur."""
 
 
+class Told:
+    """Marks a union as decided by a key, with the value that counts without it."""
+
+    def __init__(self, key, default):
+        self.key, self.default = key, default
+
+
+class Car(Config):
+    """Drives."""
+
+    way: Literal["road"] = "road"
+    """On wheels."""
+    fuel: Literal["petrol"]
+    """Burns."""
+    litres: float
+    """Size of the tank."""
+
+
+class Tram(Config):
+    """Rolls."""
+
+    way: Literal["road"] = "road"
+    """On wheels."""
+    fuel: Literal["current"]
+    """Hums."""
+
+
+class Boat(Config):
+    """Floats."""
+
+    way: Literal["water"]
+    """On water."""
+
+
+ROAD = Annotated[Car | Tram, Told("fuel", "petrol")]
+VEHICLE = Annotated[ROAD | Boat, Told("way", "road")]
+
+
+class Trip(Config):
+    """Goes somewhere."""
+
+    by: VEHICLE
+    """What it goes by."""
+
+
+def test_a_variant_may_be_a_union_by_a_key_of_its_own():
+    told = rows_by_heading("".join(recipe_keys.section("trip", "", Trip)))["trip"]
+    assert [(row[0], row[1], row[2], row[3]) for row in told] == [
+        ("`by`", "mapping (next rows)", "required", "What it goes by."),
+        ("`by.way`", "`road` or `water`", "`road`", "`road`: On wheels. `water`: On water."),
+        (
+            "`by.fuel`",
+            "`petrol` or `current`",
+            "`petrol`",
+            "Only with `by.way: road`. `petrol`: Burns. `current`: Hums.",
+        ),
+        ("`by.litres`", "number", "required", "Only with `by.fuel: petrol`. Size of the tank."),
+    ]
+    told = rows_by_heading("".join(recipe_keys.section("vehicle", "", VEHICLE)))
+    assert {heading: [row[0] for row in rows] for heading, rows in told.items()} == {
+        "vehicle": ["`way`"],
+        "With `fuel: petrol`": ["`fuel`", "`litres`"],
+        "With `fuel: current`": ["`fuel`"],
+    }
+
+
 class Owner(Config):
     """Has animals."""
 
@@ -116,7 +182,7 @@ def rows_by_heading(text):
 
 
 def test_variants_of_a_section_have_common_keys_once_and_then_their_own():
-    told = rows_by_heading("".join(docs._section("zoo", "", Annotated[Dog | Cat, Field(discriminator="kind")])))
+    told = rows_by_heading("".join(recipe_keys.section("zoo", "", Annotated[Dog | Cat, Field(discriminator="kind")])))
     assert told == {
         "zoo": [
             ["`kind`", "`dog` or `cat`", "required", "`dog` barks. `cat` purrs."],
@@ -131,18 +197,18 @@ def test_variants_of_a_section_have_common_keys_once_and_then_their_own():
 
 
 def test_variants_below_a_key_say_when_they_count_and_take_the_defaults_of_what_is_there():
-    told = rows_by_heading("".join(docs._section("house", "", Owner)))
+    told = rows_by_heading("".join(recipe_keys.section("house", "", Owner)))
     assert told["house"] == [
         ["`pet`", "mapping (next rows)", "`{}`", "The animal in the house."],
         ["`pet.kind`", "`dog` or `cat`", "`dog`", "`dog` barks. `cat` purrs."],
         ["`pet.name`", "text", "`Rex`", "Name of the animal."],
-        ["`pet.volume`", "whole number (from 1 to 9)", "`5`", "Only with `pet.kind` `dog`. How loud it barks."],
-        ["`pet.lives`", "number or `null`", "`null`", "Only with `pet.kind` `cat`. How often it may fall."],
+        ["`pet.volume`", "whole number (from 1 to 9)", "`5`", "Only with `pet.kind: dog`. How loud it barks."],
+        ["`pet.lives`", "number or `null`", "`null`", "Only with `pet.kind: cat`. How often it may fall."],
         [
             "`pet.colour`",
             "`red`, `blue` or a name that an installed package adds",
             "`red`",
-            "Only with `pet.kind` `cat`. Colour of its fur.",
+            "Only with `pet.kind: cat`. Colour of its fur.",
         ],
         ["`others`", "list of mappings (see below)", "`[]`", "Animals outside."],
     ]
