@@ -80,7 +80,7 @@ def with_curate(folder: Path, rows: int, out: Path) -> None:
 
 
 def with_datasets(folder: Path, rows: int, out: Path) -> None:
-    """The same with `map` and `to_parquet`."""
+    """Ingest the same rows with `map` and `to_parquet` of `datasets`."""
     import hashlib
 
     import datasets

@@ -77,8 +77,10 @@ _BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->"
 
 @dataclass(frozen=True)
 class Found:
-    """Of one way, by seed and problem: accuracy of the pick, and of the vote weighted by its scores [seeds, problems];
-    by seed and test step: score (NaN where there is none) [seeds, steps].
+    """Holds what one way to train achieved.
+
+    `accuracy` is that of the pick, and `votes` that of the vote weighted by its scores, both [seeds, problems]; `scores`
+    are those of the test steps [seeds, steps], NaN where there is none.
     """
 
     accuracy: Any
@@ -102,7 +104,7 @@ def _run(*command: str) -> None:
 
 
 def _linked(source: Path, target: Path) -> None:
-    """The same files in another workspace: committed shards never change, so links to them do."""
+    """Link the files of a workspace into another one; this is safe, because committed shards never change."""
     for path in source.rglob("*"):
         if path.is_file() and not path.name.startswith("catalog"):
             here = target / path.relative_to(source)

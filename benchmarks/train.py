@@ -90,7 +90,7 @@ def ours(part: str, options: argparse.Namespace) -> Turn:
 
 
 def reference(options: argparse.Namespace) -> Turn:
-    """The same of (d)."""
+    """Make turns of (d), the way of the reference."""
     from reference import Reference
 
     from prm.data.encode import load_processor

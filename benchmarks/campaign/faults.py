@@ -194,7 +194,7 @@ def _mounts(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _small_disk(live: Path, rng: random.Random) -> Iterator[Path]:
-    """The same folder on a disk with little room left."""
+    """Put the workspace on a disk with little space left."""
     import shutil
 
     place = live.with_name("disk")
