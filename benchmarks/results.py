@@ -79,8 +79,8 @@ _BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->"
 class Found:
     """Holds what one way to train achieved.
 
-    `accuracy` is that of the pick, and `votes` that of the vote weighted by its scores, both [seeds, problems]; `scores`
-    are those of the test steps [seeds, steps], NaN where there is none.
+    `accuracy` is that of the pick, and `votes` that of the vote weighted by its scores, both [seeds, problems];
+    `scores` are those of the test steps [seeds, steps], NaN where there is none.
     """
 
     accuracy: Any
