@@ -23,14 +23,20 @@ class UpperConfig(Variant):
     """What the meta set asks for. `outcome` (DreamPRM): the score of a rollout is close to its outcome. `pairs`: of two
     rollouts of one problem, the right one scores above the wrong one; shifting both scores changes nothing. `auroc`:
     the right one of two rollouts of any problems scores above the wrong one, so that differences between problems and
-    domains count as well. Installed packages may add others."""
+    domains count as well."""
     unroll: int = Field(default=5, ge=1)
     """Number of lower steps per upper step."""
     warmup: int = Field(default=100, ge=0)
     """Number of lower steps before the first upper step. Adam's second moment is of little use during the first 50 or
     so."""
     rule: Literal["adam", "mirror"]
+    """How domain weights follow the hypergradient. `adam` (DreamPRM) applies Adam to the raw weights, which moves all
+    domains at about the same pace. `mirror` moves weights multiplicatively and in proportion to the hypergradient."""
     lr: float | None = Field(default=None, ge=0)
+    """Learning rate of the weights. With `adam` (0.01 when `null`) it is the step on the raw weights, or on the
+    parameters of the network in `instance-net`: about the change of the log weight per update when the signal is
+    steady. With `mirror` (50 when `null`) it is the log weight that a domain gains for each unit of meta loss that its
+    gradient removes."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a bias-corrected moving average of the hypergradient, taken before Adam; 0 takes none."""
     meta_ema: float = Field(default=0.0, ge=0, lt=1)
@@ -73,57 +79,56 @@ class UpperConfig(Variant):
 
 
 class AdamUpper(UpperConfig):
-    """Adam on the raw weights (DreamPRM), which moves all domains at about the same pace."""
+    """Applies Adam to the raw weights (DreamPRM), which moves all domains at about the same pace."""
 
     usual_rate: ClassVar[float] = 0.01
 
     rule: Literal["adam"] = "adam"
-    """How domain weights follow the hypergradient: by Adam on the raw weights (DreamPRM), which moves all domains at
-    about the same pace."""
+    """(DreamPRM) Adam on the raw weights, which moves all domains at about the same pace."""
     lr: float | None = Field(default=None, ge=0)
-    """Adam's step on the raw weights, or on the network's parameters in mode `instance-net`, 0.01 when null: about the
-    change of log weight per update when the signal is steady."""
+    """Step of Adam on the raw weights, or on the parameters of the network in mode `instance-net`; 0.01 when `null`. It
+    is about the change of the log weight per update when the signal is steady."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates on the raw weights."""
+    """Decay rates of Adam on the raw weights."""
 
 
 class MirrorUpper(UpperConfig):
-    """A multiplicative rule, in proportion to the hypergradient (see `prm.bilevel.weights`)."""
+    """Multiplies weights in proportion to the hypergradient."""
 
     usual_rate: ClassVar[float] = 50.0
 
     rule: Literal["mirror"] = "mirror"
-    """How domain weights follow the hypergradient: multiplicatively, in proportion to it (see
-    `prm.bilevel.weights`)."""
+    """A multiplicative rule, in proportion to the hypergradient."""
     lr: float | None = Field(default=None, ge=0)
-    """The log weight that a domain gains for each unit of meta loss that its gradient takes off, 50 when null."""
+    """Log weight that a domain gains for each unit of meta loss that its gradient removes; 50 when `null`."""
 
 
 AnyUpperConfig = Annotated[AdamUpper | MirrorUpper, OneOf("rule", "adam")]
 
 
 class RolloutUpper(AdamUpper):
-    """Weights of rollouts are learned by Adam."""
+    """Learns weights of rollouts by Adam."""
 
     direction: Literal["lagged"] = "lagged"
-    """When the meta gradient is taken: before the lower step and in a slightly cheaper metric, so that no gradient need
-    be kept for it (cosine with the truth 0.99 and more)."""
+    """When the meta gradient is taken: before the lower step, in a slightly cheaper metric, so that no gradient has to
+    be kept (its cosine with the exact direction is 0.99 or more)."""
 
 
 class SubsetConfig(Variant):
-    """The part of the training rollouts that the mode `s1` chooses."""
+    """Sets which part of the training rollouts the mode `s1` selects."""
 
     stored: ClassVar[Mapping[str, Any]] = {"clusters": None}
 
     share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the training rollouts that can be used."""
+    """Share of the usable training rollouts that is selected."""
 
 
 class ClusterSubset(SubsetConfig):
-    """The part of the training rollouts that the mode `car` chooses."""
+    """Sets which part of the training rollouts the mode `car` selects."""
 
     clusters: int | None = Field(default=None, ge=1)
-    """Groups of like texts of which each keeps its best; null takes the square root of half the rollouts."""
+    """Number of clusters of similar texts, each of which keeps its best rollout; `null` takes the square root of half
+    the number of rollouts."""
 
 
 class LoraConfig(Config):
@@ -149,6 +154,10 @@ class TrainConfig(Variant):
     revision: str | None = None
     """Revision (branch, tag or commit) of a model on the hub."""
     mode: Literal["domain", "instance-table", "instance-net", "uniform", "frozen", "s1", "car"]
+    """What is weighted. `domain` learns one weight per domain (DreamPRM). `instance-table` learns one weight per
+    rollout, `instance-net` a small network from the loss and score of a rollout to its weight (DreamPRM-1.5). `uniform`
+    keeps all weights at 1, `frozen` keeps those of `weights`. `s1` and `car` select a part of the rollouts by rules and
+    train on it with weights of 1."""
     seeds: int = Field(default=3, ge=1)
     """Number of runs with different batches and heads, from which every weight gets its interval."""
     steps: int = Field(default=1000, ge=1)
@@ -174,8 +183,7 @@ class TrainConfig(Variant):
     label_tokens: tuple[str, str] = ("+", "-")
     """Only for `label-token`: the words for right and wrong, each a single token of the model."""
     loss: StepLossName = "mse"
-    """Loss of a step score against its label: `mse` (mean squared error), `bce` (binary cross-entropy), or one of an
-    installed package."""
+    """Loss of a step score against its label: mean squared error or binary cross-entropy."""
     aggregation: AggregationName = "mean-log-odds"
     """How step scores become the score of a rollout: `mean-log-odds`, `sum-log-odds`, `mean`, `min`, `max`, `last` or
     `product`."""
@@ -203,7 +211,8 @@ class TrainConfig(Variant):
     clip: float | None = Field(default=1.0, gt=0)
     """Maximum norm of the whole gradient; `null` does not clip."""
     validation: AnyValidationConfig | None = None
-    """Evaluate on held-out problems, keep the best state, end early; null trains on all problems and keeps the last."""
+    """Evaluate on held-out problems, keep the best state and end early; `null` trains on all problems and keeps the
+    last state."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass. Trained parameters, their moments and the head are always float32.
     With `lora` and bfloat16 the frozen matrices are stored in bfloat16."""
@@ -283,7 +292,7 @@ class LearnedTraining(TrainConfig):
     """Base of the modes that learn weights."""
 
     upper: AnyUpperConfig = AdamUpper()
-    """How weights are learned."""
+    """The upper level: how weights are learned from the meta set."""
     null_runs: int = Field(default=3, ge=0)
     """Number of further runs with shuffled meta outcomes. They show where learned weights end up without any signal."""
 
@@ -298,36 +307,36 @@ class LearnedTraining(TrainConfig):
 
 
 class DomainTraining(LearnedTraining):
-    """A weight is learned for each domain (DreamPRM)."""
+    """Learns one weight per domain (DreamPRM)."""
 
     mode: Literal["domain"] = "domain"
-    """What weights are learned: one for each domain (DreamPRM)."""
+    """Learns one weight per domain (DreamPRM)."""
 
 
 class RolloutTraining(LearnedTraining):
-    """A weight is learned for each rollout."""
+    """Learns one weight per rollout."""
 
     mode: Literal["instance-table", "instance-net"]
-    """What weights are learned: one for each rollout (`instance-table`), or a small network from a rollout's loss and
-    score to its weight (`instance-net`, DreamPRM-1.5; see `prm.bilevel.instances`)."""
+    """`instance-table` learns one weight per rollout, `instance-net` a small network from the loss and score of a
+    rollout to its weight (DreamPRM-1.5)."""
     upper: RolloutUpper = RolloutUpper()
-    """How weights are learned."""
+    """The upper level: how weights are learned from the meta set."""
 
 
 class UniformTraining(TrainConfig):
-    """All weights are 1."""
+    """Keeps all weights at 1."""
 
     mode: Literal["uniform"] = "uniform"
-    """What weights are learned: none, all are 1."""
+    """Keeps all weights at 1."""
 
 
 class FrozenTraining(TrainConfig):
-    """Weights of domains are given."""
+    """Keeps given weights of domains."""
 
     mode: Literal["frozen"] = "frozen"
-    """What weights are learned: none, those of `weights` are kept."""
+    """Keeps the weights of `weights`."""
     weights: dict[str, float] = Field(min_length=1)
-    """A weight per domain; they are scaled to mean 1."""
+    """A weight per domain; they are scaled to a mean of 1."""
 
     @field_validator("weights")
     @classmethod
@@ -341,25 +350,23 @@ class SubsetTraining(TrainConfig):
     """Base of the modes that choose a part of the rollouts by rules and train on it with weights of 1."""
 
     subset: SubsetConfig = SubsetConfig()
-    """The part that is chosen."""
+    """Which part of the rollouts is selected."""
 
 
 class S1Training(SubsetTraining):
-    """Rollouts are chosen by quality, difficulty and diversity (see `prm.data.subset`)."""
+    """Selects rollouts by quality, difficulty and diversity, and trains on them with weights of 1."""
 
     mode: Literal["s1"] = "s1"
-    """What weights are learned: none. Rollouts are chosen by quality, difficulty and diversity (see `prm.data.subset`),
-    and have weights of 1."""
+    """Selects rollouts by quality, difficulty and diversity, and trains on them with weights of 1."""
 
 
 class CarTraining(SubsetTraining):
-    """Rollouts are chosen by clustering and ranking (see `prm.data.subset`)."""
+    """Selects rollouts by clustering and ranking, and trains on them with weights of 1."""
 
     mode: Literal["car"] = "car"
-    """What weights are learned: none. Rollouts are chosen by clustering and ranking (see `prm.data.subset`), and have
-    weights of 1."""
+    """Selects rollouts by clustering and ranking, and trains on them with weights of 1."""
     subset: ClusterSubset = ClusterSubset()
-    """The part that is chosen."""
+    """Which part of the rollouts is selected."""
 
 
 AnyTrainConfig = Annotated[

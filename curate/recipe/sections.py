@@ -70,20 +70,21 @@ class DecontaminateConfig(Variant):
 
 
 class DecontaminateSameImages(DecontaminateConfig):
-    """A text with other images than the clean set's is no overlap."""
+    """Takes the same text with another image for another problem."""
 
     other_images: Literal[False] = False
-    """Leave in what has the same text with other images, or with none on one side: templates ("Is the function
-    linear?") have the same text, and often the same answer, with every image."""
+    """A text that another image, or an image on one side only, goes with is not an overlap: templates ("Is the
+    function linear?") repeat the same text, and often the same answer, with every image."""
 
 
 class DecontaminateOtherImages(DecontaminateConfig):
-    """A text with other images than the clean set's is an overlap, too, where the answers agree."""
+    """Takes the same text and answer with another image for an overlap as well."""
 
     other_images: Literal[True]
-    """Leave out also what has the same text and answer with other images, or with none on one side."""
+    """The same text with another image, or with an image on one side only, is an overlap when the answers agree."""
     min_characters: int = Field(default=60, ge=1)
-    """A shorter question that has an image is no overlap by its text: "How many bars?"."""
+    """A question that is shorter than this and has an image is not compared by its text, because short questions ("How
+    many bars?") repeat."""
 
 
 AnyDecontaminateConfig = Annotated[DecontaminateSameImages | DecontaminateOtherImages, OneOf("other_images", False)]
@@ -213,6 +214,11 @@ class LabelConfig(Variant, ABC):
     )
 
     mode: Literal["pooled", "exact", "hard", "legacy"]
+    """How a label is estimated. `pooled` samples a few completions per step and pools them over the chain; it is
+    unbiased and needs about half the tokens of `exact`. `exact` samples exactly `completions` per step; the label is
+    the share that is right. `hard` samples until one completion is right; the label is 1 if one is, otherwise 0.
+    `legacy` is DreamPRM's rule, which stops early and is biased by up to 0.05; use it only to compare with its
+    labels."""
     rollouts: int | None = Field(default=None, ge=1)
     """Label only this many rollouts of each problem, the first ones by index (never chosen by outcome); `null` labels
     all."""
@@ -232,17 +238,19 @@ class LabelConfig(Variant, ABC):
 
 
 class PooledLabels(LabelConfig):
-    """Few completions per step, whose results are pooled over the chain: unbiased, and about half the tokens."""
+    """Samples a few completions per step and pools them over the chain; this is unbiased and needs about half the
+    tokens of `exact`.
+    """
 
     mode: Literal["pooled"] = "pooled"
-    """How labels are estimated: few completions per step, pooled over the chain; unbiased, and about half the tokens
-    of `exact`."""
+    """A few completions per step, pooled over the chain; unbiased, and about half the tokens of `exact`."""
     mean_completions: Annotated[float, Field(gt=0)] | None = None
-    """Completions per step in the mean, 2 when null. Cheap late steps and problems whose rollouts disagree get more."""
+    """Mean number of completions per step, 2 when `null`. Late steps, which are cheap, and problems whose rollouts
+    disagree get more."""
     max_completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Largest number of completions that a step gets, 8 when null (or four times the mean)."""
+    """Maximum number of completions per step; 8, or four times the mean if that is more, when `null`."""
     budget_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Draw as many completions as these tokens are expected to pay for, instead of `mean_completions`."""
+    """In place of `mean_completions`: samples as many completions as this number of tokens is expected to pay for."""
 
     @model_validator(mode="after")
     def _mean_fits(self) -> Self:
@@ -277,37 +285,38 @@ class CountedLabels(LabelConfig):
 
 
 class ExactLabels(CountedLabels):
-    """Exactly so many completions per step; the label is the share of right ones."""
+    """Samples a fixed number of completions per step; the label is the share that is right."""
 
     when_null: ClassVar[int] = 8
 
     mode: Literal["exact"] = "exact"
-    """How labels are estimated: exactly `completions` per step, of which the share of right ones is the label."""
+    """Exactly `completions` per step; the label is the share that is right."""
     completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Completions per step, 8 when null."""
+    """Number of completions per step, 8 when `null`."""
 
 
 class HardLabels(CountedLabels):
-    """Completions are drawn until one is right; the label says whether any is."""
+    """Samples completions until one is right; the label is 1 if one is, otherwise 0."""
 
     when_null: ClassVar[int] = 16
 
     mode: Literal["hard"] = "hard"
-    """How labels are estimated: by whether any of `completions` is right, which are drawn until one is."""
+    """Completions until one is right; the label is 1 if one is, otherwise 0."""
     completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Largest number of completions per step, 16 when null."""
+    """Maximum number of completions per step, 16 when `null`."""
 
 
 class LegacyLabels(CountedLabels):
-    """DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to compare with its labels."""
+    """Follows DreamPRM's rule, which stops early and is biased by up to 0.05; use it only to compare with DreamPRM's
+    labels.
+    """
 
     when_null: ClassVar[int] = 11
 
     mode: Literal["legacy"] = "legacy"
-    """How labels are estimated: by DreamPRM's rule, which stops by what it has seen and is biased by up to 0.05; to
-    compare with its labels."""
+    """DreamPRM's rule, which stops early and is biased by up to 0.05; use it only to compare with its labels."""
     completions: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Largest number of samples per step, the rollout itself among them; 11 when null."""
+    """Maximum number of samples per step, the rollout itself included; 11 when `null`."""
 
 
 AnyLabelConfig = Annotated[PooledLabels | ExactLabels | HardLabels | LegacyLabels, OneOf("mode", "pooled")]

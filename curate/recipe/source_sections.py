@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from curate.errors import did_you_mean
 from curate.graders import GRADERS
 from curate.recipe import source_table
-from curate.recipe.parsing import Config, Variant
+from curate.recipe.chain_sections import AnyChainMap
+from curate.recipe.parsing import Config
 from curate.recipe.variants import OneOf
 
 Role = Literal["train", "meta", "test"]
@@ -108,121 +108,6 @@ class ColumnMap(Config):
         return found
 
 
-class ChainMap(Variant):
-    """Says where the source has chains of thought. Each row then becomes a rollout, with step labels where the source
-    has them, and the policy does not sample for it.
-    """
-
-    stored: ClassVar[Mapping[str, Any]] = {
-        "labels": None, "labels_form": "value", "labels_from": 0, "right": None, "graded": None,
-    }  # fmt: skip
-    brings_question: ClassVar[bool] = False
-    """Whether the form has the question too."""
-
-    form: Literal["columns", "tagged", "conversation", "rated"]
-    steps: str
-    outcome: str | None = None
-    """Column that says whether the final answer is right; when `null`, the answer is graded against the gold answer."""
-    policy: str | None = None
-    """Column that names the model that wrote the chain."""
-
-    def named(self) -> list[tuple[str, str]]:
-        """(role, column) of every column that is named."""
-        roles = ("steps", "labels", "right", "graded", "outcome", "policy")
-        return [(role, column) for role in roles if (column := getattr(self, role, None))]
-
-
-class ColumnChains(ChainMap):
-    """Base of the forms in which steps and labels are columns of their own."""
-
-    form: Literal["columns"] = "columns"
-    """How a row holds its chain: steps and labels are columns."""
-    steps: str
-    """Column of the steps, a list of texts. `a.b` is field b of every struct in the list a."""
-    labels_form: Literal["value", "sign", "first-error", "wrong-steps"]
-    labels: str | None = None
-    right: str | None = None
-    """Column of the numbers of right completions, one per step."""
-    graded: str | None = None
-    """Column of the numbers of all graded completions, one per step."""
-
-    @model_validator(mode="after")
-    def _counts_belong_together(self) -> Self:
-        if (self.right is None) != (self.graded is None):
-            raise ValueError("right and graded belong together; give both or neither")
-        return self
-
-
-class ValueChains(ColumnChains):
-    """Steps with a label from 0 to 1 each, or with counts of completions, or without labels."""
-
-    labels_form: Literal["value"] = "value"
-    """What a label is: true or false, or a number from 0 to 1."""
-    labels: str | None = None
-    """Column of the labels, one per step."""
-
-
-class SignChains(ColumnChains):
-    """Steps with a label of -1, 0 or 1 each."""
-
-    labels_form: Literal["sign"] = "sign"
-    """What a label is: 1 where the step is right, -1 where it is wrong, 0 where it has no label."""
-    labels: str
-    """Column of the labels, one per step."""
-
-
-class IndexChains(ColumnChains):
-    """Steps of which the wrong ones are named by their indices."""
-
-    labels_form: Literal["first-error", "wrong-steps"]
-    """What the labels are. `first-error`: the index of the first wrong step (of a list the least), null or -1 where
-    there is none; what comes after it has no label. `wrong-steps`: a list of the indices of all wrong steps, the others
-    are right."""
-    labels: str
-    """Column of the index, or of the list of indices."""
-    labels_from: Literal[0, 1] = 0
-    """The index of the first step; where that is 1, 0 says that no step is wrong, too."""
-
-
-AnyColumnChains = Annotated[ValueChains | SignChains | IndexChains, OneOf("labels_form", "value")]
-
-
-class TaggedChains(ChainMap):
-    """Math-Shepherd's form: a text whose steps end in a tag, and its twin with marks in place of the tags."""
-
-    brings_question: ClassVar[bool] = True
-
-    form: Literal["tagged"] = "tagged"
-    """How a row holds its chain: as a text whose steps end in a tag, with a twin that has + or - there."""
-    steps: str
-    """Column of the text."""
-    labels: str
-    """Column of its marked twin."""
-
-
-class ConversationChains(ChainMap):
-    """VisualPRM400K's form: a turn for each step, answered by + or -."""
-
-    brings_question: ClassVar[bool] = True
-
-    form: Literal["conversation"] = "conversation"
-    """How a row holds its chain: as a conversation, in which each turn is a step that is answered by + or -."""
-    steps: str
-    """Column of the turns."""
-
-
-class RatedChains(ChainMap):
-    """PRM800K's form: alternatives of every step, with ratings."""
-
-    form: Literal["rated"] = "rated"
-    """How a row holds its chain: as alternatives of every step with ratings -1, 0 and 1."""
-    steps: str
-    """Column of the rated steps."""
-
-
-AnyChainMap = Annotated[AnyColumnChains | TaggedChains | ConversationChains | RatedChains, OneOf("form", "columns")]
-
-
 def _sound_pattern(text: str) -> str:
     try:
         found = re.compile(text)
@@ -268,8 +153,8 @@ class MappedSource(_SourceConfig):
     """Regular expression, such as `'####'`. The answer is the text after its last match, up to the end of the line, or
     what its group matches. A row without a match is rejected."""
     answer_type: AnswerType | None = None
-    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is
-    decided row by row from choices and answer. A row with choices is always graded as a choice."""
+    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    and answer. A row with choices is always graded as a choice."""
     answer_types: dict[str, AnswerType] = Field(default={})
     """Translates the values of `columns.answer_type` to answer types."""
     tolerance: float | None = Field(default=None, gt=0, lt=1)
@@ -380,8 +265,8 @@ class DreamPrmSource(_SourceConfig):
     root: Path | None = None
     """Folder or zip archive that image paths are relative to; the file's own folder when `null`."""
     answer_type: AnswerType | None = None
-    """How answers are graded (docs/answers.md lists the types, installed packages may add others); when `null`, this is
-    decided row by row from choices and answer."""
+    """How answers are graded (docs/answers.md lists the types); when `null`, this is decided row by row from choices
+    and answer."""
     revision: str | None = None
     """Revision of the data; it is kept with every row."""
 

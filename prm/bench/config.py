@@ -27,39 +27,42 @@ class BenchConfig(Config):
 
 
 class VerdictConfig(BenchConfig, Variant):
-    """Says how step scores become verdicts on steps: a step is judged right when its score is above a threshold."""
+    """Says how step scores become verdicts on steps."""
 
     tune: Literal["held-out", "gsm8k"] | None
+    """Chooses the threshold by the benchmark's own figure. `held-out`: on a held-out share of the problems, which the
+    figures leave out. `gsm8k` (ProcessBench only): on the subset gsm8k as in its paper; the figures of that subset are
+    then too good. `null` keeps `threshold`."""
     missing: Literal["wrong", "left-out"] = "wrong"
     """How a step without a score counts (its chain is too long, an image is missing, or it has no text): `wrong`, as a
     wrong verdict whatever the truth is; or `left-out`, not at all, and neither does the rest of its chain."""
 
 
 class FixedThreshold(VerdictConfig):
-    """The threshold is given beforehand."""
+    """Uses a given threshold."""
 
     tune: Literal[None] = None
-    """Where the threshold is chosen: nowhere, it is given."""
+    """The given `threshold` is used."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """A step is judged right when its score is above this."""
 
 
 class HeldOutThreshold(VerdictConfig):
-    """The threshold is chosen on a part of the problems."""
+    """Chooses the threshold on a part of the problems."""
 
     tune: Literal["held-out"] = "held-out"
-    """Where the threshold is chosen, by the benchmark's own figure: on a held-out share of the problems, which the
-    figures leave out."""
+    """The threshold is chosen on a held-out share of the problems, by the benchmark's own figure; the figures leave
+    these problems out."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
-    """The share of problems that the threshold is chosen on."""
+    """Share of the problems that the threshold is chosen on."""
 
 
 class SubsetThreshold(VerdictConfig):
-    """The threshold is chosen on one subset of ProcessBench, as its paper does."""
+    """Chooses the threshold on one subset of ProcessBench, as its paper does."""
 
     tune: Literal["gsm8k"] = "gsm8k"
-    """Where the threshold is chosen, by the benchmark's own figure: on the subset gsm8k of ProcessBench, whose own
-    figures are then too good."""
+    """The threshold is chosen on the subset gsm8k of ProcessBench, by the benchmark's own figure; the figures of that
+    subset are then too good."""
 
 
 AnyVerdictConfig = Annotated[FixedThreshold | HeldOutThreshold | SubsetThreshold, OneOf("tune", None)]

@@ -16,8 +16,9 @@ from PIL import Image, features
 from curate.errors import RowError
 from curate.graders import GRADERS, extract, grade, infer_type
 from curate.images import inspect
+from curate.recipe.chain_sections import AnyChainMap
 from curate.recipe.parsing import validate
-from curate.recipe.source_sections import AnyChainMap, ColumnMap, HubSource
+from curate.recipe.source_sections import ColumnMap, HubSource
 from curate.sources import columns
 from curate.sources.base import BadRow, SourceRow
 from curate.sources.fields.rollouts import chains

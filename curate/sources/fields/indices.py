@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from curate.recipe.source_sections import IndexChains, MappedSource
+from curate.recipe.chain_sections import IndexChains
+from curate.recipe.source_sections import MappedSource
 from curate.sources.base import Record
 from curate.sources.values import look, number_of
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curate.errors import RowError
-from curate.recipe.source_sections import (
+from curate.recipe.chain_sections import (
     ChainMap,
     ColumnChains,
     ConversationChains,

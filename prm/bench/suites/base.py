@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import AnyChainMap, ColumnMap
+from curate.recipe.chain_sections import AnyChainMap
+from curate.recipe.source_sections import ColumnMap
 from curate.seeds import content_hash
 from curate.sources.fields.rollouts import joinable
 from curate.sources.roots import Root

@@ -17,7 +17,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import AnyChainMap, ColumnMap, ValueChains
+from curate.recipe.chain_sections import AnyChainMap, ValueChains
+from curate.recipe.source_sections import ColumnMap
 from curate.seeds import digest
 from curate.sources.roots import Root
 from curate.sources.values import text_of

@@ -18,7 +18,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import NAME, AnyChainMap, ColumnMap, IndexChains
+from curate.recipe.chain_sections import AnyChainMap, IndexChains
+from curate.recipe.source_sections import NAME, ColumnMap
 from curate.seeds import digest
 from curate.sources.roots import Root
 from curate.sources.values import text_of

@@ -17,7 +17,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from curate.errors import RowError
-from curate.recipe.source_sections import AnyChainMap, ColumnMap, FilesSource, SignChains
+from curate.recipe.chain_sections import AnyChainMap, SignChains
+from curate.recipe.source_sections import ColumnMap, FilesSource
 from curate.seeds import content_hash, digest
 from curate.sources import columns
 from curate.sources.roots import Root

@@ -15,9 +15,9 @@ from curate.cli.app import app
 from curate.errors import RowError, UserError
 from curate.inspect import show
 from curate.recipe import shipped
+from curate.recipe.chain_sections import AnyChainMap
 from curate.recipe.parsing import validate
 from curate.recipe.sections import EngineConfig, RolloutConfig
-from curate.recipe.source_sections import AnyChainMap
 from curate.runtime.reporter import Silent
 from curate.sources.fields.rollouts import chains
 from curate.stages.rollout import RolloutWork
