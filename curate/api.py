@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from curate.runtime.frames import pl
-    from curate.upgrade.upgrade import UpgradeResult
+    from curate.upgrading.upgrade import UpgradeResult
 
 Settings = Mapping[str, Any] | Sequence[str]
 """Changes of a recipe: `{"rollout.samples.train": 4}`, or `["rollout.samples.train=4"]` as `--set` takes them."""
@@ -259,9 +259,9 @@ def upgrade(workspace: str | Path, reporter: Reporter | None = None) -> UpgradeR
 
     Nothing is generated and no row is lost. UserError for a workspace of a later release, or one that is damaged.
     """
-    from curate.upgrade import upgrade as upgrading
+    from curate.upgrading import upgrade as made
 
-    return upgrading.run(Path(workspace), reporter or Silent())
+    return made.run(Path(workspace), reporter or Silent())
 
 
 def shard(

@@ -17,7 +17,7 @@ STANDARD = set(sys.stdlib_module_names)
 LAYERS = {
     "curate": (
         "errors", "seeds", "pixels", "images", "runtime", "models", "text", "graders", "recipe", "tables", "engines",
-        "sources", "stages", "upgrade", "exports", "discovery", "pipeline", "inspect", "api", "cli",
+        "sources", "stages", "upgrading", "exports", "discovery", "pipeline", "inspect", "api", "cli",
     ),
     "prm": (
         "aggregations", "loss_table", "validation_config", "config", "sections", "metrics", "losses", "data", "model",

@@ -14,7 +14,7 @@ from curate.cli import options
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from curate.upgrade.upgrade import UpgradeResult
+    from curate.upgrading.upgrade import UpgradeResult
 
 
 def upgrade(workspace: options.Workspace = options.WORKSPACE, as_json: options.Json = False) -> None:

@@ -24,9 +24,9 @@ from curate.tables.journal import line_of
 from curate.tables.rows import rows_of, whole
 from curate.tables.schema import COMPLETIONS, PROBLEMS, ROLLOUTS
 from curate.tables.store import Partition, Store, write_atomic
-from curate.upgrade import layout, migrations, regrading, settings
-from curate.upgrade.migrations import MigrationContext
-from curate.upgrade.regrading import Regraded
+from curate.upgrading import layout, migrations, regrading, settings
+from curate.upgrading.migrations import MigrationContext
+from curate.upgrading.regrading import Regraded
 
 
 @dataclass(frozen=True)

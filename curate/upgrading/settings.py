@@ -1,7 +1,7 @@
 """The settings in lineage records as this release writes them, so that a stage goes on from rows of an earlier one.
 
 Keys that an earlier release did not have get the value that stands for what it did, which is their default. How texts
-are cut and graded is said by version; those rows were graded anew (`curate.upgrade.regrading`), and keep their cuts.
+are cut and graded is said by version; those rows were graded anew (`curate.upgrading.regrading`), and keep their cuts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from curate.tables.lineage import FILE
 from curate.tables.store import Partition, write_atomic
 from curate.text import steps
 
+# What an import without these keys did.
+_IMPORTED = {"records": None, "source": None, "policy": None, "filter": None, "stop": []}
 _LIMITS = ("max_pixels", "max_image_bytes")
 
 
@@ -48,8 +50,9 @@ def renewed(stage: str, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "steps": steps.VERSION, "answers": graders.VERSION}
     if stage == "import":
         columns = asdict(Columns(**_known(config.get("columns", {}))))
-        return {"filter": None, "stop": [], **config, "columns": columns | {"response": list(columns["response"])},
-                "steps": steps.VERSION, "answers": graders.VERSION}  # fmt: skip
+        # Not the version of steps: an import that is run again names its rollouts by their steps.
+        now = {"columns": columns | {"response": list(columns["response"])}, "answers": graders.VERSION}
+        return {**_IMPORTED, **config, **now}
     return dict(config)
 
 
