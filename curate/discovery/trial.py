@@ -18,9 +18,6 @@ from curate.sources import open_source
 from curate.sources.base import BadRow
 from curate.stages.ingest import rows
 
-# Rows that are not meant to come in; nothing is wrong with the settings.
-_UNWANTED = frozenset({"not-wanted"})
-
 
 @dataclass
 class SourceTrial:

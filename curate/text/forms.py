@@ -67,7 +67,6 @@ _INSTRUCTION = re.compile(
     r"\n+(?:Please\s+)?(?:Answer|Select|Choose|Give|Provide|Solve|Directly|Respond)\b[^\n]*[.:]\s*$", re.IGNORECASE
 )
 _CHOICES_FOLLOW = re.compile(r"\b(?:Answer )?(?:Options|Choices)\s*:\s*", re.IGNORECASE)
-_OPTIONS = re.compile(r"\n?\s*Options:\s*")
 # What stands behind a letter, each with its wide form.
 _KINDS = (".\uff0e", ":\uff1a", ")\uff09", "\u3001")
 _FIRST = re.compile(

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 VERSION = 3
-# No marker is longer: a cut further than this from a prefix's end is a cut of the whole chain, too.
-MARKER = 100
 
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 # "Step 2:", "**Step 2.**", "### Step 2 - ...", "(Step 2)", "STEP 2/5", "Step two:", "- Step 2.1:", "Step 2 Find ...".

@@ -21,11 +21,9 @@ from prm.model.reward_model import Prm
 
 @dataclass
 class Usage:
-    """What was computed so far: forwards, real and padded tokens, labelled steps."""
+    """What was computed so far: tokens, without padding, and labelled steps."""
 
-    forwards: int = 0
     tokens: int = 0
-    padded: int = 0
     steps: int = 0
 
 
@@ -68,9 +66,7 @@ class PrmObjective:
         for start in range(0, len(items), size):
             part = list(items[start : start + size])
             batch = [self.rows[name] for item in part for name in item]
-            self.usage.forwards += 1
             self.usage.tokens += sum(len(row.ids) for row in batch)
-            self.usage.padded += len(batch) * max(len(row.ids) for row in batch)
             yield part, batch
 
     def train_losses(self, names: Sequence[str]) -> Iterator[tuple[list[str], Tensor]]:

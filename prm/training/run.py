@@ -49,8 +49,6 @@ class RunResult:
     null_control: bool
     there: bool
     weights: Mapping[str, float]
-    skipped_updates: int = 0
-    clipped_steps: int = 0
     notes: Sequence[str] = ()
 
 
@@ -113,7 +111,7 @@ def do(
             lineage.write(partition, STAGE, settings, {"examples": ledger.out}, ledger, extra)
             _checkpoint_path(partition).unlink(missing_ok=True)
             along.tidy()
-    return RunResult(plan.name, plan.null_control, False, state.weights(), state.skipped, state.clipped, along.notes())
+    return RunResult(plan.name, plan.null_control, False, state.weights(), along.notes())
 
 
 def load_model(config: TrainConfig) -> Prm:

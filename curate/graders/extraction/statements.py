@@ -101,9 +101,9 @@ def statements(text: str, words: Words, choices: bool, several: bool) -> list[St
     `choices` adds the sentences that choose an option; `several` makes boxes that stand side by side one list.
     """
     found = [*_marks(text), *_boxes(text, several), *_announced(text, words), *_hashes(text)]
-    found += [_stated(text, match, "value-first") for match in _VALUE_FIRST.finditer(text)]
+    found += [_stated(match, "value-first") for match in _VALUE_FIRST.finditer(text)]
     if choices:
-        found += [_stated(text, match, "letter-first") for match in _LETTER_FIRST.finditer(text)]
+        found += [_stated(match, "letter-first") for match in _LETTER_FIRST.finditer(text)]
         found += [
             Statement(
                 match.start(), text[match.start("value") : sentence_end(text, match.start("value"))], "chosen", False
@@ -113,7 +113,7 @@ def statements(text: str, words: Words, choices: bool, several: bool) -> list[St
     return sorted(found, key=lambda each: each.start)
 
 
-def _stated(text: str, match: re.Match[str], rule: str) -> Statement:
+def _stated(match: re.Match[str], rule: str) -> Statement:
     return Statement(match.start("value"), match["value"], rule, False)
 
 

@@ -84,12 +84,3 @@ def judge(task: SyntheticTask[F], facts: F, steps: Sequence[str]) -> list[bool]:
             right = right and final.strip() == truth[-1]["answer"]
         verdicts.append(right)
     return verdicts
-
-
-def first_wrong(task: SyntheticTask[F], facts: F, steps: Sequence[str]) -> int | None:
-    """Index of the first wrong step; the number of steps when the chain stops short; None when all is right."""
-    verdicts = judge(task, facts, steps)
-    for index, right in enumerate(verdicts):
-        if not right:
-            return index
-    return None if len(verdicts) == NUM_STEPS else len(verdicts)

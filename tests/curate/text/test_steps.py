@@ -103,6 +103,8 @@ MARKERS = [
     "```",
 ]
 OTHERS = ["$$x$$", "\\boxed{7}", "The answer is ", "It is ", "and ", "12", ".", ":", " ", "\n", "\n", "\n\n", "é"]
+# No marker is longer: a cut further than this from a prefix's end is a cut of the whole chain, too.
+LONGEST_MARKER = 100
 MARKUP = st.sampled_from([*MARKERS, *OTHERS])
 
 
@@ -110,7 +112,7 @@ MARKUP = st.sampled_from([*MARKERS, *OTHERS])
 def test_a_prefix_is_cut_as_the_chain_is(text, end, least, most):
     """A cut depends on what was read, and on the marker that begins there."""
     whole, part = steps.cuts(text, most, least), steps.cuts(text[:end], most, least)
-    far = end - steps.MARKER
+    far = end - LONGEST_MARKER
     assert [cut for cut in whole if cut < far] == [cut for cut in part if cut < far]
     # Near the end, too: cutting off between two pieces of the text changes nothing before.
     for cut in whole[1:]:
