@@ -24,7 +24,7 @@ from curate.tables.store import Partition, write_atomic
 from curate.text import steps
 
 # What an import without these keys did.
-_IMPORTED = {"records": None, "source": None, "policy": None, "filter": None, "stop": []}
+_IMPORTED: dict[str, Any] = {"records": None, "source": None, "policy": None, "filter": None, "stop": []}
 _LIMITS = ("max_pixels", "max_image_bytes")
 
 
