@@ -81,7 +81,7 @@ class DecontaminateOtherImages(DecontaminateConfig):
     """Takes the same text and answer with another image for an overlap as well."""
 
     other_images: Literal[True]
-    """The same text with another image, or with an image on one side only, is an overlap when the answers agree."""
+    """A text that another image, or an image on one side only, goes with is an overlap when the answers agree."""
     min_characters: int = Field(default=60, ge=1)
     """A question that is shorter than this and has an image is not compared by its text, because short questions ("How
     many bars?") repeat."""

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any
 
 from curate.errors import UserError
-from curate.runtime import installed
+from curate.runtime.registry import Registry
 from prm.reporting.formats import MISSING, as_it_is, number, over, percent, spread
 from prm.reporting.report_column import DomainRow, Form, ReportColumn, ShownAs, arranged
 from prm.reporting.stats import DomainFacts
 
-ENTRY_POINTS = "prm.report_columns"
 # Titles of the terminal's tables.
 QUALITY, DATA = "Dataset quality", "Data and training"
 
@@ -312,20 +311,27 @@ COLUMNS: tuple[ReportColumn[DomainRow], ...] = (
 )
 
 
+REPORT_COLUMNS: Registry[Any] = Registry(
+    "prm.report_columns",
+    "report column",
+    {column.name: column for column in COLUMNS},
+    of="prm.reporting.report_column:ReportColumn",
+)
+
+
 def report_columns() -> tuple[ReportColumn[DomainRow], ...]:
     """Every column: those of this project, then those of installed packages by name.
 
-    UserError for one of a package that is no `ReportColumn`, or whose name or key is taken.
+    UserError for one of a package that is no `ReportColumn`, or whose key is taken.
     """
     found, taken = list(COLUMNS), _taken(COLUMNS)
-    for point in sorted(installed.entry_points(ENTRY_POINTS), key=lambda point: point.name):
-        brings = f"The entry point {point.name} ({point.value}) in the group {ENTRY_POINTS}"
-        column = point.load()
-        if not isinstance(column, ReportColumn):
-            raise UserError(f"{brings} is no ReportColumn; repair the package that brings it, or uninstall it.")
+    for name in REPORT_COLUMNS.installed():
+        column: ReportColumn[DomainRow] = REPORT_COLUMNS.find(name)
         if both := _taken([column]) & taken:
-            names = ", ".join(sorted(both))
-            raise UserError(f"{brings} is a column whose name is taken ({names}); rename it there, or uninstall it.")
+            raise UserError(
+                f'An installed package brings the report column "{name}", whose key is taken '
+                f"({', '.join(sorted(both))}); rename it there, or uninstall the package."
+            )
         found.append(column)
         taken |= _taken([column])
     return tuple(found)

@@ -1,5 +1,6 @@
 """CONTRIBUTING.md is followed to the letter: its files become an installed package, and its recipe uses all of it."""
 
+import csv
 import json
 import re
 import shlex
@@ -117,7 +118,7 @@ def test_the_grader_grades_and_the_engine_speaks(ran):
 def test_the_stage_runs_in_its_place_and_its_table_is_there(ran):
     workspace, (printed, sql, _) = ran
     stages = re.findall(r"^(\w+): [\d,]+ \w+ in = ", printed, re.MULTILINE)
-    assert stages == ["ingest", "rollout", "label", "shard", "lengths", "train", "score", "select"]
+    assert stages == ["ingest", "rollout", "label", "shard", "lengths", "train", "score", "select", "report"]
     assert workspace.tables()["lengths"] == 16 and "lengths" in set(workspace.ledger()["table_name"])
     assert re.search(r"18 +│ +16", sql)
     rollout = workspace.arrow("rollouts").to_pylist()[0]["rollout_id"]
@@ -139,8 +140,9 @@ def test_the_upper_loss_is_trained_on(ran):
 
 def test_the_aggregation_selects(ran):
     workspace, _ = ran
-    rollouts = [row for row in workspace.arrow("rollouts").to_pylist() if row["role"] == "test"]
-    found = rollout_logits(workspace.store, rollouts, "second-lowest")["seed-0"]
+    rollouts = workspace.arrow("rollouts").to_pylist()
+    steps = {row["rollout_id"]: len(row["steps"]) for row in rollouts if row["role"] == "test"}
+    found = rollout_logits(workspace.store, steps, "second-lowest")["seed-0"]
     scores: dict[str, list[float]] = {}
     for row in workspace.arrow("step_scores").to_pylist():
         scores.setdefault(row["rollout_id"], []).append(row["score"])
@@ -157,6 +159,18 @@ def test_the_export_writes_its_files_and_a_card(ran):
     rows = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
     assert len(rows) == 16 and all(len(row["labels"]) == len(row["steps"]) == 3 for row in rows)
     assert "pandas.read_json" in (folder / "README.md").read_text()
+
+
+def test_the_report_has_the_column_in_every_form(ran):
+    workspace, (printed, *_) = ran
+    folder = workspace.root / "reports"
+    (bridges, tunnels) = sorted(csv.DictReader((folder / "report.csv").open()), key=lambda row: row["domain"])
+    # What was rejected has no domain: it may be of either.
+    assert (float(bridges["rejected_share"]), float(tunnels["rejected_share"])) == (0.0, 0.0)
+    domains = {row["domain"]: row for row in json.loads((folder / "report.json").read_text())["domains"]}
+    assert domains["tunnels"]["rejected_share"] == 0.0
+    for shown in (printed, (folder / "report.md").read_text(), (folder / "report.html").read_text()):
+        assert re.search(r"\b0 %", shown) and re.search(r"rejected([ _]share)?\b", shown)
 
 
 def test_an_engine_says_which_settings_it_uses(ran):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 import yaml
+from installed_package import installed_package
 from pydantic import BaseModel
 
 from curate import pipeline
@@ -44,9 +45,22 @@ def needed(annotation: Any) -> Any:
     return PLAIN[get_origin(annotation) or annotation]
 
 
+# Keys that take names of a table alone.
+NAMES = {"task": "bars_read", "adapter": "canned"}
+
+
 def smallest(model: type[BaseModel]) -> dict[str, Any]:
     """A tree of this section with what it must have."""
-    return {name: needed(field.annotation) for name, field in model.model_fields.items() if field.is_required()}
+    required = {name: field for name, field in model.model_fields.items() if field.is_required()}
+    return {name: NAMES.get(name) or needed(field.annotation) for name, field in required.items()}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def an_adapter(tmp_path_factory):
+    """A package that brings an adapter."""
+    points = {"curate.sources": {"canned": "canned_source:Canned"}}
+    with installed_package(tmp_path_factory.mktemp("site"), {"canned_source.py": "class Canned: ...\n"}, points):
+        yield
 
 
 UNIONS = {union: (section, one_of) for section, kind in SECTIONS.items() for one_of, union in every_union(kind)}

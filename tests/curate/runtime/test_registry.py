@@ -34,7 +34,7 @@ def test_names_are_checked_without_importing_what_they_stand_for():
     assert SHAPES.checked("gone") == "gone"
     code = "from curate.recipe import source_table, engine_table; from prm import aggregations, loss_table, config\n"
     code += "aggregations.AGGREGATIONS.checked('mean'); loss_table.STEP_LOSSES.checked('mse')\n"
-    code += "config.TrainConfig(model='m', upper={'loss': 'auroc', 'meta_rows': 4})\n"
+    code += "config.DomainTraining(model='m', upper={'loss': 'auroc', 'meta_rows': 4})\n"
     code += "engine_table.ENGINES.checked('vllm'); source_table.SOURCES.checked('hub')\n"
     code += "import sys; print(sorted({'torch', 'vllm', 'transformers', 'datasets'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -237,7 +237,8 @@ def made_whole(tmp_path_factory, bank):
     problem = {row["problem_id"]: row for row in workspace.read(TABLES["problems"]).to_pylist()}
     left = [
         {"stage": "score", "source": "dials", "problem_id": row["problem_id"], "domain": "dials", "reason": "x",
-         "source_row": f"{problem[row['problem_id']]['source_row']}/{row['sample_index']}", "detail": row["policy"]}
+         "source_row": f"{problem[row['problem_id']]['source_row']}/{row['sample_index']}", "detail": row["policy"],
+         "rollout_id": row["rollout_id"], "step_index": None}
         for row in rejected
     ]  # fmt: skip
     commit(workspace.partition(REJECTS, "score-r"), left)

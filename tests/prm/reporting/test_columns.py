@@ -6,15 +6,15 @@ import csv
 import io
 import json
 import re
-import sys
+from contextlib import ExitStack
 from dataclasses import fields, replace
 
 import pytest
+from installed_package import installed_package
 from report_testbed import DOMAINS, add_run, add_source
 from rich.console import Console
 
 from curate.errors import UserError
-from curate.runtime import installed
 from curate.tables.store import Store
 from prm.render import difference, markdown, page, table, terminal
 from prm.reporting import build, columns, compare
@@ -24,10 +24,11 @@ from prm.reporting.stats import DomainFacts
 # What docs and CONTRIBUTING show: a module of any package, named by an entry point `prm.report_columns`.
 MODULE = """
 from prm.reporting.formats import percent
-from prm.reporting.report_column import ReportColumn, ShownAs
+from prm.reporting.report_column import DomainRow, ReportColumn, ShownAs
 
 
-def rejected_share(row):
+def rejected_share(row: DomainRow) -> float | None:
+    """In [0, 1]; None where nothing came in."""
     rows = row.facts.problems + row.facts.rejects
     return row.facts.rejects / rows if rows else None
 
@@ -47,21 +48,16 @@ REJECTED_SHARE = ReportColumn(
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
-    """Installs a package: its module's text, and what its entry point names there."""
-
-    def installed_package(text, attribute, module="other_columns"):
-        about = tmp_path / "site" / f"{module}-1.dist-info"
-        about.mkdir(parents=True)
-        (about / "METADATA").write_text(f"Name: {module}\nVersion: 1\n")
-        (about / "entry_points.txt").write_text(f"[{columns.ENTRY_POINTS}]\nother = {module}:{attribute}\n")
-        (about.parent / f"{module}.py").write_text(text)
-        monkeypatch.syspath_prepend(about.parent)
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        installed.entry_points.cache_clear()
-
-    yield installed_package
-    installed.entry_points.cache_clear()
+def install(tmp_path):
+    """Installs a package: its module's text, what its entry point names there, and the column's name."""
+    with ExitStack() as held:
+        yield lambda text, attribute, name="rejected_share": held.enter_context(
+            installed_package(
+                tmp_path / "site",
+                {"other_columns.py": text},
+                {"prm.report_columns": {name: f"other_columns:{attribute}"}},
+            )
+        )
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +160,11 @@ def test_columns_that_do_not_fit_go_on_in_a_further_table(stores):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("OTHER = 3", "is no ReportColumn"),
-        (MODULE.replace('"rejected_share"', '"accuracy"') + "\nOTHER = REJECTED_SHARE", r"name is taken \(accuracy\)"),
+        ("OTHER = 3", r"other_columns:OTHER is not a prm\.reporting\.report_column\.ReportColumn"),
+        (
+            MODULE.replace('"rejected_share"', '"accuracy"') + "\nOTHER = REJECTED_SHARE",
+            'which calls itself "accuracy"',
+        ),
         (MODULE.replace("compared=", 'json="facts", compared=') + "\nOTHER = REJECTED_SHARE", r"taken \(facts\)"),
     ],
 )
@@ -173,6 +172,11 @@ def test_a_package_with_a_broken_column_is_named(install, text, said):
     install(text, "OTHER")
     with pytest.raises(UserError, match=said):
         columns.report_columns()
+
+
+def test_a_column_of_ours_stays_ours(install):
+    install(MODULE.replace('"rejected_share"', '"accuracy"'), "REJECTED_SHARE", "accuracy")
+    assert columns.report_columns() == columns.COLUMNS
 
 
 @pytest.mark.parametrize(("name", "text"), [("Rejected share", "x"), ("rejected_share", ""), ("_x", "x")])
