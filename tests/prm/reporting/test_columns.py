@@ -22,7 +22,7 @@ from prm.reporting.report_column import DomainRow, ReportColumn, ShownAs
 from prm.reporting.stats import DomainFacts
 
 # What docs and CONTRIBUTING show: a module of any package, named by an entry point `prm.report_columns`.
-MODULE = """
+MODULE = '''
 from prm.reporting.formats import percent
 from prm.reporting.report_column import DomainRow, ReportColumn, ShownAs
 
@@ -44,7 +44,7 @@ REJECTED_SHARE = ReportColumn(
     compared=True,
     told=True,
 )
-"""
+'''
 
 
 @pytest.fixture
