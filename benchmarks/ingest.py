@@ -129,8 +129,8 @@ def measure(part: str, folder: Path, rows: int) -> tuple[float, int]:
             "--out",
             scratch,
         ]
-        text, most = run(command)
-        return float(text.strip().splitlines()[-1]), most
+        text, maximum = run(command)
+        return float(text.strip().splitlines()[-1]), maximum
 
 
 def main() -> None:
@@ -153,10 +153,10 @@ def main() -> None:
     memory: dict[str, int] = dict.fromkeys(PARTS, 0)
     for _ in range(2):
         for part in PARTS:
-            seconds, most = measure(part, folder, options.rows)
+            seconds, maximum = measure(part, folder, options.rows)
             times[part].append(seconds)
-            memory[part] = max(memory[part], most)
-            print(f"{part}: {seconds:.1f} s, {options.rows / seconds:,.0f} images/s, {most / 2**20:,.0f} MB")
+            memory[part] = max(memory[part], maximum)
+            print(f"{part}: {seconds:.1f} s, {options.rows / seconds:,.0f} images/s, {maximum / 2**20:,.0f} MB")
     best = {part: min(found) for part, found in times.items()}
     if options.keep is None:
         shutil.rmtree(folder)
@@ -167,7 +167,7 @@ def main() -> None:
                 "images_per_second": {part: round(options.rows / seconds, 1) for part, seconds in best.items()},
                 "ratio_vs_datasets": round(best["datasets"] / best["curate"], 2),
                 "ratio_vs_floor": round(best["floor"] / best["curate"], 3),
-                "peak_mb": {part: round(most / 2**20) for part, most in memory.items()},
+                "peak_mb": {part: round(maximum / 2**20) for part, maximum in memory.items()},
                 "growth_mb": round((memory["curate"] - before) / 2**20, 1),
             }
         )

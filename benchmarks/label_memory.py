@@ -4,7 +4,7 @@ python benchmarks/label_memory.py [--rollouts 200000] [--problem-rollouts 4] [--
 
 The simulated engine, `pooled` with two completions a prefix in the mean, a tenth of the rollouts and all of them; the
 rollouts are there before, each measurement is a process of its own. `again` is the same command once more, when nothing
-is owed. The last line is one JSON object.
+is pending. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def drawn(rule: rules.Rule, chain: Chain) -> list[int]:
     found = []
     for step, outcomes in enumerate(chain.outcomes):
         count = 0
-        while more := rule.owed(chain.rollout, step, outcomes[:count]):
+        while more := rule.missing(chain.rollout, step, outcomes[:count]):
             if count + more > len(outcomes):
                 raise ValueError("the bank is too small for this rule")
             count += more

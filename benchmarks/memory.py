@@ -24,11 +24,11 @@ def peak(pid: int) -> int:
 def run(command: Sequence[str]) -> tuple[str, int]:
     """What a command prints, and the peak of its process tree in bytes; CalledProcessError when it fails."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    most = 0
+    maximum = 0
     while process.poll() is None:
-        most = max(most, peak(process.pid))
+        maximum = max(maximum, peak(process.pid))
         time.sleep(0.05)
     assert process.stdout is not None
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return process.stdout.read(), most
+    return process.stdout.read(), maximum

@@ -174,12 +174,12 @@ PARTS = {"stage": stage, "bare": bare, "simulated": simulated}
 
 def measure(part: str, size: int) -> tuple[dict, list[str], int]:
     with tempfile.TemporaryDirectory() as scratch:
-        text, most = run([sys.executable, __file__, "--part", part, "--size", str(size), "--out", scratch])
+        text, maximum = run([sys.executable, __file__, "--part", part, "--size", str(size), "--out", scratch])
     notes = text.strip().splitlines()
     # vLLM writes its own log to standard output, also when it ends.
     last = next(line for line in reversed(notes) if line.startswith("{"))
-    print(f"{part} ({size:,}): {last}, {most / 2**20:,.0f} MB")
-    return json.loads(last), notes, most
+    print(f"{part} ({size:,}): {last}, {maximum / 2**20:,.0f} MB")
+    return json.loads(last), notes, maximum
 
 
 def main() -> None:
@@ -205,7 +205,7 @@ def main() -> None:
     mean = {part: sum(each["seconds"] for each in results) / options.rounds for part, results in found.items()}
     pairs = [round(one["seconds"] / other["seconds"], 3) for one, other in zip(*found.values(), strict=True)]
     _, _, small = measure("simulated", options.requests // 10)
-    whole, _, most = measure("simulated", options.requests)
+    whole, _, maximum = measure("simulated", options.requests)
     print(
         json.dumps(
             {
@@ -216,8 +216,8 @@ def main() -> None:
                 "prefix_cache": cache,
                 "requests": options.requests,
                 "requests_per_s": round(options.requests / whole["seconds"]),
-                "peak_mb": round(most / 2**20),
-                "growth_mb": round((most - small) / 2**20),
+                "peak_mb": round(maximum / 2**20),
+                "growth_mb": round((maximum - small) / 2**20),
             }
         )
     )

@@ -42,13 +42,13 @@ def main() -> None:
                 str(folder / workspace),
             ]
             begin = time.perf_counter()
-            text, most = run([*command, "--json", *more])
-            return json.loads(text.strip().splitlines()[-1])["ingest"], time.perf_counter() - begin, most
+            text, maximum = run([*command, "--json", *more])
+            return json.loads(text.strip().splitlines()[-1])["ingest"], time.perf_counter() - begin, maximum
 
         _, _, small = ingest("small", "--limit", str(rows // 10))
-        first, seconds, most = ingest("all")
+        first, seconds, maximum = ingest("all")
         assert (first["taken"], first["out"]) == (rows, rows), first
-        print(f"{rows:,} rows: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, {most / 2**20:,.0f} MB")
+        print(f"{rows:,} rows: {seconds:.1f} s, {rows / seconds:,.0f} rows/s, {maximum / 2**20:,.0f} MB")
         second, again, _ = ingest("all")
         assert second["skipped"] == rows, second
         print(
@@ -58,9 +58,9 @@ def main() -> None:
                     "rows_per_s": round(rows / seconds),
                     "first_s": round(seconds, 1),
                     "again_s": round(again, 2),
-                    "peak_mb": round(most / 2**20),
-                    "growth_mb": round((most - small) / 2**20),
-                    "bytes_per_row": round((most - small) / (rows - rows // 10)),
+                    "peak_mb": round(maximum / 2**20),
+                    "growth_mb": round((maximum - small) / 2**20),
+                    "bytes_per_row": round((maximum - small) / (rows - rows // 10)),
                 }
             )
         )

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NoReturn
 
-_MOST_DETAIL = 2000
+_MAX_DETAIL = 2000
 # Characters of a user's word that are held against known words.
 _SHOWN = 100
 
@@ -47,7 +47,7 @@ class RowError(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        detail = redacted(detail[:_MOST_DETAIL]).encode("utf-8", "replace").decode()
+        detail = redacted(detail[:_MAX_DETAIL]).encode("utf-8", "replace").decode()
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

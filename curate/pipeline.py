@@ -127,15 +127,15 @@ def prompt_of(config: RolloutConfig | JudgeConfig, folder: Path) -> prompts.Temp
     if not isinstance(name, str) or not name.endswith(prompts.SUFFIX):
         return prompts.template(name, prompts.JUDGE_TEMPLATES if judges else prompts.TEMPLATES)
     try:
-        data = read_small(folder / name, prompts.MOST_BYTES + 1)
+        data = read_small(folder / name, prompts.MAX_BYTES + 1)
         text = data.decode("utf-8")
     except FileNotFoundError:
         raise UserError(f"There is no prompt file {name} beside the recipe; check {key}.") from None
     except (OSError, ValueError) as error:
         # ValueError: no UTF-8, or a name with a zero byte.
         raise UserError(f"The prompt file {name} cannot be read ({error}); check {key}.") from None
-    if len(data) > prompts.MOST_BYTES:
-        raise UserError(f"The prompt file {name} is larger than {prompts.MOST_BYTES:,} bytes; check {key}.")
+    if len(data) > prompts.MAX_BYTES:
+        raise UserError(f"The prompt file {name} is larger than {prompts.MAX_BYTES:,} bytes; check {key}.")
     return prompts.from_file(Path(name).name, text, judges)
 
 

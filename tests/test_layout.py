@@ -2,12 +2,16 @@
 
 import ast
 import gc
+import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from curate.tables.schema import TABLES
+from prm.reporting.columns import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "vllm", "transformers", "datasets", "ray"}
@@ -36,7 +40,7 @@ PRM_SEES = {
     # The testbed's exact step truth, and published benchmarks as `curate ingest` reads them, for measuring.
     "sources",
 }  # fmt: skip
-MOST_MODULES = 15
+MAX_MODULES = 15
 MODULES = sorted([*(ROOT / "curate").rglob("*.py"), *(ROOT / "prm").rglob("*.py")])
 
 
@@ -180,7 +184,7 @@ def test_a_circle_is_found():
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=lambda p: str(p.relative_to(ROOT)))
 def test_a_folder_is_a_room_and_not_a_hall(folder):
-    assert len(list(folder.glob("*.py"))) <= MOST_MODULES
+    assert len(list(folder.glob("*.py"))) <= MAX_MODULES
     assert (folder / "__init__.py").exists()
 
 
@@ -210,6 +214,64 @@ def test_a_class_name_has_one_meaning():
         node.name.lstrip("_") for path in MODULES for node in ast.walk(parsed(path)) if isinstance(node, ast.ClassDef)
     ]
     assert sorted(name for name in set(classes) if classes.count(name) > 1) == []
+
+
+# Words that were ours alone, and the field's word in their place; or a word that meant two things.
+WORDS = {
+    "picture": "image", "pictures": "images", "owed": "pending", "most": "max", "team": "process_group",
+    "keeper": "supervisor", "spend": "token_usage", "intake": "exclusions", "forwards": "inference",
+    "chance_low": "null_band_low", "chance_high": "null_band_high", "other_pictures": "other_images",
+}  # fmt: skip
+
+
+def identifiers(tree: ast.Module) -> set[str]:
+    """Every name that a module gives or uses, classes in small letters."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+    return {name.lstrip("_").lower() for name in found}
+
+
+def test_words_that_were_ours_alone_are_gone():
+    for path in MODULES:
+        used = identifiers(parsed(path)) | {part.lower() for part in path.relative_to(ROOT).with_suffix("").parts}
+        assert not (wrong := sorted(used & WORDS.keys())), f"{name_of(path)}: {wrong[0]} is {WORDS[wrong[0]]}"
+    columns = {column for table in TABLES.values() for column in table.schema.names}
+    shown = {column.name for column in COLUMNS}
+    help_texts = set(re.findall(r"[a-z_]+", (ROOT / "docs" / "cli.md").read_text()))
+    assert not (columns | shown) & WORDS.keys()
+    assert not help_texts & (WORDS.keys() - {"most", "spend"})
+
+
+# What holds rows, by the names that the code gives them.
+ROWS = {
+    "row", "rollout", "problem", "label", "example", "completion", "vote", "judgement", "update", "score", "reject",
+    "image", "chain", "sample", "drop",
+}  # fmt: skip
+# A tenth of what there was when rows were dictionaries.
+MAX_ACCESSES = 98
+
+
+def test_rows_are_objects():
+    found = [
+        f"{name_of(path)}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ROWS
+        and name_of(path) != "curate.tables.catalog"
+    ]
+    assert len(found) <= MAX_ACCESSES, found
 
 
 def test_modules_and_functions_are_small():

@@ -27,14 +27,14 @@ _SELDOM = 6
 
 
 def run(
-    cases: Sequence[Case], folder: Path, most: int, seconds: float, seed: int, say: Callable[[str], None]
+    cases: Sequence[Case], folder: Path, maximum: int, seconds: float, seed: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """So many kills at most, in so much time; what was done, and what was not as it should be."""
     rng, end = random.Random(seed), time.monotonic() + seconds
     done: Counter[str] = Counter()
     faults: list[str] = []
     for number, (case, way, at) in enumerate(_trials(cases, rng)):
-        if done["killed"] + done["had ended"] >= most or time.monotonic() > end:
+        if done["killed"] + done["had ended"] >= maximum or time.monotonic() > end:
             break
         what = f"{case.name}, {way} {at:.3g}"
         killed, wrong = trial(case, way, at, folder)

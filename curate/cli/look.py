@@ -86,19 +86,19 @@ def sql(
     from curate.tables.store import Store
 
     place = Store.open(workspace, create=False)
-    most = limit or None
+    maximum = limit or None
     if write is not None:
         query_results.check(write, place)
     with catalog.ask(place, query, seconds, megabytes) as answer:
         for old, new in answer.renamed:
             typer.echo(f"There is a column {old} already; another one is called {new}. AS gives it a name.", err=True)
         if write is not None:
-            rows = query_results.write(answer, most, write)
+            rows = query_results.write(answer, maximum, write)
             typer.echo(json.dumps({"rows": rows, "file": str(write)}) if as_json else f"{rows:,} rows: {write}")
         elif as_json:
-            query_results.write_json(answer, most, sys.stdout)
+            query_results.write_json(answer, maximum, sys.stdout)
         else:
-            _shown(answer, _ROWS if limit is None else most)
+            _shown(answer, _ROWS if limit is None else maximum)
 
 
 def _shown(answer: QueryResult, limit: int | None) -> None:

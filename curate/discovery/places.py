@@ -18,9 +18,9 @@ from curate.sources.files import KINDS
 from curate.sources.readers.inputs import Input
 
 # A folder with more files than this is looked at in part; said where it happens.
-MOST_FILES = 300_000
+MAX_FILES = 300_000
 # Tables of a folder that are looked at.
-MOST_TABLES = 60
+MAX_TABLES = 60
 _ROLE = re.compile(
     r"(?P<train>train(?:ing|set|val)?)|(?P<test>test(?:mini|ing|set|dev)?|eval(?:uation)?)|val(?:idation|id)?|dev(?:elopment|set)?|meta",
     re.IGNORECASE,
@@ -42,8 +42,8 @@ class Contents:
 def contents(where: Path) -> Contents:
     """What lies at a file or in a folder; UserError when there is nothing that can be read."""
     base = where if where.is_dir() else where.parent
-    files = list(islice(_walk(base), MOST_FILES + 1))
-    partly = len(files) > MOST_FILES
+    files = list(islice(_walk(base), MAX_FILES + 1))
+    partly = len(files) > MAX_FILES
     images = [file for file in files if image_kind(file) == "path"]
     places = [Place(str(base), images)] if images else []
     for file in files:
@@ -77,7 +77,7 @@ def _is_table(file: str) -> bool:
 def _archive(path: Path) -> list[Place]:
     try:
         with zipfile.ZipFile(path) as archive:
-            images = [name for name in islice(archive.namelist(), MOST_FILES) if image_kind(name) == "path"]
+            images = [name for name in islice(archive.namelist(), MAX_FILES) if image_kind(name) == "path"]
     except (OSError, zipfile.BadZipFile):
         return []
     return [Place(str(path), images, archive=True)] if images else []

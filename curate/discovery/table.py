@@ -15,7 +15,7 @@ from curate.sources.values import look, text_of
 # Fields of structs in structs are looked at this deep.
 _DEPTH = 3
 # So many columns are looked at; a table of pixels or embeddings has more.
-_MOST = 400
+_MAX = 400
 _IMAGE_NAME = re.compile(r"\.(?:png|jpe?g|gif|bmp|webp|tiff?|jp2)$", re.IGNORECASE)
 _BASE64_IMAGE = re.compile(r"(?:data:image/|iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk[0-9A-Za-z]{2}|SUkq|TU0A)")
 # Shorter texts that begin like an image in base64 are words.
@@ -94,7 +94,7 @@ def columns_of(records: Sequence[Record]) -> list[SampledColumn]:
     for record in records:
         for name, value in record.items():
             for each in _names(str(name), value, _DEPTH):
-                if len(names) < _MOST:
+                if len(names) < _MAX:
                     names.setdefault(each)
     return [SampledColumn(name, [look(record, name) for record in records]) for name in names]
 

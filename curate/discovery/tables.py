@@ -20,7 +20,7 @@ from curate.sources.files import read
 # So many records of each file are looked at.
 LOOK = 300
 # An object with more keys is no row.
-_MOST_FIELDS = 100
+_MAX_FIELDS = 100
 # So many files of one record each are no tables of their own.
 _SINGLES = 5
 _POINTER = b"version https://git-lfs"
@@ -54,14 +54,14 @@ def local(where: Path, base: Path) -> Found:
     """
     contents, notes = places.contents(where), []
     if contents.partly:
-        notes.append(f"Only the first {places.MOST_FILES:,} files of {where} were looked at.")
-    if len(contents.tables) > places.MOST_TABLES:
-        notes.append(f"Only {places.MOST_TABLES} of {len(contents.tables)} tables were looked at; give a folder below.")
+        notes.append(f"Only the first {places.MAX_FILES:,} files of {where} were looked at.")
+    if len(contents.tables) > places.MAX_TABLES:
+        notes.append(f"Only {places.MAX_TABLES} of {len(contents.tables)} tables were looked at; give a folder below.")
     tables, left_out = list[CandidateTable](), list[tuple[str, str]]()
     single, files = _singles(contents.tables)
     for pattern, count, cure in single:
         left_out.append((pattern, f"{count} files of one record each; join them first: {cure}"))
-    for path in files[: places.MOST_TABLES]:
+    for path in files[: places.MAX_TABLES]:
         title = str(path.relative_to(where)) if where.is_dir() else path.name
         if _is_pointer(path):
             left_out.append((title, "it is a pointer of Git LFS and no data; get the data with git lfs pull"))
@@ -76,7 +76,7 @@ def local(where: Path, base: Path) -> Found:
             broken = next((str(record) for _, record in sample if isinstance(record, RowError)), "it has no rows")
             left_out.append((title, f"no record could be read: {broken}"))
             continue
-        if len(records) == 1 and len(records[0]) > _MOST_FIELDS:
+        if len(records) == 1 and len(records[0]) > _MAX_FIELDS:
             left_out.append((title, f"it is one object of {len(records[0])} keys, and no rows"))
             continue
         folders = Path(title).parent.parts if where.is_dir() else path.resolve().parent.parts[-1:]

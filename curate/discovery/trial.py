@@ -45,7 +45,7 @@ class SourceTrial:
         return self.out / self.taken if self.taken else 0.0
 
 
-def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
+def tried(settings: Mapping[str, Any], base: Path, maximum: int) -> SourceTrial:
     """The first `most` rows of a source with these settings; relative paths are relative to `base`."""
     found = SourceTrial()
     try:
@@ -55,7 +55,7 @@ def tried(settings: Mapping[str, Any], base: Path, most: int) -> SourceTrial:
             validate(HubSource, named, "source") if named["kind"] == "hub" else validate(FilesSource, named, "source")
         )
         limits = IngestConfig(sources=(source,))
-        for row in islice(open_source(source, base).rows(), most):
+        for row in islice(open_source(source, base).rows(), maximum):
             found.taken += 1
             try:
                 if isinstance(row, BadRow):

@@ -61,7 +61,7 @@ def _first_line(error: Exception) -> str:
 
 @dataclass
 class _OwedSample:
-    """One sample that is owed: a request's prepared inputs, its index, and where the sample goes."""
+    """One sample that is pending: a request's prepared inputs, its index, and where the sample goes."""
 
     request: Request
     inputs: dict[str, Any]

@@ -26,7 +26,7 @@ from curate import seeds
 from curate.engines.base import RequestRejected
 
 STATES = ("good", "flawed", "dead")
-MOST_STEPS = 12
+MAX_STEPS = 12
 _GOLD = re.compile(r"\[gold=([^\]\n]+)\]")
 _STEP = re.compile(
     r"Step (\d+): The (?:reasoning is (good|flawed|dead)|chance is (\d\.\d{6}))(?:, so the answer is (.+))?\.(?:\n|$)"
@@ -59,7 +59,7 @@ def _length(rng: random.Random, steps: int | None) -> int:
     count, product = -1, 1.0
     while product > math.exp(-3):
         count, product = count + 1, product * rng.random()
-    return min(3 + count, MOST_STEPS)
+    return min(3 + count, MAX_STEPS)
 
 
 class World(ABC):
@@ -162,10 +162,10 @@ class States(World):
             "dead": (0.0, 0.0, 1.0),
         }
         self.chances = {"good": 1 - slip, "flawed": 0.35 * (1 - slip), "dead": luck}
-        self.steps = self.most_steps(rng, steps)
+        self.steps = self.max_steps(rng, steps)
         self._tables: dict[int, dict[str, float]] = {}
 
-    def most_steps(self, rng: random.Random, steps: int | None) -> int:
+    def max_steps(self, rng: random.Random, steps: int | None) -> int:
         """No chain has more."""
         return _length(rng, steps)
 
@@ -209,9 +209,9 @@ class States(World):
 class Longer(States):
     """A world like `States`, in which a chain ends earlier where it is good: wrong chains are longer."""
 
-    def most_steps(self, rng: random.Random, steps: int | None) -> int:
+    def max_steps(self, rng: random.Random, steps: int | None) -> int:
         """The largest number of steps that a chain may have."""
-        return steps or MOST_STEPS
+        return steps or MAX_STEPS
 
     def ends(self, state: str, done: int) -> float:
         """From the third step on, by the state."""

@@ -53,7 +53,7 @@ def head(report: ExportReport, layout: CardLayout) -> dict[str, Any]:
         found["license_name"] = "see-the-table-of-sources"
     rows = report.rollouts.out
     found["tags"] = ["process-reward-model", "chain-of-thought", "curate-prm"]
-    found["size_categories"] = [next((size for most, size in _SIZES if rows < most), "1B<n<10B")]
+    found["size_categories"] = [next((size for maximum, size in _SIZES if rows < maximum), "1B<n<10B")]
     if layout.data_files:
         files = [{"split": split, "path": path} for split, path in layout.data_files.items()]
         found["configs"] = [{"config_name": "default", "data_files": files}]

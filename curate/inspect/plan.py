@@ -47,13 +47,13 @@ class Line:
 
 @dataclass(frozen=True)
 class CostPlan:
-    """The whole of it; `most_tokens` is what the samples may take at most.
+    """The whole of it; `max_tokens` is what the samples may take at most.
 
     Tokens per second come from a pilot: of rollouts, and of completions.
     """
 
     lines: tuple[Line, ...]
-    most_tokens: int
+    max_tokens: int
     tokens_per_second: float | None
     label_tokens_per_second: float | None
     devices: int
@@ -337,12 +337,12 @@ def summary(plan: CostPlan) -> str:
     samples = sum(line.samples for line in plan.lines)
     if plan.tokens is None and plan.measured_on:
         return (
-            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; how many tokens those that are there "
+            f"{samples:,} samples, at most {plan.max_tokens:,} tokens in all; how many tokens those that are there "
             "have is not known, because their engine did not count them."
         )
     if plan.tokens is None:
         return (
-            f"{samples:,} samples, at most {plan.most_tokens:,} tokens in all; nothing was generated yet to measure "
+            f"{samples:,} samples, at most {plan.max_tokens:,} tokens in all; nothing was generated yet to measure "
             "on, so labels cannot be estimated: use --pilot."
         )
     if not (samples or plan.tokens or any(line.votes for line in plan.lines)):

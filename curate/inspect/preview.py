@@ -72,4 +72,4 @@ def rollouts(recipe: Recipe, workspace: Store) -> Iterator[str]:
         yield f"images: {len(problem.image_hashes)}, then:\n" + prompts.render(
             config.prompt, problem.question, problem.choices, len(problem.image_hashes)
         )
-    yield f"{counts.pending:,} requests and {counts.samples - counts.there:,} samples are owed."
+    yield f"{counts.pending:,} requests and {counts.samples - counts.there:,} samples are pending."

@@ -17,13 +17,13 @@ from curate.tables.catalog import QueryResult
 from curate.tables.store import Store
 
 # So far rows that are not shown are counted.
-MOST_COUNTED = 1_000_000
+MAX_COUNTED = 1_000_000
 
 
 def left_out(answer: QueryResult, shown: int) -> str:
     """How many rows there are besides the first `shown`, for a sentence."""
-    found = answer.count(MOST_COUNTED + shown + 1) - shown
-    return f"more than {MOST_COUNTED:,}" if found > MOST_COUNTED else f"{found:,}"
+    found = answer.count(MAX_COUNTED + shown + 1) - shown
+    return f"more than {MAX_COUNTED:,}" if found > MAX_COUNTED else f"{found:,}"
 
 
 def dump(value: Any) -> str:

@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     UserError, with the place in the file, for anything else.
     """
     try:
-        tree = plain_yaml.parse(read_small(path, plain_yaml.MOST_BYTES + 1))
+        tree = plain_yaml.parse(read_small(path, plain_yaml.MAX_BYTES + 1))
     except FileNotFoundError:
         raise UserError(f"There is no recipe at {path}; check the path.") from None
     except plain_yaml.Unreadable as error:

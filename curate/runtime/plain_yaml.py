@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-MOST_BYTES = 2**20
+MAX_BYTES = 2**20
 _DEEPEST = 40
 # With every alias counted as what it stands for; recipes have some hundred. So many are read in a few seconds.
-_MOST_VALUES = 50_000
+_MAX_VALUES = 50_000
 _LARGEST = 2**63
 _TAG = "tag:yaml.org,2002:"
 _ODD_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
@@ -29,8 +29,8 @@ class Unreadable(ValueError):
 
 def parse(data: bytes) -> Any:
     """The value of a YAML document; Unreadable when it is more than plain data, or more than is read."""
-    if len(data) > MOST_BYTES:
-        raise Unreadable(f"is larger than {MOST_BYTES:,} bytes")
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"is larger than {MAX_BYTES:,} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -84,8 +84,8 @@ class _Loader(yaml.SafeLoader):
         if self.depth > _DEEPEST:
             raise Unreadable(f"is nested more than {_DEEPEST} deep, line {self.line + 1}")
         self.values += 1
-        if self.values > _MOST_VALUES:
-            raise Unreadable(f"has more than {_MOST_VALUES:,} values")
+        if self.values > _MAX_VALUES:
+            raise Unreadable(f"has more than {_MAX_VALUES:,} values")
         made = super().compose_node(parent, index)
         self.depth -= 1
         return made
@@ -131,8 +131,8 @@ def _check(root: Any) -> None:
         sizes[id(node)] = 0
         _check_one(node)
         found = 1 + sum(size(below) for below in _below(node))
-        if found > _MOST_VALUES:
-            raise Unreadable(f"has more than {_MOST_VALUES:,} values, line {_line(node)}, counting what aliases repeat")
+        if found > _MAX_VALUES:
+            raise Unreadable(f"has more than {_MAX_VALUES:,} values, line {_line(node)}, counting what aliases repeat")
         sizes[id(node)] = found
         return found
 

@@ -38,7 +38,7 @@ _META = (
 # Shares of right and of wrong rows with a response that lie further apart give labels away.
 _LEAK = 0.1
 # Steps that a text is cut into at most.
-_MOST = 100
+_MAX = 100
 
 
 @dataclass
@@ -106,7 +106,7 @@ class DreamPrmReader:
 
     def _train(self, chain: _ChainRecords) -> SourceRow:
         first, kept = chain.records[0], _kept(chain.records[0])
-        ends = set(itertools.accumulate(map(len, steps.split(chain.records[-1]["add"], _MOST))))
+        ends = set(itertools.accumulate(map(len, steps.split(chain.records[-1]["add"], _MAX))))
         pieces, values, counts = list[str](), list[float | None](), list[tuple[int, int] | None]()
         start = 0
         for record in chain.records:

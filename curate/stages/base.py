@@ -1,9 +1,9 @@
-"""The loop that every generating stage shares: which work is owed, do it, journal it, commit it, count it.
+"""The loop that every generating stage shares: which work is pending, do it, journal it, commit it, count it.
 
 A unit is one piece of work that yields rows of one table (a problem's rollouts, the completions of one step). Units run
 concurrently, at most `in_flight` at once. A finished unit goes to its shard's journal at once and is durable within
 half a second; when all units of a shard are finished, or its journal is long, the journal becomes a committed file.
-After a kill, `resume` commits the journal first, and only what is still missing is owed: nothing finished is done
+After a kill, `resume` commits the journal first, and only what is still missing is pending: nothing finished is done
 again, nothing appears twice, nothing is missing.
 """
 
@@ -34,7 +34,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Unit(Generic[P]):
-    """One piece of work that is owed: its shard and what the worker needs."""
+    """One piece of work that is pending: its shard and what the worker needs."""
 
     shard: int
     payload: P
@@ -126,7 +126,7 @@ def settle(writer: Writer, shard: int) -> None:
 
 
 def resume(partition: Partition) -> None:
-    """Commit what an earlier run left in journals, before it is decided what is owed."""
+    """Commit what an earlier run left in journals, before it is decided what is pending."""
     for shard in partition.journals():
         settle(Writer(partition), shard)
 

@@ -1,7 +1,7 @@
 """What every stage that asks an engine shares: guard, resume, count, generate, account, and the lineage record.
 
-A stage says in a `Generation` how its table is guarded, in a `Pending` what is there and what is owed, and how a unit
-of work becomes rows. `run` does the rest, in the order that keeps what was paid for: nothing is asked before the
+A stage says in a `Generation` how its table is guarded, in a `Pending` what is there and what is missing, and how a
+unit of work becomes rows. `run` does the rest, in the order that keeps what was paid for: nothing is asked before the
 settings are known to be those of the rows that are there, and the record says so before the first row is written.
 """
 
@@ -32,7 +32,7 @@ class Pending(ABC, Generic[P]):
     total: int
     """Units that are wanted, done before or not."""
     open: int
-    """Units that are owed work."""
+    """Units that are pending."""
     inputs: Mapping[str, Any]
     """What the lineage record says of what was read."""
 
@@ -74,7 +74,7 @@ class Generation(ABC, Generic[P]):
 
     @abstractmethod
     def pending(self) -> Pending[P]:
-        """What is owed; UserError when there is nothing to go on."""
+        """What is pending; UserError when there is nothing to go on."""
 
     @abstractmethod
     async def rows(self, unit: Unit[P], engine: Supervisor) -> list[Row]:
@@ -102,7 +102,7 @@ class Generation(ABC, Generic[P]):
         return outcome, engine.versions()
 
     def run(self, reporter: Reporter, engines: Engines, replace: bool = False) -> Ledger:
-        """Generate what is owed. BudgetError when more units fail than `error_budget`; the rest is kept."""
+        """Generate what is pending. BudgetError when more units fail than `error_budget`; the rest is kept."""
         if replace:
             self.workspace.partition(self.table).clear()
         partition, record = self.guard(), self._record()

@@ -86,7 +86,7 @@ def count(outcomes: Sequence[bool | None]) -> tuple[int, int]:
 HARD_ROUNDS = (1, 1, 2, 4, 8)
 
 
-def hard_owed(outcomes: Sequence[bool | None], max_completions: int) -> int:
+def hard_missing(outcomes: Sequence[bool | None], max_completions: int) -> int:
     """How many completions to draw next for "any of `max_completions` is right"; 0 when that is decided."""
     drawn = len(outcomes)
     if any(outcomes) or drawn >= max_completions:
@@ -117,7 +117,7 @@ def hard(outcomes: Sequence[bool | None], max_completions: int) -> StepLabel:
 LEGACY_LEAST = 4
 
 
-def legacy_owed(outcomes: Sequence[bool | None], own: bool | None, max_completions: int) -> int:
+def legacy_missing(outcomes: Sequence[bool | None], own: bool | None, max_completions: int) -> int:
     """How many completions to draw next by DreamPRM's public code; 0 when it stops.
 
     The rollout's own outcome is the first sample of each of its steps. Draws go on while there are fewer than
@@ -136,7 +136,7 @@ def legacy(outcomes: Sequence[bool | None], own: bool | None, max_completions: i
     Kept for comparison with published labels.
     """
     for drawn in range(len(outcomes) + 1):
-        if legacy_owed(outcomes[:drawn], own, max_completions) == 0:
+        if legacy_missing(outcomes[:drawn], own, max_completions) == 0:
             return exact(*count([own, *outcomes[:drawn]]))
     return UNDEFINED
 

@@ -1,4 +1,4 @@
-"""Stage: problems in, rollouts out. What fails is an engine: its request is owed again, never a wrong answer.
+"""Stage: problems in, rollouts out. What fails is an engine: its request is pending again, never a wrong answer.
 
 One unit is one problem: its missing samples are asked for in one request and journalled together.
 """
@@ -78,7 +78,7 @@ def rollout_id(problem_id: str, sample_index: int) -> str:
 
 
 class RolloutWork:
-    """Problems that the recipe asks for and what of them is owed, shard by shard and a few rows at a time."""
+    """Problems that the recipe asks for and what of them is pending, shard by shard and a few rows at a time."""
 
     def __init__(self, config: RolloutConfig, workspace: Store) -> None:
         """UserError when there is none, or a domain that is not there."""

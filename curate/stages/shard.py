@@ -2,7 +2,7 @@
 
 A training example is a rollout with at least one defined step label, a meta example one with a decided outcome, a test
 example any rollout that has steps. What is left out is counted by reason and listed in `rejects`; `not-labelled` are
-rollouts that the label section leaves out on purpose, or whose completions failed and are still owed.
+rollouts that the label section leaves out on purpose, or whose completions failed and are still pending.
 
 The judge's verdicts, where there are any, stand beside the labels. Only `shard.consensus` makes use of them: it gives
 labels of training examples that they disagree with weight 0 and a reason.

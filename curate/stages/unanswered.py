@@ -56,5 +56,5 @@ def _by_domain(missing: Counter[str], total: Counter[str]) -> str:
     """The counts of the domains with most of them, where there are several domains."""
     if len(total) < 2:
         return ""
-    most = [f"{domain} {count:,} of {total[domain]:,}" for domain, count in missing.most_common(_DOMAINS)]
-    return f" ({', '.join(most)}{', ...' if len(missing) > _DOMAINS else ''})"
+    maximum = [f"{domain} {count:,} of {total[domain]:,}" for domain, count in missing.most_common(_DOMAINS)]
+    return f" ({', '.join(maximum)}{', ...' if len(missing) > _DOMAINS else ''})"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from curate.tables.schema import TABLES
 
-# What is owed is decided by keys in these, so that one file of them can be made anew by itself.
-_OWED = {
+# What is pending is decided by keys in these, so that one file of them can be made anew by itself.
+_PENDING = {
     "rollouts": "curate rollout",
     "completions": "curate label",
     "judgements": "curate judge",
@@ -38,8 +38,8 @@ def command(folder: Path) -> str:
         return f"delete `{folder}` and run the stage of an installed package that writes {table} again"
     if table == "drops":
         return f"run `curate {partition}` again"
-    if table in _OWED and partition == _MAIN:
-        return f"run `{_OWED[table]} --replace`"
+    if table in _PENDING and partition == _MAIN:
+        return f"run `{_PENDING[table]} --replace`"
     if table == "step_scores":
         return "run `prm score --replace`"
     if table in _WHOLE and (table != "step_labels" or partition == _MAIN):
@@ -56,19 +56,19 @@ def again(folder: Path) -> str:
     table = folder.parent.name
     if table == "problems":
         return "run `curate ingest` again"
-    return f"run `{_OWED[table]}` again"
+    return f"run `{_PENDING[table]}` again"
 
 
 def anew(path: Path) -> str:
     """For a damaged file of rows: what to delete, where that is needed, and what to run."""
     folder = path.parent
     table = folder.parent.name
-    if table not in _OWED or (folder.name != _MAIN and table != "step_scores"):
+    if table not in _PENDING or (folder.name != _MAIN and table != "step_scores"):
         return f"restore it from a copy, or {command(folder)}"
-    gone, run = [f"`{path.with_suffix('.done')}`"], [f"`{_OWED[table]}`"]
+    gone, run = [f"`{path.with_suffix('.done')}`"], [f"`{_PENDING[table]}`"]
     shard = path.name[: len("part-00000")]
     for other in _FOLLOWING[table]:
         if any((folder.parent.parent / other / _MAIN).glob(f"{shard}-*.done")):
             gone.append(f"`{folder.parent.parent / other / _MAIN / shard}-*.done`")
-            run.append(f"`{_OWED[other]}`")
+            run.append(f"`{_PENDING[other]}`")
     return f"restore it from a copy, or delete {' and '.join(gone)} and run {', then '.join(run)} again"

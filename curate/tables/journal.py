@@ -16,7 +16,7 @@ from curate.tables.rows import Row, column_names
 
 
 class Journal:
-    """Append-only file of finished work, one checksummed JSON line per unit; a torn last line is work still owed.
+    """Append-only file of finished work, one checksummed JSON line per unit; a torn last line is work still pending.
 
     The first line says where the journal belongs (`head`). A line that was damaged later is passed over.
     """

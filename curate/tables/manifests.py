@@ -13,7 +13,7 @@ from pathlib import Path
 from curate.errors import UserError
 from curate.runtime.durable import unsealed
 
-_MOST_SHARDS = 99_999
+_MAX_SHARDS = 99_999
 
 
 def text(version: int, shards: int, identity: str) -> str:
@@ -35,7 +35,7 @@ def read(path: Path, version: int) -> tuple[int, str]:
             f"The workspace {path.parent} was written by an earlier release (files of version {found}, now {version}); "
             f"run `curate upgrade --workspace {path.parent}`."
         )
-    sound = found == version and type(shards) is int and 0 < shards <= _MOST_SHARDS and isinstance(identity, str)
+    sound = found == version and type(shards) is int and 0 < shards <= _MAX_SHARDS and isinstance(identity, str)
     now = text(version, shards, identity) if sound else None
     if now is None or _first(path.parent) not in (None, now):
         held = remembered(path.parent)

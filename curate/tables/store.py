@@ -10,7 +10,7 @@
     <workspace>/tables/.staging/<table>/            a partition on its way to replace another one whole
 
 A row goes to the shard of its problem. A shard is one or more numbered files, so that later work adds to it without
-rewriting what is there. What is owed is decided by keys (expected minus present), never by counting files: a killed
+rewriting what is there. What is pending is decided by keys (expected minus present), never by counting files: a killed
 run, a changed number of workers and added problems are all the same case.
 """
 

@@ -21,7 +21,7 @@ from curate.text import image_marks
 
 # How the name of a user's own template ends, and what its text may use.
 SUFFIX = ".j2"
-MOST_BYTES = 2**18
+MAX_BYTES = 2**18
 VARIABLES = ("question", "choices", "problem")
 # The same of a judge's template.
 JUDGE_VARIABLES = (*VARIABLES, "steps", "solution")

@@ -137,7 +137,7 @@ def _renew_journal(partition: Partition, path: Path) -> None:
         for line in file:
             check, _, body = line.rstrip(b"\n").partition(b" ")
             if not line.endswith(b"\n") or check != b"%08x" % zlib.crc32(body):
-                # A torn tail is work that is still owed.
+                # A torn tail is work that is still pending.
                 break
             lines.append(line)
     if lines and lines[0].partition(b" ")[2][:1] == b"{":

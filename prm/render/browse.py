@@ -114,9 +114,9 @@ def _shown(text: str | None, limit: int = LONGEST) -> str | None:
 class Browse:
     """At most `most` chains of a workspace, and `completions` of each step; see the module's text."""
 
-    def __init__(self, workspace: Store, most: int, completions: int) -> None:
+    def __init__(self, workspace: Store, maximum: int, completions: int) -> None:
         self._workspace, self._completions = workspace, completions
-        self._ids = showcase.choose(workspace, most, ROLES)
+        self._ids = showcase.choose(workspace, maximum, ROLES)
         self._domains = sorted(set(workspace.read(ROLLOUTS, ["domain"])["domain"].to_pylist()))
         self._runs = tuple(sorted(set(workspace.read(STEP_SCORES, ["run"])["run"].to_pylist())))
         self._group = lru_cache(4)(self._read_group)

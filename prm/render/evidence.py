@@ -47,7 +47,7 @@ def running_t(report: Report) -> go.Figure | None:
 def tokens(report: Report) -> go.Figure | None:
     """Generated tokens of each domain, by role and kind; the dearest on top."""
     totals: dict[str, int] = {}
-    for one in report.spend:
+    for one in report.token_usage:
         totals[one.domain] = totals.get(one.domain, 0) + one.generated
     domains = sorted((domain for domain, total in totals.items() if total), key=lambda domain: totals[domain])
     if not domains:
@@ -56,7 +56,7 @@ def tokens(report: Report) -> go.Figure | None:
     for role, kind, label, colour, pattern in _KINDS:
         found = {
             one.domain: one.generated if kind is None else getattr(one, kind) or 0
-            for one in report.spend
+            for one in report.token_usage
             if one.role == role
         }
         shown = [domain for domain in domains if found.get(domain)]

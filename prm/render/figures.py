@@ -60,7 +60,9 @@ def _of_rollouts(report: Report, fact: str, what: str) -> str:
 def spend_sentence(report: Report) -> str:
     """Tokens generated in all, by kind; empty where none are known."""
     kinds = ("rollouts", "completions", "judge")
-    totals = {kind: [getattr(one, kind) for one in report.spend if getattr(one, kind) is not None] for kind in kinds}
+    totals = {
+        kind: [getattr(one, kind) for one in report.token_usage if getattr(one, kind) is not None] for kind in kinds
+    }
     parts = [
         f"{sum(values):,} for {'the ' if kind == 'judge' else ''}{kind}" for kind, values in totals.items() if values
     ]
@@ -151,8 +153,8 @@ def order_sentence(report: Report) -> str:
 def _by_run(orders: Mapping[str, PairOrder]) -> str:
     if len(orders) <= _NAMED:
         return ", ".join(f"{plain(run)} {pairs.right}/{pairs.total}" for run, pairs in orders.items())
-    least, *_, most = sorted(orders.values(), key=lambda pairs: pairs.share or 0.0)
-    return f"{least.right}/{least.total} to {most.right}/{most.total} in single runs"
+    least, *_, maximum = sorted(orders.values(), key=lambda pairs: pairs.share or 0.0)
+    return f"{least.right}/{least.total} to {maximum.right}/{maximum.total} in single runs"
 
 
 def _controls(report: Report) -> str:

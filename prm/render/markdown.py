@@ -52,7 +52,7 @@ def render(report: Report) -> str:
     lines += named_table(shown_in("markdown", _FIRST), ((row.domain, row) for row in report.domains))
     for said in (figures.given_sentence(report), figures.no_answer_sentence(report)):
         lines += [escape(said), ""] if said else []
-    if report.spend:
+    if report.token_usage:
         lines += [figures.spend_sentence(report), ""]
     lines += [f"- **{escape(row.domain)}**: {escape(row.explanation)}" for row in report.domains] + [""]
     if report.selection is not None:

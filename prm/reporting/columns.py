@@ -119,8 +119,8 @@ COLUMNS: tuple[ReportColumn[DomainRow], ...] = (
         markdown=_MARKDOWN,
         page=ShownAs("weight"),
     ),
-    _machine("chance_low", "lower end of the band that chance gives this domain", _part("band", "low")),
-    _machine("chance_high", "upper end of the band that chance gives this domain", _part("band", "high")),
+    _machine("null_band_low", "lower end of the band that chance gives this domain", _part("band", "low")),
+    _machine("null_band_high", "upper end of the band that chance gives this domain", _part("band", "high")),
     _people(
         "chance",
         "both ends of the band that chance gives this domain",

@@ -86,7 +86,7 @@ class LostLabel:
 
 
 @dataclass(frozen=True)
-class Intake:
+class ExclusionCounts:
     """Counts of rows of one training domain.
 
     `duplicates` are those that ingest and dedup left out, `contaminated` those that the meta or test set shows (ingest
@@ -122,7 +122,7 @@ def sources(workspace: Store) -> list[SourceLineage]:
     return found
 
 
-def left_out(workspace: Store, fed_by: Sequence[SourceLineage]) -> dict[str | None, Intake]:
+def left_out(workspace: Store, fed_by: Sequence[SourceLineage]) -> dict[str | None, ExclusionCounts]:
     """Domain -> what was left out of it before any rollout; None holds the rejects that no domain can be told for."""
     counts: dict[str | None, Counter[str]] = defaultdict(Counter)
     by_name = {source.name: source for source in fed_by}
@@ -134,7 +134,7 @@ def left_out(workspace: Store, fed_by: Sequence[SourceLineage]) -> dict[str | No
         counts[row.domain or alone][_kind(row.reason)] += 1
     for drop in workspace.rows(DroppedProblem, pc.field("role") == "train"):
         counts[drop.domain]["rejects" if drop.reason in _CONTRADICTS else _BY[drop.by]] += 1
-    return {domain: Intake(**book) for domain, book in counts.items()}
+    return {domain: ExclusionCounts(**book) for domain, book in counts.items()}
 
 
 def _kind(reason: str) -> str:

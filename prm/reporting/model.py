@@ -12,10 +12,10 @@ from prm.reporting.columns import plain_values
 from prm.reporting.report_column import DomainRow
 from prm.reporting.showcase import ShownImage, ShownRollout
 from prm.reporting.stats import Curve
-from prm.reporting.token_usage import Spend
+from prm.reporting.token_usage import TokenUsage
 from prm.scoring.select import Selection
 
-SCHEMA = "curate-prm/report/2"
+SCHEMA = "curate-prm/report/3"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Report:
     running: tuple[Curve, ...]
     losses: tuple[Curve, ...]
     meta_loss: Curve | None
-    spend: tuple[Spend, ...]
+    token_usage: tuple[TokenUsage, ...]
     selection: Selection | None
     ledger: tuple[Account, ...]
     notes: tuple[str, ...]

@@ -19,7 +19,7 @@ from prm import metrics
 LEVEL = 0.95
 # What all domains together say about one counts for so many null runs at most: how alike they are is itself known
 # badly from a few, and bands then held too seldom (88 instead of 95 of 100 with two null runs and eight domains).
-_PRIOR_MOST = 4.0
+_PRIOR_MAX = 4.0
 _MANY = 1e4
 # A domain with an eighth of a neutral weight is as good as left out, and one with eight times is most of the batch: how
 # far beyond that runs differ (0.03 and 0.002) is a large difference of logarithms and none to anybody.
@@ -173,7 +173,7 @@ def _moderated(logs: Mapping[str, Sequence[float]]) -> tuple[dict[str, float], d
     floor = 1e-6 * max(squares.values())
     freedoms = {name: float(len(logs[name]) - 1) for name in logs}
     common, prior = common_variance([(max(squares[name], floor), freedoms[name]) for name in squares])
-    prior = min(prior, _PRIOR_MOST)
+    prior = min(prior, _PRIOR_MAX)
     together = {name: prior + freedom for name, freedom in freedoms.items()}
     sums = {name: prior * common + freedom * squares.get(name, 0.0) for name, freedom in freedoms.items()}
     return {name: each / together[name] for name, each in sums.items()}, together

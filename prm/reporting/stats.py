@@ -16,7 +16,7 @@ from curate.tables.schema import GIVEN, PROBLEMS, ROLLOUTS, STEP_LABELS, UPDATES
 from curate.tables.store import Store
 from prm.reporting import exclusions
 from prm.reporting.null_band import WeightSpread
-from prm.reporting.token_usage import Spend
+from prm.reporting.token_usage import TokenUsage
 
 # Points of a curve on the page; more cannot be seen.
 POINTS = 120
@@ -34,8 +34,8 @@ class DomainFacts:
     whose end is known (of given ones it is not), `no_answer` counts those in which no rule
     reads an answer, which count as wrong, `label_noise` is the mean standard error of the labels
     that were estimated from completions (a last step's label is known, not estimated). Rows left out are as in
-    `prm.reporting.exclusions.Intake`, `consensus_kept` is the share of labelled steps that the judge did not mask,
-    tokens are generated ones (`prm.reporting.token_usage.Spend`).
+    `prm.reporting.exclusions.ExclusionCounts`, `consensus_kept` is the share of labelled steps that were not masked,
+    tokens are generated ones (`prm.reporting.token_usage.TokenUsage`).
     """
 
     problems: int = 0
@@ -114,7 +114,7 @@ def _frame(workspace: Store, table: Table, columns: Sequence[str], where: Any = 
     return frame
 
 
-def domain_facts(workspace: Store, costs: Sequence[Spend] = ()) -> tuple[dict[str, DomainFacts], int]:
+def domain_facts(workspace: Store, costs: Sequence[TokenUsage] = ()) -> tuple[dict[str, DomainFacts], int]:
     """Facts of each training domain, and how many rows that ingest left out belong to none of them.
 
     `costs` are what `prm.reporting.token_usage.spent` finds.
@@ -129,7 +129,7 @@ def domain_facts(workspace: Store, costs: Sequence[Spend] = ()) -> tuple[dict[st
         exclusions.defects(fed_by),
         exclusions.consensus_kept(workspace),
     )
-    spends = {spend.domain: spend for spend in costs if spend.role == "train"}
+    usages = {usage.domain: usage for usage in costs if usage.role == "train"}
     by_problem = _grouped(
         problems, problems=pl.len(), licences=pl.col("licence").drop_nulls().unique().sort().cast(pl.String)
     )
@@ -153,14 +153,14 @@ def domain_facts(workspace: Store, costs: Sequence[Spend] = ()) -> tuple[dict[st
     for domain in sorted(by_problem.keys() | by_rollout.keys() | by_label.keys()):
         row = by_problem.get(domain, {}) | by_rollout.get(domain, {}) | by_label.get(domain, {})
         licences = tuple(row.pop("licences", ()))
-        spend = spends.get(domain)
+        usage = usages.get(domain)
         facts[domain] = DomainFacts(
             **row,
-            **vars(left.get(domain, exclusions.Intake())),
+            **vars(left.get(domain, exclusions.ExclusionCounts())),
             consensus_kept=kept.get(domain),
-            rollout_tokens=spend.rollouts if spend else None,
-            label_tokens=spend.completions if spend else None,
-            judge_tokens=spend.judge if spend else None,
+            rollout_tokens=usage.rollouts if usage else None,
+            label_tokens=usage.completions if usage else None,
+            judge_tokens=usage.judge if usage else None,
             licences=licences,
             planted=tuple(sorted(planted.get(domain, ()))),
         )

@@ -12,7 +12,7 @@ _KINDS: dict[str, Table] = {"rollouts": ROLLOUTS, "completions": COMPLETIONS, "j
 
 
 @dataclass(frozen=True)
-class Spend:
+class TokenUsage:
     """Generated tokens of one domain in one role, by kind; `prompt` are those read, of all kinds, each request's own.
 
     None: no row of that kind, or their tokens are not known (chains that a source brought).
@@ -31,7 +31,7 @@ class Spend:
         return sum(part or 0 for part in (self.rollouts, self.completions, self.judge))
 
 
-def spent(workspace: Store) -> tuple[Spend, ...]:
+def spent(workspace: Store) -> tuple[TokenUsage, ...]:
     """By domain and role, as the tables have it; a replayed rollout counts with what it cost when it was made."""
     places = pl.DataFrame(workspace.read(ROLLOUTS, ["problem_id", "domain", "role"])).unique("problem_id")
     found: dict[tuple[str, str], dict[str, int | None]] = {}
@@ -45,7 +45,7 @@ def spent(workspace: Store) -> tuple[Spend, ...]:
             book[kind] = tokens
             if prompt_tokens is not None:
                 book["prompt"] = (book["prompt"] or 0) + prompt_tokens
-    return tuple(Spend(domain, role, **book) for (domain, role), book in sorted(found.items()))
+    return tuple(TokenUsage(domain, role, **book) for (domain, role), book in sorted(found.items()))
 
 
 def _total(column: str) -> pl.Expr:

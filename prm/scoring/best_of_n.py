@@ -72,8 +72,8 @@ def majority(candidates: Sequence[Candidate]) -> int:
     counts = Counter(answer for answer in votes if answer is not None)
     if not counts:
         return first(candidates)
-    most = max(counts.values())
-    winners = [place for place, answer in enumerate(votes) if answer is not None and counts[answer] == most]
+    maximum = max(counts.values())
+    winners = [place for place, answer in enumerate(votes) if answer is not None and counts[answer] == maximum]
     return min(winners, key=lambda place: candidates[place].sample_index)
 
 
@@ -90,8 +90,8 @@ def weighted(candidates: Sequence[Candidate], run: str) -> int:
             sums[answer] += _share(candidate, run)
     if not sums:
         return first(candidates)
-    counts, most = Counter(votes), max(sums.values())
-    near = {answer: counts[answer] for answer, total in sums.items() if total >= most - _EQUAL}
+    counts, maximum = Counter(votes), max(sums.values())
+    near = {answer: counts[answer] for answer, total in sums.items() if total >= maximum - _EQUAL}
     winners = [place for place, answer in enumerate(votes) if answer in near and near[answer] == max(near.values())]
     return min(winners, key=lambda place: candidates[place].sample_index)
 

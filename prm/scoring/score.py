@@ -109,19 +109,19 @@ def _score_run(
     lineage.guard(partition, settings, REPLACE)
     scored = partition.keys()
     there = {rollout for _, rollout, _ in scored}
-    owed = [example for example in examples if example.rollout_id not in there]
-    ledger = Ledger("examples", taken=len(examples), skipped=len(examples) - len(owed))
-    if owed:
+    pending = [example for example in examples if example.rollout_id not in there]
+    ledger = Ledger("examples", taken=len(examples), skipped=len(examples) - len(pending))
+    if pending:
         lineage.write(partition, STAGE, settings, {"examples": len(examples)})
         prm, encoder = load_prm(folder, images)
         # Which rollouts share a forward changes a score by a rounding. Those of one shard are kept together in a file,
         # so what a kill or a damaged file leaves to do is done as it was, to the last bit.
         by_shard: dict[int, list[Example]] = defaultdict(list)
-        for example in owed:
+        for example in pending:
             by_shard[shard_of(example.problem_id, workspace.shards)].append(example)
         for block in (block for _, part in sorted(by_shard.items()) for block in _batched(part, _BLOCK)):
             partition.commit_all(score_examples(prm, encoder, block, name, batch_rows, card.of_outcomes))
-            on_rows(name, len(block), len(owed))
+            on_rows(name, len(block), len(pending))
     left = _unscored(partition, examples)
     write_rejects(workspace, STAGE, f"{STAGE}-{name}", left)
     ledger.rejected = {"no-score": len(left)} if left else {}

@@ -147,9 +147,9 @@ def _row(content: Any, where: str, limits: Limits, decoded: _RequestImages) -> S
 def _check(
     question: str, choices: Sequence[str], steps: Sequence[str], images: Sequence[str], where: str, limits: Limits
 ) -> None:
-    for name, count, most in (("steps", len(steps), limits.steps), ("images", len(images), limits.images)):
-        if count > most:
-            raise RequestRefused(413, f"{where}{name} has {count} entries, the limit is {most}.")
+    for name, count, maximum in (("steps", len(steps), limits.steps), ("images", len(images), limits.images)):
+        if count > maximum:
+            raise RequestRefused(413, f"{where}{name} has {count} entries, the limit is {maximum}.")
     texts = (question, *choices, *steps)
     length = sum(map(len, texts))
     if length > limits.characters:

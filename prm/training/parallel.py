@@ -181,7 +181,7 @@ class _Hand:
     def __init__(
         self, plans: Sequence[RunPlan], workers: dict[Connection, Any], on_step: OnStep, stop: TrainingStop
     ) -> None:
-        self.owed, self.on_step, self.stop = list(plans), on_step, stop
+        self.pending, self.on_step, self.stop = list(plans), on_step, stop
         self.workers, self.open = workers, set(workers)
         self.doing: dict[Connection, RunPlan] = {}
         self.found: dict[RunPlan, RunResult] = {}
@@ -210,8 +210,8 @@ class _Hand:
     def _give(self, pipe: Connection) -> None:
         """The next run; where there is none the pipe is closed, and the worker ends."""
         self.doing.pop(pipe, None)
-        if self.owed and not self.stopping:
-            self.doing[pipe] = self.owed.pop(0)
+        if self.pending and not self.stopping:
+            self.doing[pipe] = self.pending.pop(0)
             self._send(pipe, self.doing[pipe])
         else:
             pipe.close()
@@ -236,7 +236,7 @@ class _Hand:
         elif kind == _FAILED:
             self.error = self.error or said
         if kind != _DONE:
-            self.owed.clear()
+            self.pending.clear()
         self._give(pipe)
 
     def _lost(self) -> NoReturn:

@@ -81,7 +81,7 @@ def do(
     stop: TrainingStop,
     process_group: ProcessGroup = ALONE,
 ) -> RunResult:
-    """A run that is owed, from its last checkpoint or from the start. Errors as in `run`."""
+    """A run that is pending, from its last checkpoint or from the start. Errors as in `run`."""
     partition, folder = workspace.partition(UPDATES, plan.name), model_folder(workspace, plan.name)
     settings = settings_of(plan, config, data)
     with process_group.gate():

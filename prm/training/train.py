@@ -60,7 +60,7 @@ def run(
     replace: bool = False,
     process_group: ProcessGroup = ALONE,
 ) -> TrainResult:
-    """Train what is owed. `on_step(run, step, steps, info)` hears of every lower step, info by name.
+    """Train what is pending. `on_step(run, step, steps, info)` hears of every lower step, info by name.
 
     UserError when the sets cannot be trained on, or a run was made with other settings and `replace` is off;
     Interrupted after a Ctrl+C (of any process), with the state saved.
@@ -82,13 +82,13 @@ def run(
     found = {
         plan: _there(plan, config, workspace, data, on_step, replace, process_group) for plan in plans(config, run_seed)
     }
-    owed = [plan for plan, there in found.items() if there is None]
-    together = 1 if process_group.size > 1 else parallel.processes(config, len(owed))
+    pending = [plan for plan, there in found.items() if there is None]
+    together = 1 if process_group.size > 1 else parallel.processes(config, len(pending))
     with stopping() as stop:
         if together > 1:
-            found |= parallel.run_all(owed, config, workspace, run_seed, on_step, stop, together)
+            found |= parallel.run_all(pending, config, workspace, run_seed, on_step, stop, together)
         else:
-            found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, process_group) for plan in owed}
+            found |= {plan: do(plan, config, workspace, data, ledger, on_step, stop, process_group) for plan in pending}
     result.runs = [one for one in found.values() if one is not None]
     result.notes += [note for one in result.runs for note in one.notes]
     ledger.skipped = ledger.out if all(one.there for one in result.runs) else 0
@@ -104,7 +104,7 @@ def _there(
     replace: bool,
     process_group: ProcessGroup,
 ) -> RunResult | None:
-    """What came of a run that is finished; null for one that is owed. With `replace` what it left is deleted."""
+    """What came of a run that is finished; null for one that is pending. With `replace` what it left is deleted."""
     partition, there = workspace.partition(UPDATES, plan.name), False
     with process_group.gate():
         if process_group.leads:
@@ -114,7 +114,7 @@ def _there(
                 callbacks.clear(workspace, plan.name)
                 shutil.rmtree(model_folder(workspace, plan.name), ignore_errors=True)
             record = lineage.guard(partition, settings_of(plan, config, data), REPLACE)
-            # What was deleted since is owed again.
+            # What was deleted since is pending again.
             whole = bool(partition.files()) and (plan.null_control or has_card(model_folder(workspace, plan.name)))
             there = record is not None and record["complete"] and whole
     if not process_group.any(there):

@@ -268,9 +268,9 @@ def test_plain_images_are_sent_as_they_came_and_large_ones_smaller():
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 10_000))
-def test_a_image_is_fitted_in_proportion(width, height, most):
-    made = fitted(Image.new("1", (width, height)), most)
-    assert made.width * made.height <= max(most, 1)
+def test_a_image_is_fitted_in_proportion(width, height, maximum):
+    made = fitted(Image.new("1", (width, height)), maximum)
+    assert made.width * made.height <= max(maximum, 1)
     assert made.width <= width and made.height <= height
-    if width * height <= most:
+    if width * height <= maximum:
         assert made.size == (width, height)

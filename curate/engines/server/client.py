@@ -166,9 +166,9 @@ class ServerEngine:
 
     async def _draw(self, servers: Endpoints, request: Request, first: int, count: int) -> list[Sample]:
         """`count` samples from the `first` on: as many by one answer as it brings, the others by further ones."""
-        most = max(place.dialect.most for place in servers.every)
-        came = await self._persist(servers, request, first, count) if count <= most else []
-        size, end = min(most, len(came) or most), first + count
+        maximum = max(place.dialect.maximum for place in servers.every)
+        came = await self._persist(servers, request, first, count) if count <= maximum else []
+        size, end = min(maximum, len(came) or maximum), first + count
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -224,20 +224,22 @@ class ServerEngine:
                 )
             place.goes_on, place.repeats = True, verdict is Verdict.REPEATS
 
-    async def _ask(self, servers: Endpoints, place: Endpoint, request: Request, first: int, most: int) -> list[Sample]:
+    async def _ask(
+        self, servers: Endpoints, place: Endpoint, request: Request, first: int, maximum: int
+    ) -> list[Sample]:
         """Ask a server for `most` samples in the form that it takes, and learn that form from what it refuses.
 
         _Failure, RequestRejected, or UserError. Each round leaves something out, so there are few.
         """
         dialect, images = place.dialect, [self._sent(image) for image in request.images]
         while True:
-            count = min(most, dialect.most)
+            count = min(maximum, dialect.maximum)
             body = dialect.body(self._config.model, request, first, count, images)
             answer = ChatAnswer(count, request.sampling.max_tokens)
             try:
                 await self._try(place, body, answer)
                 if answer.mixed:
-                    dialect.most = 1
+                    dialect.maximum = 1
                     servers.tell(
                         place, "does not say which samples are which; each is asked for by a request of its own"
                     )
@@ -252,7 +254,7 @@ class ServerEngine:
             for name in answer.odd:
                 servers.tell(place, _ODD[name])
             if len(samples) < count:
-                dialect.most = min(dialect.most, len(samples))
+                dialect.maximum = min(dialect.maximum, len(samples))
                 servers.tell(place, f"gives {len(samples)} of {count} samples; the others are asked for one by one")
             return samples
 

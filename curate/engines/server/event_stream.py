@@ -13,7 +13,7 @@ from typing import Any
 _DECODER = json.JSONDecoder()
 _FIELDS = ("event", "id", "retry")
 # A document that spans more data lines is none.
-_MOST_LINES = 1000
+_MAX_LINES = 1000
 
 
 class Unusable(Exception):
@@ -23,9 +23,9 @@ class Unusable(Exception):
 class Documents:
     """`feed` bytes, then `close`; both give the documents that are whole by then. Unusable for what is no JSON."""
 
-    def __init__(self, most_bytes: int) -> None:
-        """More than `most_bytes` are no answer: a server that never ends would fill the memory."""
-        self._left, self._most = most_bytes, most_bytes
+    def __init__(self, max_bytes: int) -> None:
+        """More than `max_bytes` are no answer: a server that never ends would fill the memory."""
+        self._left, self._max = max_bytes, max_bytes
         self._parts: list[bytes] = []
         self._open: list[str] = []
         """Lines of a document that is not whole yet."""
@@ -40,7 +40,7 @@ class Documents:
         """More bytes."""
         self._left -= len(data)
         if self._left < 0:
-            raise Unusable(f"it has more than {self._most:,} bytes")
+            raise Unusable(f"it has more than {self._max:,} bytes")
         self._parts.append(data)
         if b"\n" not in data and b"\r" not in data:
             return []
@@ -87,7 +87,7 @@ class Documents:
         if not self._open and not value.startswith(("{", "[")):
             return []
         self._open.append(value)
-        if len(self._open) > _MOST_LINES:
+        if len(self._open) > _MAX_LINES:
             raise Unusable("it is not valid JSON")
         found, rest = _decoded("\n".join(self._open))
         self._open = [rest] if rest else []

@@ -38,7 +38,7 @@ class Dialect:
     """What one server takes. `left_out` are parameters that it is not sent, `most` the samples of one request."""
 
     left_out: set[str] = field(default_factory=set)
-    most: int = 256
+    maximum: int = 256
     budget: str = "max_tokens"
     seed_bits: int = _SEED_BITS
     mark: str | None = None
@@ -105,12 +105,14 @@ class Dialect:
                 break
             neutral = body[name] == (_NEUTRAL | {"n": 1}).get(name)
             if name in _INFORM or neutral:
-                self.most = 1 if name == "n" else self.most
+                self.maximum = 1 if name == "n" else self.maximum
                 self.left_out.add(name)
                 done.append(f"refuses {name}, which is left out")
             elif name == "n":
-                self.most = min(self.most, max((each for each in refusal.numbers() if 0 < each < body["n"]), default=1))
-                done.append(f"gives no more than {self.most} of the samples at once; more requests are made")
+                self.maximum = min(
+                    self.maximum, max((each for each in refusal.numbers() if 0 < each < body["n"]), default=1)
+                )
+                done.append(f"gives no more than {self.maximum} of the samples at once; more requests are made")
             elif name == _BUDGETS[0] and refusal.unknown and not refusal.too_large:
                 self.budget = _BUDGETS[1]
                 done.append(f"refuses {name}, which is sent as {self.budget}")
@@ -130,9 +132,9 @@ class Dialect:
 
     def _width(self, refusal: Refusal, sent: int) -> int:
         """Bits of the widest seeds within a bound that the refusal names; 0 where it names no narrower one."""
-        least, most = (1 << _LEAST_BITS) - 1, (1 << self.seed_bits) - 1
+        least, maximum = (1 << _LEAST_BITS) - 1, (1 << self.seed_bits) - 1
         return (
-            max((each for each in refusal.numbers() if least <= each < most and each != sent), default=0) + 1
+            max((each for each in refusal.numbers() if least <= each < maximum and each != sent), default=0) + 1
         ).bit_length() - 1
 
 

@@ -25,7 +25,7 @@ from curate.text import prompts
 _NUMBER = re.compile(r"Step[\s:]*(\d+)", re.IGNORECASE)
 _FINAL = "Final answer"
 # The loader asks for as many steps as the largest number says.
-_MOST = 100
+_MAX = 100
 _FIELDS = {
     "id": "Number of the question.",
     "sid": "train: number of the step that the prefix ends with, from 1.",
@@ -49,7 +49,7 @@ meta = json.load(open("{folder}/meta.json"))"""
 def cuts(text: str) -> list[str]:
     """The prefixes that the public loader cuts a meta row's `input` into; one may be empty."""
     last = max((int(number) for number in _NUMBER.findall(text)), default=0)
-    return [_cut(text, step) for step in range(1, last + 1)] if last <= _MOST else []
+    return [_cut(text, step) for step in range(1, last + 1)] if last <= _MAX else []
 
 
 def _cut(text: str, step: int) -> str:

@@ -37,7 +37,7 @@ _BARE_WORDS, _BARE_CHARACTERS = 12, 120
 _SHORT_SENTENCES = 4
 _VALUE_WORDS = 6
 # Of a text that says the same over and over, so many places are looked at.
-_MOST_STATEMENTS, _MOST_QUESTIONS = 40, 8
+_MAX_STATEMENTS, _MAX_QUESTIONS = 40, 8
 _CLAUSE = re.compile(
     r"(?:,|\s[-\u2013\u2014])?\s+(?:because|since|as (?:the|it|there|we|this)|which|where|so that"
     r"|given that|due to|based on|according to|"
@@ -126,7 +126,7 @@ def _statements(text: str, wanted: AnswerWanted) -> list[Statement]:
 
 def _first_question(text: str, wanted: AnswerWanted) -> str:
     """The text up to where another question begins, where an answer was stated before it."""
-    for place in spans.next_questions(text)[:_MOST_QUESTIONS]:
+    for place in spans.next_questions(text)[:_MAX_QUESTIONS]:
         head = text[:place]
         if _stated(_statements(head, wanted), wanted) or _bare_head(head, wanted):
             return head
@@ -140,7 +140,7 @@ def _bare_head(head: str, wanted: AnswerWanted) -> bool:
 def _stated(found: Sequence[Statement], wanted: AnswerWanted) -> Extracted | None:
     """The last statement that counts: the last one that can be read, unless a firm one comes after it."""
     unread: Extracted | None = None
-    found = found[-_MOST_STATEMENTS:]
+    found = found[-_MAX_STATEMENTS:]
     for statement in reversed(found):
         answer = _read(statement.value[: spans.LONGEST], wanted)
         if answer is not None:

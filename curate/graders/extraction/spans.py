@@ -55,7 +55,7 @@ _READ = 30_000
 _BLANKS = re.compile(r"[ \t]{40,}")
 _EMPTY_LINES = re.compile(r"\n[ \t\n\r]{20,}")
 # A block's first line with more words is prose, not a value.
-_MOST_WORDS = 12
+_MAX_WORDS = 12
 
 
 def bare(text: str) -> str:
@@ -131,4 +131,4 @@ def block(text: str, start: int) -> str | None:
     if not closer and _OPTION.match(value) and _OPTION.search(text, text.find(value, start) + len(value)):
         # The first of the options, listed again.
         return None
-    return value if value and len(value.split()) <= _MOST_WORDS else None
+    return value if value and len(value.split()) <= _MAX_WORDS else None

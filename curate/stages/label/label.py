@@ -1,6 +1,6 @@
 """Stage: rollouts in, completions and step labels out, by Monte Carlo completion of prefixes.
 
-One unit is one prefix (rollout, step). A rule (`curate.stages.label.rules`) says how many completions it is owed, at
+One unit is one prefix (rollout, step). A rule (`curate.stages.label.rules`) says how many completions it lacks, at
 once or in rounds. The labels are then computed from the stored completions alone, so any other rule that needs no more
 of them can be applied later without generating (`relabel`). The last step of a chain gets no completions: the chain is
 over, its value is its outcome.
@@ -72,7 +72,7 @@ class LabelPlan:
         rule = self.ruled(family).rule
         for row, step in family.prefixes():
             outcomes = family.drawn(row, step).outcomes
-            if rule.owed(row, step, outcomes):
+            if rule.missing(row, step, outcomes):
                 yield row, step, outcomes, rule
 
     def count(self, shard: int) -> int:
@@ -226,7 +226,7 @@ class LabelGeneration(Generation[Prefix]):
         cut = rollout.step_ends[step] if rollout.step_ends else 0
         # Sample j draws from base + j, so however completions are shared out over requests, they are the same.
         base = seed(self.run_seed, STAGE, rollout.rollout_id, step, 0)
-        while more := rule.owed(rollout, step, outcomes):
+        while more := rule.missing(rollout, step, outcomes):
             first = len(outcomes)
             request = Request(
                 request_id=f"{rollout.rollout_id}-{step:02d}-{first:03d}",
@@ -345,7 +345,7 @@ def pending(config: LabelConfig, policy: RolloutConfig, workspace: Store, run_se
         rule = plan.ruled(family).rule
         for row, step in family.prefixes():
             group, drawn = (row.role, row.domain), family.drawn(row, step)
-            missing = rule.owed(row, step, drawn.outcomes)
+            missing = rule.missing(row, step, drawn.outcomes)
             found.prefixes[group] += 1
             found.open[group] += missing > 0
             found.asked[group] += missing

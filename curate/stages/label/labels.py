@@ -41,7 +41,7 @@ class Ruled:
         for rollout in self.family.rollouts:
             drawn = [self.family.drawn(rollout, step).outcomes for step in range(len(rollout.steps) - 1)]
             if rollout.steps and any(
-                all(not rule.owed(rollout, step, outcomes) for step, outcomes in enumerate(drawn))
+                all(not rule.missing(rollout, step, outcomes) for step, outcomes in enumerate(drawn))
                 for rule in self.enough
             ):
                 yield rollout
@@ -132,7 +132,7 @@ def write(
     """Labels by the rule of `entry` in place of those there are; nothing when they are the same. Counts rollouts.
 
     `ruled` gives a shard's families, which `tally` counted before. A rollout that is not ready (its requests failed)
-    gets no labels yet: it is owed. The new labels are written beside the old ones, a few at a time, and take their
+    gets no labels yet: it is pending. The new labels are written beside the old ones, a few at a time, and take their
     place when they are whole.
     """
     partition, staged = workspace.partition(STEP_LABELS), workspace.staging(STEP_LABELS)

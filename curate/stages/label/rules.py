@@ -1,4 +1,4 @@
-"""The rules of labelling: which completions a prefix is owed, and what its chain's labels are. Pure.
+"""The rules of labelling: which completions a prefix lacks, and what its chain's labels are. Pure.
 
 A rule decides from the outcomes drawn so far, in order of sample index. `certain` is how many of them are drawn
 whatever they say; only those may be averaged by another rule later, because a rule that stops by what it sees leaves a
@@ -44,7 +44,7 @@ class Rule(Protocol):
         """Largest number that it draws for a step (`Legacy` counts the rollout itself)."""
         ...
 
-    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
+    def missing(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """How many more to draw next; 0 when the step is done."""
         ...
 
@@ -73,7 +73,7 @@ class Exact:
     max_completions: int
     pools = False
 
-    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
+    def missing(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """What is missing."""
         return max(self.max_completions - len(outcomes), 0)
 
@@ -105,9 +105,9 @@ class Hard:
     max_completions: int
     pools = False
 
-    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
+    def missing(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """One, one, two, four, eight, ..."""
-        return monte_carlo.hard_owed(outcomes, self.max_completions)
+        return monte_carlo.hard_missing(outcomes, self.max_completions)
 
     def certain(self, rollout: Completed, step: int) -> int:
         """The first."""
@@ -134,9 +134,9 @@ class Legacy:
     max_completions: int
     pools = True
 
-    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
+    def missing(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """Until four agree, or `max_completions`."""
-        return monte_carlo.legacy_owed(outcomes, rollout.outcome, self.max_completions)
+        return monte_carlo.legacy_missing(outcomes, rollout.outcome, self.max_completions)
 
     def certain(self, rollout: Completed, step: int) -> int:
         """Three beside the rollout."""
@@ -169,7 +169,7 @@ class PooledRule:
     floor: int = 0
     pools = True
 
-    def owed(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
+    def missing(self, rollout: Completed, step: int, outcomes: Outcomes) -> int:
         """What is missing of the step's size."""
         return max(self.certain(rollout, step) - len(outcomes), 0)
 

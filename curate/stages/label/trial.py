@@ -67,7 +67,7 @@ def complete_some(
             for row, step in family.prefixes():
                 if row is family.rollouts[0]:
                     found.prefixes[problem.domain] += 1
-                    if rule.owed(row, step, ()):
+                    if rule.missing(row, step, ()):
                         units.append(Unit(shard, Prefix(problem, row, step, (), rule)))
     staged.clear()
     draw = partial(made.draw, units=units, into=staged, reporter=reporter)

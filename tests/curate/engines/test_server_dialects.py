@@ -330,11 +330,11 @@ def test_an_error_inside_an_answer_is_what_its_code_says(server: Make, place: st
 # --- how it answers --------------------------------------------------------------------------------------------------
 
 
-def taken(*documents: object, n: int = 1, sep: str = "\n\n", head: str = "data: ", most: int = 50) -> list[Sample]:
+def taken(*documents: object, n: int = 1, sep: str = "\n\n", head: str = "data: ", maximum: int = 50) -> list[Sample]:
     """The samples of a stream of these documents, byte by byte."""
     lines = [each if isinstance(each, str) else json.dumps(each) for each in documents]
     data = "".join(f"{head}{line}{sep}" for line in lines).encode()
-    answer = ChatAnswer(n, most)
+    answer = ChatAnswer(n, maximum)
     for at in range(len(data)):
         answer.feed(data[at : at + 1])
     answer.close()

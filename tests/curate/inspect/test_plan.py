@@ -54,7 +54,7 @@ def test_without_anything_measured_there_are_counts_and_a_bound(recipe):
         ("bars", "train", ROWS, 4 * ROWS),
         ("dials", "train", ROWS, 4 * ROWS),
     ]
-    assert made["most_tokens"] == 4 * (2 * ROWS + META) * 900
+    assert made["max_tokens"] == 4 * (2 * ROWS + META) * 900
     assert (made["tokens"], made["hours"], made["disk_bytes"]) == (None, None, None)
     assert made["lines"][0]["label_tokens"] == 0
     assert [line["votes"] for line in made["lines"]] == [0, 0, 0]

@@ -133,18 +133,18 @@ def test_labels_do_not_depend_on_how_many_problems_are_read_together(tmp_path, m
     monkeypatch.setattr(base, "JOURNAL_ROWS", 2)
     monkeypatch.setattr(families, "GROUP", 3)
     monkeypatch.setattr(labels, "_CHUNK", 5)
-    most, read = 0, CommittedFiles.read
+    maximum, read = 0, CommittedFiles.read
 
     def watched(self, columns=None, where=None):
-        nonlocal most
+        nonlocal maximum
         found = read(self, columns, where)
         if {"sample_index", "rollout_id"} <= set(columns or ()):
-            most = max(most, len(set(found["rollout_id"].to_pylist())))
+            maximum = max(maximum, len(set(found["rollout_id"].to_pylist())))
         return found
 
     monkeypatch.setattr(CommittedFiles, "read", watched)
     assert pipeline.run(label_recipe(tmp_path, **label), pieces, Silent()) == ledgers
-    assert 0 < most <= 4  # two problems of two rollouts each
+    assert 0 < maximum <= 4  # two problems of two rollouts each
     assert rows(pieces, ROLLOUTS, COMPLETIONS, STEP_LABELS) == rows(whole, ROLLOUTS, COMPLETIONS, STEP_LABELS)
 
 

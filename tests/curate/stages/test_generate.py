@@ -1,4 +1,4 @@
-"""Rollout, label and shard on the simulated engine: what is owed, what failed and why, and accounts that add up."""
+"""Rollout, label and shard on the simulated engine: what is pending, what failed and why, and accounts that add up."""
 
 import asyncio
 import json
@@ -131,7 +131,7 @@ def test_stages_share_one_engine_and_what_does_not_generate_has_the_machine_to_i
     _, ledgers = run(recipe())
     assert ledgers["label"].out > 0
     assert seen == ["start", "stop", "shard"]
-    # With nothing owed, nothing is started.
+    # With nothing pending, nothing is started.
     run(recipe())
     assert seen == ["start", "stop", "shard", "shard"]
 

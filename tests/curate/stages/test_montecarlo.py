@@ -87,27 +87,27 @@ def test_pooling_weights_are_those_of_the_best_linear_estimate():
 
 
 @given(OUTCOMES, st.integers(1, 16))
-def test_stopping_at_the_first_success_changes_no_hard_label(outcomes, most):
-    outcomes = (outcomes + [False] * most)[:most]
+def test_stopping_at_the_first_success_changes_no_hard_label(outcomes, maximum):
+    outcomes = (outcomes + [False] * maximum)[:maximum]
     drawn = 0
-    while more := monte_carlo.hard_owed(outcomes[:drawn], most):
+    while more := monte_carlo.hard_missing(outcomes[:drawn], maximum):
         drawn += more
-    assert drawn <= most
-    assert monte_carlo.hard(outcomes[:drawn], most) == monte_carlo.hard(outcomes, most)
-    assert monte_carlo.hard(outcomes, most).value == (
+    assert drawn <= maximum
+    assert monte_carlo.hard(outcomes[:drawn], maximum) == monte_carlo.hard(outcomes, maximum)
+    assert monte_carlo.hard(outcomes, maximum).value == (
         1.0 if any(outcomes) else None if all(each is None for each in outcomes) else 0.0
     )
 
 
-def legacy_mean(p, most=11):
+def legacy_mean(p, maximum=11):
     """E[label] of DreamPRM's rule by exact enumeration, when all samples, the rollout's too, are right with p."""
     total, open_ = 0.0, {(): 1.0}
     while open_:
         after = {}
         for drawn, mass in open_.items():
             own, rest = (drawn[0], list(drawn[1:])) if drawn else (None, [])
-            if drawn and monte_carlo.legacy_owed(rest, own, most) == 0:
-                total += mass * monte_carlo.legacy(rest, own, most).value
+            if drawn and monte_carlo.legacy_missing(rest, own, maximum) == 0:
+                total += mass * monte_carlo.legacy(rest, own, maximum).value
                 continue
             for outcome, chance in ((True, p), (False, 1 - p)):
                 after[(*drawn, outcome)] = after.get((*drawn, outcome), 0.0) + mass * chance
@@ -125,14 +125,14 @@ def test_the_legacy_rule_has_the_bias_that_it_is_known_for(p, bias):
     st.floats(0.1, 6),
     st.integers(7, 30),
 )
-def test_sizes_reach_the_mean_or_the_budget_that_is_asked_for(pulls, mean, most):
+def test_sizes_reach_the_mean_or_the_budget_that_is_asked_for(pulls, mean, maximum):
     goal = mean * len(pulls)
-    factor = allocation.rate(pulls, [1.0] * len(pulls), goal, most)
-    assert sum(min(factor * pull, most) for pull in pulls) == pytest.approx(goal, rel=1e-6)
+    factor = allocation.rate(pulls, [1.0] * len(pulls), goal, maximum)
+    assert sum(min(factor * pull, maximum) for pull in pulls) == pytest.approx(goal, rel=1e-6)
     costs = [10.0 * (place + 1) for place in range(len(pulls))]
-    factor = allocation.rate(pulls, costs, 0.5 * most * sum(costs), most)
-    spent = sum(min(factor * pull, most) * cost for pull, cost in zip(pulls, costs, strict=True))
-    assert spent == pytest.approx(0.5 * most * sum(costs), rel=1e-6)
+    factor = allocation.rate(pulls, costs, 0.5 * maximum * sum(costs), maximum)
+    spent = sum(min(factor * pull, maximum) * cost for pull, cost in zip(pulls, costs, strict=True))
+    assert spent == pytest.approx(0.5 * maximum * sum(costs), rel=1e-6)
 
 
 def test_a_size_is_right_in_the_mean_and_the_same_again():

@@ -133,7 +133,7 @@ def test_a_dry_run_shows_prompts_and_counts_and_writes_nothing(rollout, workspac
     said = rollout("--dry-run", "-n", "5")
     assert {path: path.stat().st_mtime_ns for path in workspace.root.rglob("*")} == before
     # 18 problems, two of which have two of their five samples.
-    assert said.splitlines()[-1] == "18 requests and 86 samples are owed."
+    assert said.splitlines()[-1] == "18 requests and 86 samples are pending."
     assert [line.split()[1] for line in said.splitlines() if line.startswith("# ")] == ["bars", "tables"]
     questions = {row["domain"]: [] for row in workspace.read(PROBLEMS).to_pylist()}
     for row in workspace.read(PROBLEMS).to_pylist():
@@ -141,7 +141,7 @@ def test_a_dry_run_shows_prompts_and_counts_and_writes_nothing(rollout, workspac
     assert all(any(question in said for question in each) for each in questions.values())
     assert "Answer the question about the image in exactly five steps" in said
     rollout("-n", "5")
-    assert rollout("--dry-run", "-n", "5").splitlines()[-1] == "0 requests and 0 samples are owed."
+    assert rollout("--dry-run", "-n", "5").splitlines()[-1] == "0 requests and 0 samples are pending."
     with pytest.raises(UserError, match=r"sampling\.temperature: 1\.0 -> 0\.5"):
         rollout("--dry-run", "--temperature", "0.5")
 
@@ -159,8 +159,8 @@ def test_a_dry_run_counts_what_a_killed_run_left_in_its_journal(rollout, workspa
     journal = partition.journal(shard)
     journal.append([RolloutRow(**row) for row in rows])
     journal.close()
-    owed = 3 * ROWS * 2 - 2
-    assert f"and {owed} samples" in rollout("--dry-run")
+    pending = 3 * ROWS * 2 - 2
+    assert f"and {pending} samples" in rollout("--dry-run")
     assert partition.journals() == [shard]
 
 

@@ -10,10 +10,10 @@ FIVE = "Step 1: a\nStep 2: b\nStep 3: c\nStep 4: d\nStep 5: e\nFinal answer: 7"
 
 
 @given(st.text(alphabet=st.sampled_from("Step 12:.)\n#*ab é")), st.integers(1, 12))
-def test_steps_joined_are_the_text(text, most):
-    pieces = steps.split(text, most)
+def test_steps_joined_are_the_text(text, maximum):
+    pieces = steps.split(text, maximum)
     assert "".join(pieces) == (text if text.strip() else "")
-    assert len(pieces) <= most
+    assert len(pieces) <= maximum
     assert all(piece.strip() for piece in pieces)
 
 
@@ -109,14 +109,14 @@ MARKUP = st.sampled_from([*MARKERS, *OTHERS])
 
 
 @given(st.lists(MARKUP, max_size=40).map("".join), st.integers(0, 200), st.integers(1, 6), st.integers(1, 12))
-def test_a_prefix_is_cut_as_the_chain_is(text, end, least, most):
+def test_a_prefix_is_cut_as_the_chain_is(text, end, least, maximum):
     """A cut depends on what was read, and on the marker that begins there."""
-    whole, part = steps.cuts(text, most, least), steps.cuts(text[:end], most, least)
+    whole, part = steps.cuts(text, maximum, least), steps.cuts(text[:end], maximum, least)
     far = end - LONGEST_MARKER
     assert [cut for cut in whole if cut < far] == [cut for cut in part if cut < far]
     # Near the end, too: cutting off between two pieces of the text changes nothing before.
     for cut in whole[1:]:
-        assert steps.cuts(text[:cut], most, least) == [start for start in whole if start < cut]
+        assert steps.cuts(text[:cut], maximum, least) == [start for start in whole if start < cut]
 
 
 @given(st.lists(MARKUP, max_size=40).map("".join), st.integers(1, 30))

@@ -74,7 +74,7 @@ def built(workspace):
 @pytest.fixture(scope="module")
 def path(built, chains, tmp_path_factory):
     """The page without its charts, which take most of the time that a page takes to open."""
-    nothing = {"weights": (), "running": (), "losses": (), "meta_loss": None, "spend": (), "selection": None}
+    nothing = {"weights": (), "running": (), "losses": (), "meta_loss": None, "token_usage": (), "selection": None}
     rows = tuple(replace(row, weight=None, interval=None, band=None) for row in built.domains)
     plain = replace(built, domains=rows, final={}, **nothing)
     return write.write_report(plain, tmp_path_factory.mktemp("out"), chains=chains)["html"]

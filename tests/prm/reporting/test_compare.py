@@ -282,11 +282,11 @@ def test_tokens_are_those_of_the_tables(tmp_path):
     completions = workspace.read(COMPLETIONS).to_pylist()
     found = {(one.domain, one.role): one for one in token_usage.spent(workspace)}
     train = found["a", "train"]
-    assert train == token_usage.Spend(
+    assert train == token_usage.TokenUsage(
         "a", "train", 8 * 60, 30 * len(completions), 5, 8 * 40 + 50 * len(completions) + 7
     )
-    assert found["a", "test"] == token_usage.Spend("a", "test", 4 * 60, None, None, 4 * 40)
-    assert found["given", "train"] == token_usage.Spend("given", "train", None, None, None, None)
+    assert found["a", "test"] == token_usage.TokenUsage("a", "test", 4 * 60, None, None, 4 * 40)
+    assert found["given", "train"] == token_usage.TokenUsage("given", "train", None, None, None, None)
     facts = next(row for row in build.build(workspace).domains if row.domain == "a").facts
     assert (facts.rollout_tokens, facts.label_tokens, facts.judge_tokens) == (480, 30 * len(completions), 5)
 
@@ -371,4 +371,4 @@ def test_undefined_labels_and_a_mode_without_verdicts_leave_cells_empty(tmp_path
     add_run(workspace, "seed-0", 0, False, {"a": 1.0, "b": 1.0}, 1)
     lineage.write(workspace.partition(UPDATES, "seed-0"), "train", {"mode": "uniform"}, {}, Ledger("examples"))
     row = next(row for row in read(table.render(build.build(workspace))) if row["domain"] == "a")
-    assert (row["undefined_steps"], row["verdict"], row["chance_low"], row["t"]) == ("4", "unknown", "", "")
+    assert (row["undefined_steps"], row["verdict"], row["null_band_low"], row["t"]) == ("4", "unknown", "", "")

@@ -250,7 +250,7 @@ def test_sentences_claim_no_more_than_the_runs_show(final):
 
 def test_json_has_every_part_and_no_image(tmp_path, built):
     plain = json.loads(write.write_report(built, tmp_path)["json"].read_text())
-    assert plain["schema"] == "curate-prm/report/2"
+    assert plain["schema"] == "curate-prm/report/3"
     assert set(plain) == {"schema"} | (set(model.Report.__dataclass_fields__) - {"images"})
     assert plain["domains"][0]["interval"]["low"] == built.domains[0].interval.low
     assert plain["planted"]["seed-0"] == {"right": 18, "total": 18}
