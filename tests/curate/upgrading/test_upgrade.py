@@ -21,6 +21,7 @@ from curate.tables.schema import REJECTS, ROLLOUTS, TABLES, UPDATES
 from curate.tables.store import Store
 from curate.upgrading import layout, migrations, regrading, settings, upgrade
 from curate.upgrading.migrations import MIGRATIONS, MigrationContext
+from prm.cli.app import app as prm_app
 
 HERE = Path(__file__).parent / "version-6"
 
@@ -141,6 +142,23 @@ def test_every_later_stage_goes_on(old, monkeypatch):
     assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, ["judge", "recipe.yaml", "-w", "w", "--set", "judge.error_budget=1"])
     assert result.exit_code == 0, result.output
+
+
+def test_training_goes_on(old):
+    (old.parent.parent / "backbone").symlink_to(Path(__file__).parents[3] / "data" / "demo" / "backbone")
+    curate.upgrade(old)
+    before = rows(old)
+    recipe = old.parent / "recipe.yaml"
+    # What was trained is reported on as it is; a PRM of its own is asked for where one is needed.
+    words = [str(recipe), "-w", str(old)]
+    for command in (["select"], ["report"], ["train", "--replace"], ["score", "--replace"], ["select"], ["report"]):
+        result = CliRunner().invoke(prm_app, [command[0], *words, *command[1:]])
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    after = rows(old)
+    assert {row.run for row in after["updates"]} == {row.run for row in before["updates"]} == {"seed-0", "null-0"}
+    assert len(after["step_scores"]) == len(before["step_scores"])
+    for name in ("problems", "rollouts", "completions", "judgements"):
+        assert after[name] == before[name]
 
 
 class Killed(BaseException):
