@@ -168,7 +168,7 @@ def wait_for(condition, seconds=60):
 def test_two_terminals(tmp_path):
     """The second says who writes and ends with 2; after kill -9 of the first the lock is free."""
     slow = json.loads(json.dumps(RECIPE))
-    slow["rollout"]["engine"] |= {"in_flight": 1, "args": {"latency": 0.4}}
+    slow["rollout"]["engine"] |= {"in_flight": 1, "args": {"latency": 1.5}}
     recipe, root = tmp_path / "slow.yaml", tmp_path / "w"
     recipe.write_text(yaml.safe_dump(slow))
     assert command("ingest", recipe, "-w", root).wait(60) == 0

@@ -195,7 +195,11 @@ def test_sets_that_overlap_are_refused(tiny_model, make_workspace, what):
         ({"meta": 0}, {}, "no graded meta example"),
         ({"train": 1}, {}, "Only one train domain"),
         ({"train": 0}, {}, "no train example"),
-        ({}, {"mode": "frozen", "weights": {"a": 1.0, "b": 1.0, "cc": 1.0}}, '"cc", no train domain; did you mean "c"'),
+        (
+            {},
+            {"mode": "frozen", "weights": {"a": 1.0, "b": 1.0, "cc": 1.0}},
+            '"cc", which is not a train domain; did you mean "c"',
+        ),
         ({}, {"mode": "frozen", "weights": {"a": 1.0}}, "has no weight for b, c"),
         ({}, {"label_tokens": ("+", "wrong answer")}, "label_tokens"),
         ({}, {"model": "/nowhere/at/all"}, "cannot be loaded"),
